@@ -1,0 +1,1 @@
+//! Measurements of arc; the peer comparison is `benches/peers.sh`.
