@@ -1,1 +1,17 @@
-//! server
+//! The services of arc and their typed client.
+//!
+//! `wire` has every type that crosses HTTP, `auth` who may ask for what,
+//! `client` the only place with timeouts and retries, `storage` one server on
+//! one disk, `coordinator` the catalog and what decides by it. Shard bytes flow
+//! between clients and servers, never through the coordinator.
+
+pub mod auth;
+pub mod client;
+pub mod coordinator;
+pub mod cpu;
+pub mod error;
+pub mod serve;
+pub mod storage;
+pub mod wire;
+
+pub use error::{Error, Result};
