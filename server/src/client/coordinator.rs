@@ -1,0 +1,207 @@
+//! The coordinator's endpoints as functions.
+
+use std::time::{Duration, Instant};
+
+use codec::{ChunkId, StripeId};
+use reqwest::{Method, RequestBuilder};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{http_client, json, unreachable};
+use crate::wire::{
+    BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, HaveAnswer, HaveRequest,
+    Ids, Lease, LeaseId, LocateAnswer, LocateRequest, Page, PageQuery, PlaceRequest, Placement,
+    PutVault, ReadTickets, Report, ServerInfo, SnapshotRow, Status, StripeMap, StripeMapsRequest,
+    VaultInfo,
+};
+use crate::{Error, Result};
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The pause before a first retry; it doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// A coordinator, spoken to with one token. Every request is idempotent, so all are
+/// repeated while the coordinator is away, for as long as `patience` lasts.
+#[derive(Clone)]
+pub struct CoordinatorClient {
+    http: reqwest::Client,
+    url: String,
+    secret: String,
+    patience: Duration,
+}
+
+impl CoordinatorClient {
+    /// A client of the coordinator at `url` with a token's secret.
+    pub fn new(url: &str, secret: &str) -> Result<Self> {
+        Ok(Self {
+            http: http_client()?,
+            url: url.trim_end_matches('/').to_owned(),
+            secret: secret.to_owned(),
+            patience: Duration::from_secs(5),
+        })
+    }
+
+    /// The same with another patience.
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self { patience, ..self.clone() }
+    }
+
+    /// The coordinator's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the vault is.
+    pub async fn vault(&self) -> Result<VaultInfo> {
+        self.get("/v1/vault", &()).await
+    }
+
+    /// Makes the vault; refused when there is one.
+    pub async fn put_vault(&self, record: Vec<u8>) -> Result<VaultInfo> {
+        let body = PutVault { record: Blob(record) };
+        self.patiently(|| self.request(Method::PUT, "/v1/vault").json(&body)).await
+    }
+
+    /// Counts of all kinds.
+    pub async fn status(&self) -> Result<Status> {
+        self.get("/v1/status", &()).await
+    }
+
+    /// A page of the servers.
+    pub async fn servers(&self, query: &PageQuery) -> Result<Page<ServerInfo>> {
+        self.get("/v1/servers", query).await
+    }
+
+    /// Begins a push.
+    pub async fn begin(&self, request: &BeginRequest) -> Result<Lease> {
+        self.post("/v1/leases", request).await
+    }
+
+    /// Prolongs a push's lease.
+    pub async fn renew(&self, lease: LeaseId) -> Result<Lease> {
+        self.post(&format!("/v1/leases/{}/renew", lease.0), &()).await
+    }
+
+    /// Ends a push's lease; what it did not commit is left-over from here on.
+    pub async fn end(&self, lease: LeaseId) -> Result<()> {
+        let path = format!("/v1/leases/{}", lease.0);
+        self.patiently(|| self.request(Method::DELETE, &path)).await
+    }
+
+    /// A page of the chunks that no stripe gives back any more.
+    pub async fn lost_chunks(&self, query: &PageQuery) -> Result<Page<ChunkId>> {
+        self.get("/v1/lost-chunks", query).await
+    }
+
+    /// Which of `chunks` are stored, in their order.
+    pub async fn have(&self, lease: LeaseId, chunks: Vec<ChunkId>) -> Result<Vec<bool>> {
+        let asked = chunks.len();
+        let request = HaveRequest { lease, chunks: Ids(chunks) };
+        let answer: HaveAnswer = self.post("/v1/have", &request).await?;
+        if answer.have.len() != asked || answer.have.bytes().any(|c| !matches!(c, b'0' | b'1')) {
+            return Err(super::nonsense(&self.name(), "have: not one answer a chunk"));
+        }
+        Ok(answer.have.bytes().map(|c| c == b'1').collect())
+    }
+
+    /// Asks where the shards of a stripe shall go.
+    pub async fn place(&self, request: &PlaceRequest) -> Result<Placement> {
+        self.post("/v1/place", request).await
+    }
+
+    /// Makes a stripe known.
+    pub async fn commit_stripe(&self, request: &CommitStripe) -> Result<Committed> {
+        self.post("/v1/stripes", request).await
+    }
+
+    /// Makes a snapshot known.
+    pub async fn commit_snapshot(&self, request: &CommitSnapshot) -> Result<SnapshotRow> {
+        self.post("/v1/snapshots", request).await
+    }
+
+    /// A page of the kept snapshots, newest first.
+    pub async fn snapshots(&self, query: &PageQuery) -> Result<Page<SnapshotRow>> {
+        self.get("/v1/snapshots", query).await
+    }
+
+    /// Where `chunks` are.
+    pub async fn locate(&self, chunks: Vec<ChunkId>) -> Result<LocateAnswer> {
+        let asked = chunks.len();
+        let request = LocateRequest { chunks: Ids(chunks) };
+        let answer: LocateAnswer = self.post("/v1/locate", &request).await?;
+        let stripes = answer.stripes.len() as u64;
+        let sound = answer.places.len() == asked
+            && answer.places.iter().flatten().all(|&(stripe, _)| u64::from(stripe) < stripes);
+        if sound {
+            Ok(answer)
+        } else {
+            Err(super::nonsense(&self.name(), "locate: places that are not in the answer"))
+        }
+    }
+
+    /// The maps of `stripes`.
+    pub async fn stripe_maps(&self, stripes: Vec<StripeId>) -> Result<Vec<StripeMap>> {
+        self.post("/v1/stripe-maps", &StripeMapsRequest { stripes }).await
+    }
+
+    /// A page of all stripes.
+    pub async fn stripes(&self, query: &PageQuery) -> Result<Page<StripeMap>> {
+        self.get("/v1/stripes", query).await
+    }
+
+    /// Tickets for reading on every server.
+    pub async fn read_tickets(&self) -> Result<ReadTickets> {
+        self.post("/v1/read-tickets", &()).await
+    }
+
+    /// Tells of a shard that was found missing, damaged or whole.
+    pub async fn report(&self, report: &Report) -> Result<()> {
+        self.post("/v1/reports", report).await
+    }
+
+    fn name(&self) -> String {
+        format!("coordinator {}", self.url)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &impl Serialize) -> Result<T> {
+        self.patiently(|| self.request(Method::GET, path).query(query)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.patiently(|| self.request(Method::POST, path).json(body)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.url))
+            .bearer_auth(&self.secret)
+            .timeout(REQUEST_TIMEOUT)
+    }
+
+    async fn patiently<T: DeserializeOwned>(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<T> {
+        let name = self.name();
+        let began = Instant::now();
+        let mut pause = RETRY_PAUSE;
+        loop {
+            let answer = match request().send().await {
+                Ok(response) => json(&name, response).await,
+                Err(error) => Err(unreachable(&name, &error)),
+            };
+            let passing = match &answer {
+                Err(Error::Unreachable { .. }) => true,
+                Err(error) => matches!(error.code(), Some(Code::Busy | Code::NotReady)),
+                Ok(_) => false,
+            };
+            if !passing || began.elapsed() + pause > self.patience {
+                return answer;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+}

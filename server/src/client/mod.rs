@@ -1,0 +1,91 @@
+//! The typed client of both services: timeouts and retries live here only.
+
+mod coordinator;
+mod storage;
+
+pub use coordinator::CoordinatorClient;
+pub use storage::{PutShard, StorageClient};
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::wire::{BUILD_HEADER, PROTOCOL, PROTOCOL_HEADER, Refusal};
+use crate::{Error, Result};
+
+/// How long a TCP connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Control answers longer than this are nonsense.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// An HTTP client for traffic between nodes: no proxy, no redirect, HTTP/1.1 only
+/// (parallel h2 uploads stall: hyper#1813).
+fn http_client() -> Result<reqwest::Client> {
+    let mut headers = reqwest::header::HeaderMap::new();
+    headers.insert(PROTOCOL_HEADER, PROTOCOL.into());
+    headers
+        .insert(BUILD_HEADER, reqwest::header::HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .http1_only()
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(16)
+        .default_headers(headers)
+        .build()
+        .map_err(|e| Error::Config(format!("cannot make an HTTP client: {}", cause(&e))))
+}
+
+/// The innermost text of an error: "connection refused" rather than "error sending request".
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+fn unreachable(service: &str, error: &reqwest::Error) -> Error {
+    let why = if error.is_timeout() { "no answer in time".to_owned() } else { cause(error) };
+    Error::Unreachable { service: service.to_owned(), why }
+}
+
+/// Turns an answer that is not a success into [`Error::Refused`].
+async fn accepted(service: &str, response: reqwest::Response) -> Result<reqwest::Response> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let status = response.status();
+    let body = bounded(service, response).await?;
+    match serde_json::from_slice::<Refusal>(&body) {
+        Ok(refusal) => Err(Error::Refused { service: service.to_owned(), refusal }),
+        Err(_) => Err(nonsense(service, format!("status {status} without a reason"))),
+    }
+}
+
+async fn json<T: DeserializeOwned>(service: &str, response: reqwest::Response) -> Result<T> {
+    let mut body = bounded(service, accepted(service, response).await?).await?;
+    if body.is_empty() {
+        body.extend_from_slice(b"null");
+    }
+    serde_json::from_slice(&body).map_err(|e| nonsense(service, e.to_string()))
+}
+
+async fn bounded(service: &str, mut response: reqwest::Response) -> Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|e| unreachable(service, &e))? {
+        if body.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(nonsense(
+                service,
+                format!("an answer of more than {ANSWER_BYTES_MAX} bytes"),
+            ));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
+}
+
+fn nonsense(service: &str, why: impl Into<String>) -> Error {
+    Error::Nonsense { service: service.to_owned(), why: why.into() }
+}

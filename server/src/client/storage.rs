@@ -1,0 +1,171 @@
+//! The storage servers' endpoints that clients use, as functions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use codec::{Digest, StripeId};
+use futures_util::stream;
+
+use super::{accepted, http_client, json, nonsense, unreachable};
+use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt};
+use crate::{Error, Result};
+
+/// Bytes of a body that are handed to the connection at once.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Whole files are checked at this pace or faster.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The storage servers, spoken to with tickets. Nothing is retried here: what to do about
+/// a server that fails is the caller's decision.
+#[derive(Clone)]
+pub struct StorageClient {
+    http: reqwest::Client,
+    stall: Duration,
+}
+
+/// A shard on its way to a server.
+pub struct PutShard {
+    /// The stripe.
+    pub stripe: StripeId,
+    /// The encoded header.
+    pub header: Bytes,
+    /// The hash that the receipt must name.
+    pub header_hash: Digest,
+    /// The body.
+    pub body: Bytes,
+    /// The footer.
+    pub footer: Bytes,
+    /// Counts bytes as they leave.
+    pub sent_bytes: Arc<AtomicU64>,
+}
+
+impl StorageClient {
+    /// A client that gives a server up when nothing moves for `stall`.
+    pub fn new(stall: Duration) -> Result<Self> {
+        Ok(Self { http: http_client()?, stall })
+    }
+
+    /// Stores a shard; the receipt is checked to be about this shard.
+    pub async fn put_shard(&self, place: &Place, epoch: u64, shard: PutShard) -> Result<Receipt> {
+        let name = format!("{} {}", place.name, place.url);
+        let PutShard { stripe, header, header_hash, body, footer, sent_bytes } = shard;
+        let bytes = header.len() + body.len() + footer.len();
+        let pieces: Vec<Bytes> = std::iter::once(header)
+            .chain(
+                (0..body.len())
+                    .step_by(PIECE_BYTES)
+                    .map(|at| body.slice(at..body.len().min(at + PIECE_BYTES))),
+            )
+            .chain([footer])
+            .collect();
+        let moved = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&moved);
+        let body = stream::iter(pieces.into_iter().map(move |piece| {
+            counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            sent_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok::<_, std::convert::Infallible>(piece)
+        }));
+        let request = self
+            .http
+            .put(format!("{}/v1/shards/{stripe}/{}", place.url, place.index))
+            .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", place.ticket))
+            .header(reqwest::header::CONTENT_LENGTH, bytes)
+            .body(reqwest::Body::wrap_stream(body));
+        let answer = async {
+            let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
+            json::<Receipt>(&name, response).await
+        };
+        let receipt = tokio::select! {
+            answer = answer => answer?,
+            () = stalled(&moved, self.stall) => return Err(stall_error(&name, self.stall)),
+        };
+        let right = receipt.stripe == stripe
+            && receipt.index == place.index
+            && receipt.server == place.server
+            && receipt.epoch == epoch
+            && receipt.header_hash == header_hash;
+        if right { Ok(receipt) } else { Err(nonsense(&name, "a receipt for another shard")) }
+    }
+
+    /// Bytes `start..end` of a shard file; exactly these or an error.
+    pub async fn get_range(
+        &self,
+        server: &ReadTicket,
+        stripe: StripeId,
+        index: u8,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes> {
+        let name = format!("{} {}", server.name, server.url);
+        let wanted = range.end.saturating_sub(range.start) as usize;
+        let request = self
+            .http
+            .get(format!("{}/v1/shards/{stripe}/{index}", server.url))
+            .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
+            .header(reqwest::header::RANGE, format!("bytes={}-{}", range.start, range.end - 1));
+        let moved = AtomicU64::new(0);
+        let read = async {
+            let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
+            let mut response = accepted(&name, response).await?;
+            if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
+                return Err(nonsense(&name, format!("status {} to a range", response.status())));
+            }
+            let mut bytes = BytesMut::with_capacity(wanted);
+            while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&name, &e))? {
+                if bytes.len() + piece.len() > wanted {
+                    return Err(nonsense(&name, "more bytes than asked for"));
+                }
+                moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                bytes.extend_from_slice(&piece);
+            }
+            if bytes.len() < wanted {
+                return Err(nonsense(&name, format!("{} bytes of {wanted}", bytes.len())));
+            }
+            Ok(bytes.freeze())
+        };
+        tokio::select! {
+            bytes = read => bytes,
+            () = stalled(&moved, self.stall) => Err(stall_error(&name, self.stall)),
+        }
+    }
+
+    /// Has a server look at its own shards.
+    pub async fn check(&self, server: &ReadTicket, request: &CheckRequest) -> Result<CheckAnswer> {
+        let name = format!("{} {}", server.name, server.url);
+        let response = self
+            .http
+            .post(format!("{}/v1/check", server.url))
+            .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
+            .json(request)
+            .timeout(CHECK_TIMEOUT)
+            .send()
+            .await
+            .map_err(|e| unreachable(&name, &e))?;
+        let answer: CheckAnswer = json(&name, response).await?;
+        if answer.found.len() != request.shards.len() {
+            return Err(nonsense(&name, "not one finding a shard"));
+        }
+        Ok(answer)
+    }
+}
+
+/// Ends when `moved` stood still for `stall`.
+async fn stalled(moved: &AtomicU64, stall: Duration) {
+    let mut last = moved.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(stall).await;
+        let now = moved.load(Ordering::Relaxed);
+        if now == last {
+            return;
+        }
+        last = now;
+    }
+}
+
+fn stall_error(name: &str, stall: Duration) -> Error {
+    Error::Unreachable {
+        service: name.to_owned(),
+        why: format!("nothing moved for {} s", stall.as_secs()),
+    }
+}
