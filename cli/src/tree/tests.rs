@@ -127,7 +127,7 @@ fn every_kind_of_node(root: &Path) {
     xattr::set(at(b"listed"), "system.posix_acl_access", &ACL).unwrap();
     xattr::set(at(b"empty"), "system.posix_acl_default", &ACL).unwrap();
     for (name, mode) in
-        [(&b"a-b"[..], 0o4755), (b"zero", 0), (b"a/deep", 0o500), (b"empty", 0o1777)]
+        [(&b"a-b"[..], 0o4755), (b"zero", 0o400), (b"a/deep", 0o500), (b"empty", 0o1777)]
     {
         fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -54,6 +54,9 @@ impl Folder {
         })?;
         let shared = parent.shared.clone();
         let entry = entry.filter(|_| made || shared.overwrite != Overwrite::Never);
+        if !made && entry.is_some() {
+            open_to_owner(&handle);
+        }
         Ok(Self { path: path.to_vec(), handle, shared, entry, _parent: Some(parent) })
     }
 
@@ -72,6 +75,17 @@ impl Drop for Folder {
         if let Some(entry) = &self.entry {
             metadata::apply(Place::Open(self.handle.as_fd()), entry, &self.shared);
         }
+    }
+}
+
+/// Lets the owner fill a folder that is there and closed; its metadata comes in the end.
+fn open_to_owner(folder: &OwnedFd) {
+    let owner = Mode::RWXU;
+    if let Ok(stat) = rustix::fs::fstat(folder)
+        && !Mode::from_raw_mode(stat.st_mode).contains(owner)
+    {
+        // Where this is not allowed, what is made in it says so.
+        let _ = rustix::fs::fchmod(folder, Mode::from_raw_mode(stat.st_mode) | owner);
     }
 }
 
