@@ -1,2 +1,4 @@
 //! arc
+#[allow(dead_code)]
+mod tree;
 fn main() {}
