@@ -158,3 +158,89 @@ pub fn root(block_hashes: &[Digest]) -> Root {
     }
     Root(*hasher.finalize().as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error as ValueError, StrDeserializer};
+
+    use super::*;
+
+    /// What a format for people, such as JSON, would hold between its quotes.
+    struct AsText<'a, T>(&'a T);
+
+    impl<T: Serialize> fmt::Display for AsText<'_, T> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.serialize(f)
+        }
+    }
+
+    fn from_text(text: &str) -> Result<VaultId, ValueError> {
+        let text: StrDeserializer<'_, ValueError> = text.into_deserializer();
+        VaultId::deserialize(text)
+    }
+
+    fn to_cbor<T: Serialize>(value: &T) -> Vec<u8> {
+        let mut cbor = Vec::new();
+        ciborium::into_writer(value, &mut cbor).unwrap();
+        cbor
+    }
+
+    proptest! {
+        #[test]
+        fn identifiers_round_trip(bytes: [u8; 16], precision in 0usize..40) {
+            let id = VaultId(bytes);
+            let hex = id.to_string();
+            prop_assert_eq!(hex.len(), 32);
+            prop_assert_eq!(hex.parse(), Ok(id));
+            prop_assert_eq!(hex.to_uppercase().parse(), Ok(id));
+            prop_assert_eq!(&format!("{id:.precision$}"), &hex[..precision.min(32)]);
+            prop_assert_eq!(format!("{id:?}"), format!("VaultId({hex})"));
+            prop_assert_eq!(VaultId::try_from(&bytes[..]), Ok(id));
+
+            prop_assert_eq!(AsText(&id).to_string(), hex.clone());
+            prop_assert_eq!(from_text(&hex), Ok(id));
+            let cbor = to_cbor(&id);
+            prop_assert_eq!(cbor[0], 0x50, "a byte string of 16");
+            prop_assert_eq!(&cbor[1..], &bytes[..]);
+            prop_assert_eq!(ciborium::from_reader::<VaultId, _>(&cbor[..]).unwrap(), id);
+        }
+    }
+
+    #[test]
+    fn other_lengths_and_digits_are_refused() {
+        let hex = "00112233445566778899aabbccddeeff";
+        assert_eq!(hex.parse::<VaultId>().unwrap().to_string(), hex);
+        let longer = format!("{hex}00");
+        let signed = hex.replacen('0', "+", 1);
+        let wide = hex.replacen("00", "é", 1);
+        for bad in ["", &hex[1..], &hex[2..], &longer, &signed, &wide, &hex.replace('f', "g")] {
+            assert!(bad.parse::<VaultId>().is_err(), "{bad}");
+            assert!(from_text(bad).is_err(), "{bad}");
+        }
+        assert!(VaultId::try_from(&[0; 15][..]).is_err());
+        for wrong in [to_cbor(&Digest([0; 32])), to_cbor(&hex), to_cbor(&[0u8; 16])] {
+            assert!(ciborium::from_reader::<VaultId, _>(&wrong[..]).is_err());
+        }
+    }
+
+    #[test]
+    fn blocks_are_hashed_by_themselves_and_the_last_may_be_short() {
+        let body: Vec<u8> = (0..BLOCK_BYTES * 2 + 64).map(|x| (x / 64) as u8).collect();
+        let hashes = block_hashes(&body);
+        assert_eq!(hashes.len(), 3);
+        assert_eq!(hashes[1], block_hash(&body[BLOCK_BYTES..2 * BLOCK_BYTES]));
+        assert_eq!(hashes[2], block_hash(&body[2 * BLOCK_BYTES..]));
+        assert_eq!(hashes[2].0, *blake3::hash(&body[2 * BLOCK_BYTES..]).as_bytes());
+    }
+
+    #[test]
+    fn the_root_depends_on_order_and_number_and_is_no_block_hash() {
+        let [a, b] = [Digest([1; 32]), Digest([2; 32])];
+        let roots = [root(&[]), root(&[a]), root(&[a, b]), root(&[b, a]), root(&[a, b, b])];
+        let unique: std::collections::HashSet<_> = roots.iter().collect();
+        assert_eq!(unique.len(), roots.len());
+        assert_ne!(root(&[a]).0, block_hash(&a.0).0);
+    }
+}

@@ -94,3 +94,57 @@ impl From<Geometry> for (u8, u8) {
         (g.k, g.m)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_and_pairs_round_trip_or_are_no_code(k: u8, m: u8) {
+            match Geometry::new(k, m) {
+                Ok(geometry) => {
+                    prop_assert!(k > 0 && m > 0 && geometry.shards() <= 255);
+                    prop_assert_eq!((geometry.data(), geometry.parity()), (k.into(), m.into()));
+                    prop_assert_eq!(geometry.to_string().parse(), Ok(geometry));
+                    prop_assert_eq!(Geometry::try_from(<(u8, u8)>::from(geometry)), Ok(geometry));
+                }
+                Err(_) => prop_assert!(k == 0 || m == 0 || k as usize + m as usize > 255),
+            }
+        }
+
+        #[test]
+        fn shards_hold_the_pack_and_no_needless_step(
+            k in 1u8..=254,
+            pack_bytes in 1..=u64::from(u32::MAX),
+        ) {
+            let geometry = Geometry::new(k, 1).unwrap();
+            let shard_bytes = geometry.shard_bytes(pack_bytes);
+            let k = u64::from(k);
+            prop_assert_eq!(shard_bytes % SHARD_ALIGN_BYTES, 0);
+            prop_assert!(shard_bytes * k >= pack_bytes);
+            prop_assert!((shard_bytes - SHARD_ALIGN_BYTES) * k < pack_bytes);
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_code_are_refused() {
+        for text in ["", "4", "4+", "+2", "4+2+1", "4-2", "0+1", "1+0", "200+56", "256+1", "a+b"] {
+            assert!(matches!(text.parse::<Geometry>(), Err(Error::Geometry(_))), "{text}");
+        }
+        assert_eq!(" 4 + 2 ".parse(), Geometry::new(4, 2));
+    }
+
+    #[test]
+    fn packs_below_k_blocks_are_copied() {
+        let code = Geometry::new(4, 2).unwrap();
+        let copies = Geometry::new(1, 2).unwrap();
+        let border = 4 * BLOCK_BYTES as u64;
+        assert_eq!(code.for_pack(1), copies);
+        assert_eq!(code.for_pack(border - 1), copies);
+        assert_eq!(code.for_pack(border), code);
+        assert_eq!(copies.for_pack(1), copies);
+    }
+}

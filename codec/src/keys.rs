@@ -1,112 +1,150 @@
-//! The master key, what wraps it, and what follows from it; the vault record.
+//! The master key, and what follows from it; what wraps it is in the vault record.
+//!
+//! Each subkey has one purpose and one HKDF info string (docs/FORMAT.md), so
+//! that holding some of them, as a push-only client will, gives no other.
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use std::fmt;
+use std::sync::Arc;
 
-use crate::{ChunkId, Digest, Geometry, Result, VaultId};
+use aws_lc_rs::{hkdf, hmac};
+use sha2::Digest as _;
+use sha2::Sha256;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::seal::{Aead, PackKey};
+use crate::{ChunkId, Digest};
+
+mod secret;
+mod vault_record;
+
+pub use secret::{Argon2Cost, KEY_FILE_BYTES_MIN, Secret};
+pub use vault_record::{SLOTS_MAX, VAULT_RECORD_BYTES_MAX, VaultRandom, VaultRecord};
 
 /// The 32 random bytes everything else follows from.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MasterKey([u8; 32]);
 
-/// What a person or a machine opens a vault with.
-pub enum Secret {
-    /// A passphrase, stretched by Argon2id.
-    Passphrase(zeroize::Zeroizing<String>),
-    /// The contents of a key file: at least 32 bytes of randomness.
-    KeyFile(zeroize::Zeroizing<Vec<u8>>),
-}
-
-/// Cost of Argon2id, bounded before use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Argon2Cost {
-    /// Memory in KiB.
-    pub memory_kib: u32,
-    /// Passes.
-    pub passes: u32,
-    /// Lanes.
-    pub lanes: u32,
-}
-
-impl Argon2Cost {
-    /// What `arc init` uses: 64 MiB, 3 passes, 1 lane.
-    pub const DEFAULT: Self = Self { memory_kib: 64 * 1024, passes: 3, lanes: 1 };
-}
-
-/// The random bytes that making a vault record needs.
-pub struct VaultRandom {
-    /// The master key.
-    pub master: [u8; 32],
-    /// Salt of the first slot.
-    pub salt: [u8; 32],
-    /// Nonce of the first slot.
-    pub nonce: [u8; 12],
-    /// The X25519 private key of the vault's encryption key pair.
-    pub private_key: [u8; 32],
-    /// Nonce that wraps the private key.
-    pub private_nonce: [u8; 12],
-}
-
-/// What is kept of a vault on the coordinator and every server: geometry, key slots,
-/// the encryption key pair (its private half wrapped), MACed with the master key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VaultRecord {
-    /// The vault.
-    pub vault: VaultId,
-    /// Raised with every change; a client refuses an older one than it saw.
-    pub generation: u64,
-    /// The code of its stripes.
-    pub geometry: Geometry,
-    // private: slots, public key, wrapped private key, MAC
-}
-
-impl VaultRecord {
-    /// A new vault's record with one slot for `secret`.
-    pub fn create(
-        _vault: VaultId,
-        _geometry: Geometry,
-        _secret: &Secret,
-        _cost: Argon2Cost,
-        _random: VaultRandom,
-    ) -> Result<(Self, VaultKeys)> {
-        todo!()
-    }
-
-    /// CBOR, bounded.
-    pub fn encode(&self) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Reads a record without a key: structure and bounds only, the MAC is checked by [`VaultRecord::unlock`].
-    pub fn decode(_bytes: &[u8]) -> Result<Self> {
-        todo!()
-    }
-
-    /// Opens a slot with `secret` and checks the MAC. `Error::Key` when no slot opens.
-    pub fn unlock(&self, _secret: &Secret) -> Result<VaultKeys> {
-        todo!()
+impl MasterKey {
+    /// A master key from 32 fresh random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(random)
     }
 }
 
 /// The keys derived from the master key (HKDF-SHA-256), held while a command runs.
+/// Clones share them.
 #[derive(Clone)]
-pub struct VaultKeys {
-    // private
+pub struct VaultKeys(Arc<Subkeys>);
+
+struct Subkeys {
+    master: MasterKey,
+    chunk_id: ChunkIdKey,
+    chunker_seed: Zeroizing<u64>,
+    pack_wrap: Aead,
+    private_key_wrap: Aead,
+    vault_record: hmac::Key,
+    source_set: hmac::Key,
+    cache: Zeroizing<[u8; 32]>,
 }
 
 impl VaultKeys {
+    /// Derives all subkeys.
+    pub fn derive(master: MasterKey) -> Self {
+        let subkey = |info: &str| expand(b"arc v0 subkeys", &master.0, info.as_bytes());
+        let mac = |info| hmac::Key::new(hmac::HMAC_SHA256, subkey(info).as_slice());
+        let [s0, s1, s2, s3, s4, s5, s6, s7, ..] = *subkey("arc v0 chunker seed");
+        Self(Arc::new(Subkeys {
+            chunk_id: ChunkIdKey::new(&subkey("arc v0 chunk id")),
+            chunker_seed: Zeroizing::new(u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])),
+            pack_wrap: Aead::new(&subkey("arc v0 pack wrap")),
+            private_key_wrap: Aead::new(&subkey("arc v0 private key wrap")),
+            vault_record: mac("arc v0 vault record"),
+            source_set: mac("arc v0 source set"),
+            cache: subkey("arc v0 cache"),
+            master,
+        }))
+    }
+
     /// The keyed id of a chunk.
-    pub fn chunk_id(&self, _plaintext: &[u8]) -> ChunkId {
-        todo!()
+    pub fn chunk_id(&self, plaintext: &[u8]) -> ChunkId {
+        self.0.chunk_id.of(plaintext)
     }
 
     /// The chunker's seed.
     pub fn chunker_seed(&self) -> u64 {
-        todo!()
+        *self.0.chunker_seed
     }
 
-    /// The keyed name of what a push covers: host and source paths. The coordinator finds
-    /// the parent snapshot by it without learning either.
-    pub fn source_set(&self, _host: &str, _sources: &[Vec<u8>]) -> Digest {
-        todo!()
+    /// The keyed name of what a push covers: host and source paths, in the given order. The
+    /// coordinator finds the parent snapshot by it without learning either.
+    pub fn source_set(&self, host: &str, sources: &[Vec<u8>]) -> Digest {
+        let mut mac = hmac::Context::with_key(&self.0.source_set);
+        for field in std::iter::once(host.as_bytes()).chain(sources.iter().map(Vec::as_slice)) {
+            mac.update(&(field.len() as u64).to_le_bytes());
+            mac.update(field);
+        }
+        let mut out = Digest::default();
+        out.0.copy_from_slice(mac.sign().as_ref());
+        out
+    }
+
+    /// The key of one file in the client's cache, from the 32 fresh random bytes (`salt`) at
+    /// the head of that file: as with packs, one key seals one sequence of frames.
+    pub fn cache_key(&self, salt: &[u8; 32]) -> PackKey {
+        PackKey::new(*expand(salt, self.0.cache.as_slice(), b"arc v0 cache file"))
+    }
+
+    pub(crate) fn pack_wrap(&self) -> &Aead {
+        &self.0.pack_wrap
     }
 }
+
+/// HMAC-SHA-256 with both padded keys hashed once, not per chunk.
+struct ChunkIdKey {
+    inner: Sha256,
+    outer: Sha256,
+}
+
+impl ChunkIdKey {
+    fn new(key: &[u8; 32]) -> Self {
+        let padded = |pad: u8| {
+            let mut block = Zeroizing::new([pad; 64]);
+            block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+            Sha256::new_with_prefix(block.as_slice())
+        };
+        Self { inner: padded(0x36), outer: padded(0x5c) }
+    }
+
+    fn of(&self, plaintext: &[u8]) -> ChunkId {
+        let inner = self.inner.clone().chain_update(plaintext).finalize();
+        ChunkId(self.outer.clone().chain_update(inner).finalize().into())
+    }
+}
+
+/// HKDF-SHA-256 to 32 bytes.
+// 32 bytes are far below HKDF's limit of 255 hashes, the one thing that makes it fail.
+#[allow(clippy::expect_used)]
+fn expand(salt: &[u8], secret: &[u8], info: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut out = Zeroizing::new([0; 32]);
+    hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
+        .extract(secret)
+        .expand(&[info], hkdf::HKDF_SHA256)
+        .and_then(|okm| okm.fill(out.as_mut_slice()))
+        .expect("HKDF gives 32 bytes");
+    out
+}
+
+/// Debug output that shows that there is a key, and nothing of it.
+macro_rules! opaque {
+    ($($name:ident),*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+opaque!(MasterKey, VaultKeys, Secret, VaultRandom);
+
+#[cfg(test)]
+mod tests;

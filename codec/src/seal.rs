@@ -1,10 +1,17 @@
 //! Pack keys and the AEAD (AES-256-GCM) that seals frames.
+//!
+//! A pack's key seals its frames and nothing else, so a frame's number can be
+//! its nonce. The associated data binds the vault, the kind, the number and
+//! whether a frame is the pack's last: frames cannot be moved or left out unseen.
 
+use std::fmt;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::keys::VaultKeys;
-use crate::{Result, VaultId};
+use crate::{Error, Result, VaultId};
 
 /// Bytes that sealing adds: the tag.
 pub const TAG_BYTES: usize = 16;
@@ -39,6 +46,21 @@ pub enum FrameKind {
     Record = 3,
 }
 
+impl TryFrom<u8> for FrameKind {
+    type Error = Error;
+
+    fn try_from(kind: u8) -> Result<Self> {
+        let kinds = [Self::Data, Self::Metadata, Self::Directory, Self::Record];
+        let known = kinds.get(usize::from(kind)).copied();
+        known.ok_or_else(|| Error::damaged("frame", format!("kind {kind} is unknown")))
+    }
+}
+
+const FRAME_CONTEXT: &[u8] = b"arc v0 frame";
+const PACK_KEY_CONTEXT: &[u8] = b"arc v0 pack key";
+/// Slot number and three zero bytes.
+const SLOT1_HEAD: [u8; 4] = [1, 0, 0, 0];
+
 impl PackKey {
     /// A pack key from 32 fresh random bytes.
     pub fn new(random: [u8; 32]) -> Self {
@@ -46,28 +68,132 @@ impl PackKey {
     }
 
     /// Wraps the key in slot 1; `nonce` is 12 fresh random bytes.
-    pub fn wrap(&self, _keys: &VaultKeys, _vault: VaultId, _nonce: [u8; 12]) -> PackKeyField {
-        todo!()
+    pub fn wrap(&self, keys: &VaultKeys, vault: VaultId, nonce: [u8; 12]) -> PackKeyField {
+        let wrapped = keys.pack_wrap().wrap(nonce, &pack_key_context(vault), &self.0);
+        PackKeyField([&SLOT1_HEAD[..], &nonce, &wrapped].concat())
     }
 
     /// Opens a field of any slot that `keys` can open.
-    pub fn unwrap_field(_field: &PackKeyField, _keys: &VaultKeys, _vault: VaultId) -> Result<Self> {
-        todo!()
+    pub fn unwrap_field(field: &PackKeyField, keys: &VaultKeys, vault: VaultId) -> Result<Self> {
+        let damaged = |why: &str| Error::damaged("pack key field", why);
+        match field.0.first() {
+            Some(1) => {}
+            Some(2) => return Err(Error::Key { what: "a pack sealed to the public key" }),
+            Some(slot) => return Err(damaged(&format!("slot {slot} is unknown"))),
+            None => return Err(damaged("it is empty")),
+        }
+        let rest = field.0.strip_prefix(&SLOT1_HEAD).ok_or_else(|| damaged("reserved bits set"))?;
+        let (nonce, wrapped) = rest.split_first_chunk().ok_or_else(|| damaged("it is cut"))?;
+        let wrapped = wrapped.try_into().map_err(|_| damaged("it is not 64 bytes long"))?;
+        let key = keys.pack_wrap().unwrap(*nonce, &pack_key_context(vault), wrapped);
+        Ok(Self(*key.ok_or(Error::Key { what: "the pack key field" })?))
     }
 
-    /// Seals `frame` in place and appends the tag. `number` is the frame's number in the pack.
-    pub fn seal(&self, _vault: VaultId, _kind: FrameKind, _number: u32, _frame: &mut Vec<u8>) {
-        todo!()
+    /// Seals `frame` in place and appends the tag. `number` is the frame's number in the
+    /// pack: the same number must never seal two different frames under one key.
+    pub fn seal(&self, vault: VaultId, kind: FrameKind, number: u32, frame: &mut Vec<u8>) {
+        Aead::new(&self.0).seal(frame_nonce(number), &frame_context(vault, kind, number), frame);
     }
 
     /// Opens a sealed frame in place and gives its plaintext part.
     pub fn open<'a>(
         &self,
-        _vault: VaultId,
-        _kind: FrameKind,
-        _number: u32,
-        _sealed: &'a mut [u8],
+        vault: VaultId,
+        kind: FrameKind,
+        number: u32,
+        sealed: &'a mut [u8],
     ) -> Result<&'a mut [u8]> {
-        todo!()
+        let bytes = sealed.len();
+        Aead::new(&self.0)
+            .open(frame_nonce(number), &frame_context(vault, kind, number), sealed)
+            .ok_or_else(|| {
+                let why = format!("the tag of frame {number} ({kind:?}, {bytes} bytes) is wrong");
+                Error::damaged("pack", why)
+            })
     }
 }
+
+impl fmt::Debug for PackKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackKey").finish_non_exhaustive()
+    }
+}
+
+fn frame_nonce(number: u32) -> [u8; 12] {
+    let mut nonce = [0; 12];
+    nonce[..4].copy_from_slice(&number.to_le_bytes());
+    nonce
+}
+
+fn frame_context(vault: VaultId, kind: FrameKind, number: u32) -> Vec<u8> {
+    let last = u8::from(kind == FrameKind::Directory);
+    let number = number.to_le_bytes();
+    [FRAME_CONTEXT, vault.as_bytes(), &[kind as u8], &number, &[last]].concat()
+}
+
+fn pack_key_context(vault: VaultId) -> Vec<u8> {
+    [PACK_KEY_CONTEXT, vault.as_bytes()].concat()
+}
+
+/// Bytes of a wrapped 32-byte key.
+pub(crate) const WRAPPED_BYTES: usize = 32 + TAG_BYTES;
+
+/// AES-256-GCM under one key. Callers see to it that no nonce comes twice.
+pub(crate) struct Aead(LessSafeKey);
+
+// Sealing fails only above 64 GiB, and no frame is longer than 2^32 bytes.
+#[allow(clippy::expect_used)]
+impl Aead {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("AES-256 takes 32 bytes")))
+    }
+
+    pub(crate) fn seal(&self, nonce: [u8; 12], context: &[u8], bytes: &mut Vec<u8>) {
+        self.0
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(context),
+                bytes,
+            )
+            .expect("shorter than 64 GiB");
+    }
+
+    pub(crate) fn open<'a>(
+        &self,
+        nonce: [u8; 12],
+        context: &[u8],
+        sealed: &'a mut [u8],
+    ) -> Option<&'a mut [u8]> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        self.0.open_in_place(nonce, Aad::from(context), sealed).ok()
+    }
+
+    pub(crate) fn wrap(
+        &self,
+        nonce: [u8; 12],
+        context: &[u8],
+        key: &[u8; 32],
+    ) -> [u8; WRAPPED_BYTES] {
+        let mut wrapped = [0; WRAPPED_BYTES];
+        let (body, tag) = wrapped.split_at_mut(key.len());
+        body.copy_from_slice(key);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let sealed = self.0.seal_in_place_separate_tag(nonce, Aad::from(context), body);
+        tag.copy_from_slice(sealed.expect("shorter than 64 GiB").as_ref());
+        wrapped
+    }
+
+    pub(crate) fn unwrap(
+        &self,
+        nonce: [u8; 12],
+        context: &[u8],
+        wrapped: &[u8; WRAPPED_BYTES],
+    ) -> Option<Zeroizing<[u8; 32]>> {
+        let mut bytes = Zeroizing::new(*wrapped);
+        let key = self.open(nonce, context, bytes.as_mut_slice())?;
+        <[u8; 32]>::try_from(&*key).ok().map(Zeroizing::new)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -37,8 +37,8 @@ pub struct PutShard {
     pub body: Bytes,
     /// The footer.
     pub footer: Bytes,
-    /// Counts bytes as they leave.
-    pub sent_bytes: Arc<AtomicU64>,
+    /// Told how many bytes leave, as they leave.
+    pub on_sent: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
 impl StorageClient {
@@ -50,7 +50,7 @@ impl StorageClient {
     /// Stores a shard; the receipt is checked to be about this shard.
     pub async fn put_shard(&self, place: &Place, epoch: u64, shard: PutShard) -> Result<Receipt> {
         let name = format!("{} {}", place.name, place.url);
-        let PutShard { stripe, header, header_hash, body, footer, sent_bytes } = shard;
+        let PutShard { stripe, header, header_hash, body, footer, on_sent } = shard;
         let bytes = header.len() + body.len() + footer.len();
         let pieces: Vec<Bytes> = std::iter::once(header)
             .chain(
@@ -64,7 +64,7 @@ impl StorageClient {
         let counted = Arc::clone(&moved);
         let body = stream::iter(pieces.into_iter().map(move |piece| {
             counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            sent_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            on_sent(piece.len() as u64);
             Ok::<_, std::convert::Infallible>(piece)
         }));
         let request = self

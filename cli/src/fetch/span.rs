@@ -1,0 +1,130 @@
+//! Which bytes of a pack, and of which data shards, hold some frames. Pure.
+
+use std::ops::Range;
+
+use server::wire::StripeMap;
+
+use super::{FetchError, Result};
+
+/// Frames further apart than this are not read in one go.
+const GAP_BYTES_MAX: u64 = 64 * 1024;
+/// A span is closed when it has this many bytes.
+const SPAN_BYTES_TARGET: u64 = 8 * 1024 * 1024;
+
+/// A run of a pack's bytes with the frames wanted from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Bytes of the pack.
+    pub(super) pack: Range<u64>,
+    /// Number and bytes of each frame in it.
+    pub(super) frames: Vec<(u32, Range<u64>)>,
+}
+
+/// A part of one data shard's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Index of the shard.
+    pub(super) index: u8,
+    /// Bytes of its body.
+    pub(super) body: Range<u64>,
+}
+
+/// Bytes of each shard body of `map`.
+pub(super) fn shard_bytes(map: &StripeMap) -> u64 {
+    map.geometry.shard_bytes(map.pack_bytes)
+}
+
+/// The spans that hold `frames` (ascending) of `map`.
+pub(super) fn coalesce(map: &StripeMap, frames: &[u32]) -> Result<Vec<Span>> {
+    let mut spans: Vec<Span> = Vec::new();
+    for &number in frames {
+        let range = frame_range(map, number)?;
+        match spans.last_mut() {
+            Some(span)
+                if range.start.saturating_sub(span.pack.end) <= GAP_BYTES_MAX
+                    && span.pack.end - span.pack.start < SPAN_BYTES_TARGET =>
+            {
+                span.pack.end = range.end;
+                span.frames.push((number, range));
+            }
+            _ => spans.push(Span { pack: range.clone(), frames: vec![(number, range)] }),
+        }
+    }
+    Ok(spans)
+}
+
+fn frame_range(map: &StripeMap, number: u32) -> Result<Range<u64>> {
+    let end = |n: usize| map.frames.get(n).map(|&(_, end)| u64::from(end));
+    let n = number as usize;
+    let start = if n == 0 { Some(0) } else { end(n - 1) };
+    match (start, end(n)) {
+        (Some(start), Some(end)) if start < end && end <= map.pack_bytes => Ok(start..end),
+        _ => Err(FetchError::Lost(format!("stripe {:.8} has no frame {number}", map.stripe))),
+    }
+}
+
+impl Span {
+    /// The parts of data shards that make up the span, in order.
+    pub(super) fn pieces(&self, map: &StripeMap) -> Vec<Piece> {
+        let len = shard_bytes(map);
+        let mut pieces = Vec::new();
+        let mut at = self.pack.start;
+        while at < self.pack.end {
+            let index = at / len;
+            let end = self.pack.end.min((index + 1) * len);
+            // n is at most 255, and the span lies inside the pack.
+            pieces.push(Piece { index: index as u8, body: at - index * len..end - index * len });
+            at = end;
+        }
+        pieces
+    }
+
+    /// The columns of the stripe that hold the span: the bytes that each body must give.
+    pub(super) fn columns(&self, map: &StripeMap) -> Range<u64> {
+        match &self.pieces(map)[..] {
+            [only] => only.body.clone(),
+            // It crosses a border, so it has the end of one body and the start of the next.
+            _ => 0..shard_bytes(map),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::seal::PackKeyField;
+    use codec::shard::Kind;
+    use codec::{Geometry, StripeId};
+
+    use super::*;
+
+    fn map(frames: &[u32]) -> StripeMap {
+        StripeMap {
+            stripe: StripeId([1; 32]),
+            kind: Kind::Data,
+            geometry: Geometry::new(4, 2).unwrap(),
+            pack_bytes: 400_000,
+            pack_key: PackKeyField(vec![0; 64]),
+            frames: frames.iter().map(|&end| (0, end)).collect(),
+            shards: vec![],
+        }
+    }
+
+    #[test]
+    fn near_frames_are_read_in_one_go_and_far_ones_are_not() {
+        let map = map(&[1_000, 2_000, 90_000, 91_000]);
+        let spans = coalesce(&map, &[0, 1, 3]).unwrap();
+        assert_eq!(spans.iter().map(|s| s.pack.clone()).collect::<Vec<_>>(), [0..2_000, 90_000..91_000]);
+        assert!(coalesce(&map, &[4]).is_err());
+    }
+
+    #[test]
+    fn a_span_over_a_border_is_cut_into_pieces_of_each_shard() {
+        let map = map(&[99_000, 301_000]);
+        let span = &coalesce(&map, &[1]).unwrap()[0];
+        let len = shard_bytes(&map);
+        let pieces = span.pieces(&map);
+        assert_eq!(pieces.iter().map(|p| p.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(pieces.iter().map(|p| p.body.end - p.body.start).sum::<u64>(), 202_000);
+        assert_eq!(span.columns(&map), 0..len);
+    }
+}
