@@ -1,0 +1,222 @@
+//! What opens a vault: a passphrase or a key file, never from argv.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use codec::keys::{Secret, VaultKeys, VaultRecord};
+use dialoguer::Password;
+use zeroize::Zeroizing;
+
+use crate::exit::{Exit, Failure};
+
+/// The passphrase itself.
+const VALUE: &str = "ARC_PASSPHRASE";
+/// A file with it.
+const FILE: &str = "ARC_PASSPHRASE_FILE";
+/// A shell command that prints it.
+const COMMAND: &str = "ARC_PASSPHRASE_COMMAND";
+/// A longer passphrase or key file is a mistake.
+const SECRET_BYTES_MAX: usize = 64 * 1024;
+/// How often a passphrase may be mistyped at the prompt.
+const TRIES: u32 = 3;
+
+/// Where the secret comes from, as far as options say.
+#[derive(Clone, Default, clap::Args)]
+pub struct SecretArgs {
+    /// Open the vault with this key file instead of a passphrase
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub key_file: Option<PathBuf>,
+    /// A passphrase that the program itself made up, for `arc demo`.
+    #[arg(skip)]
+    pub passphrase: Option<Zeroizing<String>>,
+}
+
+/// Opens `record`; a passphrase mistyped at the prompt may be tried again.
+pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys, Failure> {
+    if let Some(secret) = given(args)? {
+        return open(record, secret).await;
+    }
+    must_be_terminal()?;
+    for left in (0..TRIES).rev() {
+        let passphrase = prompt(Password::new().with_prompt("Passphrase of the vault"))?;
+        match open(record, Secret::Passphrase(passphrase)).await {
+            Err(failure) if failure.code == Exit::WrongKey && left > 0 => {}
+            opened => return opened,
+        }
+    }
+    Err(wrong())
+}
+
+/// The secret of a new vault. Second is a generated passphrase that the person must be told.
+pub fn choose(args: &SecretArgs) -> Result<(Secret, Option<Zeroizing<String>>), Failure> {
+    if let Some(secret) = given(args)? {
+        return Ok((secret, None));
+    }
+    must_be_terminal()?;
+    let question = Password::new()
+        .with_prompt("Passphrase of the new vault (empty: generate one)")
+        .allow_empty_password(true)
+        .with_confirmation("The same again", "They differ");
+    let typed = prompt(question)?;
+    if !typed.is_empty() {
+        return Ok((Secret::Passphrase(typed), None));
+    }
+    let made = generate()?;
+    Ok((Secret::Passphrase(made.clone()), Some(made)))
+}
+
+/// A passphrase that nobody guesses: 125 random bits as five groups of letters and digits
+/// without those that are mistaken for others.
+pub fn generate() -> Result<Zeroizing<String>, Failure> {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let random = Zeroizing::new(server::auth::random::<25>()?);
+    let mut text = Zeroizing::new(String::with_capacity(29));
+    for (i, byte) in random.iter().enumerate() {
+        if i > 0 && i % 5 == 0 {
+            text.push('-');
+        }
+        text.push(ALPHABET[usize::from(byte % 32)] as char);
+    }
+    Ok(text)
+}
+
+async fn open(record: &VaultRecord, secret: Secret) -> Result<VaultKeys, Failure> {
+    let record = record.clone();
+    // Argon2 takes most of a second.
+    server::cpu::run(move || record.unlock(&secret)).await.map_err(|error| match error {
+        codec::Error::Key { .. } => wrong(),
+        other => other.into(),
+    })
+}
+
+fn wrong() -> Failure {
+    Failure::new(Exit::WrongKey, "the passphrase or key file does not open this vault")
+        .state("nothing was read or changed")
+        .next(format!("check {VALUE}, {FILE}, {COMMAND}, --key-file, and that --vault is the one meant"))
+}
+
+/// What options or the environment give; `None`: ask.
+fn given(args: &SecretArgs) -> Result<Option<Secret>, Failure> {
+    if let Some(made) = &args.passphrase {
+        return Ok(Some(Secret::Passphrase(made.clone())));
+    }
+    if let Some(path) = &args.key_file {
+        return read_bounded(path).map(|bytes| Some(Secret::KeyFile(bytes)));
+    }
+    let passphrase = if let Some(value) = env::var_os(VALUE) {
+        text(value.into_vec(), VALUE)?
+    } else if let Some(path) = env::var_os(FILE) {
+        first_line(read_bounded(Path::new(&path))?, FILE)?
+    } else if let Some(command) = env::var_os(COMMAND) {
+        first_line(output(&command)?, COMMAND)?
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Secret::Passphrase(passphrase)))
+}
+
+fn output(command: &std::ffi::OsStr) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let failed = || Failure::new(Exit::Usage, format!("{COMMAND} gave no passphrase"));
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(command)
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| failed().why(e.to_string()))?;
+    let stdout = Zeroizing::new(output.stdout);
+    match output.status.success() {
+        true => Ok(stdout),
+        false => Err(failed().why(format!("it ended with {}", output.status))),
+    }
+}
+
+fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
+    File::open(path)
+        .and_then(|file| file.take(SECRET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes))
+        .map_err(Failure::io("cannot read", path))?;
+    if bytes.len() > SECRET_BYTES_MAX {
+        let what = format!("{} is too long for a secret", crate::ui::path_text(path));
+        return Err(Failure::new(Exit::Usage, what).why(format!("more than {SECRET_BYTES_MAX} bytes")));
+    }
+    Ok(bytes)
+}
+
+fn first_line(bytes: Zeroizing<Vec<u8>>, source: &str) -> Result<Zeroizing<String>, Failure> {
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    text(line.strip_suffix(b"\r").unwrap_or(line).to_vec(), source)
+}
+
+fn text(bytes: Vec<u8>, source: &str) -> Result<Zeroizing<String>, Failure> {
+    match String::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() => Ok(Zeroizing::new(text)),
+        Ok(_) => Err(Failure::new(Exit::Usage, format!("the passphrase of {source} is empty"))),
+        Err(error) => {
+            drop(Zeroizing::new(error.into_bytes()));
+            Err(Failure::new(Exit::Usage, format!("the passphrase of {source} is not UTF-8")))
+        }
+    }
+}
+
+fn must_be_terminal() -> Result<(), Failure> {
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::WrongKey, "no passphrase was given, and there is no terminal to ask on")
+        .next(format!("set {VALUE}, {FILE} or {COMMAND}, or give --key-file FILE")))
+}
+
+fn prompt(question: Password<'_>) -> Result<Zeroizing<String>, Failure> {
+    question.interact().map(Zeroizing::new).map_err(|e| {
+        Failure::new(Exit::WrongKey, "the passphrase could not be asked for").why(e.to_string())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(bytes: &[u8]) -> Result<String, Exit> {
+        let read = first_line(Zeroizing::new(bytes.to_vec()), FILE);
+        read.map(|text| text.to_string()).map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn a_file_or_command_gives_its_first_line() {
+        assert_eq!(line(b"open sesame\nand more"), Ok("open sesame".into()));
+        assert_eq!(line(b"open\r\n"), Ok("open".into()));
+        assert_eq!(line(b" spaces stay "), Ok(" spaces stay ".into()));
+        assert_eq!(line(b"\nsecond"), Err(Exit::Usage));
+        assert_eq!(line(b"\xff\n"), Err(Exit::Usage));
+    }
+
+    #[test]
+    fn a_command_that_fails_gives_no_passphrase() {
+        let run = |command: &str| output(command.as_ref()).map(|out| out.to_vec());
+        assert_eq!(run("echo secret; echo noise").unwrap(), b"secret\nnoise\n");
+        assert_eq!(run("echo secret; exit 3").unwrap_err().code, Exit::Usage);
+    }
+
+    #[test]
+    fn a_secret_file_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, vec![b'x'; SECRET_BYTES_MAX + 1]).unwrap();
+        assert_eq!(read_bounded(&path).unwrap_err().code, Exit::Usage);
+        std::fs::write(&path, b"0123").unwrap();
+        assert_eq!(*read_bounded(&path).unwrap(), b"0123".to_vec());
+    }
+
+    #[test]
+    fn generated_passphrases_differ_and_read_well() {
+        let (a, b) = (generate().unwrap(), generate().unwrap());
+        assert_ne!(*a, *b);
+        assert_eq!(a.len(), 29);
+        assert_eq!(a.split('-').count(), 5);
+        assert!(!a.contains(['0', '1', 'l', 'O']));
+    }
+}
