@@ -24,6 +24,8 @@ use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
 
+use crate::exit::{Exit, Failure};
+
 use self::columns::ColumnCache;
 use self::span::Span;
 use self::trouble::Trouble;
@@ -52,6 +54,22 @@ pub enum FetchError {
 impl From<server::Error> for FetchError {
     fn from(error: server::Error) -> Self {
         Self::Coordinator(Arc::new(error))
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        let what = error.to_string();
+        match error {
+            FetchError::Lost(_) => Self::new(Exit::Lost, what),
+            FetchError::TooFewServers(_) => {
+                Self::new(Exit::TooFewServers, what).next("arc servers    which servers are down")
+            }
+            FetchError::Coordinator(error) => match Arc::into_inner(error) {
+                Some(error) => error.into(),
+                None => Self::new(Exit::CoordinatorUnreachable, what),
+            },
+        }
     }
 }
 

@@ -68,7 +68,7 @@ impl Deliver {
             }
         }
         // The pieces hold their files; what is left are the window's own handles.
-        Fetched { window: Window { pieces: Vec::new(), ..window }, broken }
+        Fetched { window: window.without_pieces(), broken }
     }
 
     /// Tries the places of the chunks in turn; returns the chunks that none gives.
@@ -154,8 +154,8 @@ impl Deliver {
         }
         let ended = cpu::run(move || {
             let finish = |file: Arc<FileWriter>| {
-                let bytes = match &file.entry().node {
-                    Node::File { bytes, .. } => *bytes,
+                let bytes = match file.entry().node {
+                    Node::File { bytes, .. } => bytes,
                     _ => 0,
                 };
                 // Earlier windows let go of it when they were done.

@@ -110,7 +110,7 @@ pub async fn pull(
     outcome.skipped += skipped;
     outcome.problems.extend(problems);
     let to = options.to.clone();
-    let (flushed, problems) = tokio::task::spawn_blocking(move || restorer.finish())
+    let (flushed, problems) = tokio::task::spawn_blocking(move || (restorer.sync(), restorer.finish()))
         .await
         .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     flushed.map_err(Failure::io("cannot flush", &to))?;

@@ -25,6 +25,14 @@ pub struct Window {
     bytes: u64,
 }
 
+impl Window {
+    /// Lets go of the pieces, and with them of the files that they hold.
+    pub fn without_pieces(mut self) -> Self {
+        self.pieces = Vec::new();
+        self
+    }
+}
+
 /// A chunk of a file.
 pub struct Piece {
     /// The chunk.

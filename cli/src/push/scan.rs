@@ -211,7 +211,7 @@ impl Scan {
         {
             let stat = &found.stat;
             let entry = Entry { inode: stat.inode, device: stat.device, ctime: stat.ctime, ..parent.clone() };
-            links.stored(&found.path, stat);
+            links.stored(&entry, stat);
             self.counters.read_files.fetch_add(1, Relaxed);
             self.counters.read_bytes.fetch_add(file_bytes(stat), Relaxed);
             return Some(Pending::Ready(Box::new(entry)));
@@ -228,7 +228,7 @@ impl Scan {
         };
         if is_name || !found.stat.kind.is_file() {
             if has_links && !is_name {
-                links.stored(&found.path, &found.stat);
+                links.stored(&entry, &found.stat);
             }
             return Some(Pending::Ready(Box::new(entry)));
         }
@@ -319,7 +319,7 @@ impl Scan {
         }
         self.note(&outcome);
         let Some(entry) = outcome.entry else { return Ok(()) };
-        links.stored(&found.path, &found.stat);
+        links.stored(&entry, &found.stat);
         self.count(&entry.node);
         self.send(Batch { entries: vec![entry], ..Batch::default() })
     }

@@ -7,7 +7,6 @@ use codec::pack::{self, Directory};
 use codec::seal::PackKey;
 use codec::shard::Kind;
 use codec::{Error, VaultId, frame, stripe};
-use futures_util::StreamExt as _;
 use rayon::prelude::*;
 use server::cpu;
 use server::wire::StripeMap;
@@ -18,27 +17,12 @@ use crate::fetch::FetchError;
 
 impl Verify<'_> {
     pub(super) async fn read_data(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
-        let fetcher = Arc::clone(&self.fetcher);
-        let reads = maps.iter().filter(|map| !self.outcome.lost.contains_key(&map.stripe)).map(|map| {
-            let (fetcher, map) = (Arc::clone(&fetcher), Arc::clone(map));
-            async move {
-                let bodies = match fetcher.data_bodies(&map).await {
-                    Ok(bodies) => bodies,
-                    Err(error) => return (map, Err(error)),
-                };
-                let (vault, keys, checked) = (fetcher.vault(), fetcher.keys().clone(), Arc::clone(&map));
-                let opened = cpu::run(move || open_all(vault, &keys, &checked, &bodies)).await;
-                (map, opened.map_err(|error| FetchError::Lost(error.to_string())))
-            }
-        });
         // Whole stripes are in memory: one at a time.
-        let mut reads = std::pin::pin!(futures_util::stream::iter(reads).buffer_unordered(1));
-        let mut read = Vec::new();
-        while let Some(outcome) = reads.next().await {
-            read.push(outcome);
-        }
-        for (map, outcome) in read {
-            match outcome {
+        for map in maps {
+            if self.outcome.lost.contains_key(&map.stripe) {
+                continue;
+            }
+            match self.read_stripe(map).await {
                 Ok(()) => {}
                 Err(FetchError::Lost(why)) => drop(self.outcome.lost.insert(map.stripe, why)),
                 Err(FetchError::TooFewServers(_)) => drop(self.outcome.unknown.insert(map.stripe)),
@@ -46,6 +30,14 @@ impl Verify<'_> {
             }
         }
         Ok(())
+    }
+
+    async fn read_stripe(&self, map: &Arc<StripeMap>) -> Result<(), FetchError> {
+        let bodies = self.fetcher.data_bodies(map).await?;
+        let (vault, keys, map) = (self.fetcher.vault(), self.fetcher.keys().clone(), Arc::clone(map));
+        cpu::run(move || open_all(vault, &keys, &map, &bodies))
+            .await
+            .map_err(|error| FetchError::Lost(error.to_string()))
     }
 }
 
