@@ -7,6 +7,8 @@ mod commands;
 mod config;
 mod exit;
 mod secret;
+#[allow(dead_code)]
+mod tree;
 mod ui;
 mod vault;
 

@@ -7,9 +7,10 @@
 
 mod columns;
 mod span;
+mod tree;
 mod trouble;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use codec::keys::VaultKeys;
 use codec::manifest::ChunkRef;
 use codec::seal::{FrameKind, PackKey};
 use codec::{ChunkId, StripeId, VaultId};
+use rayon::prelude::*;
 use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
@@ -25,6 +27,7 @@ use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
 use self::columns::ColumnCache;
 use self::span::Span;
 use self::trouble::Trouble;
+pub use self::tree::{ChunkList, Entries, Pages};
 pub use self::trouble::{Heal, Tickets};
 
 /// A server that sends nothing for this long is passed over while others can serve.
@@ -89,6 +92,16 @@ impl Fetcher {
         })
     }
 
+    /// The vault.
+    pub fn vault(&self) -> VaultId {
+        self.vault
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &VaultKeys {
+        &self.keys
+    }
+
     /// What reading met and got around so far.
     pub fn heals(&self) -> Vec<Heal> {
         self.trouble.heals()
@@ -114,6 +127,11 @@ impl Fetcher {
         let mut found = HashMap::with_capacity(ids.len());
         for ids in ids.chunks(CHUNKS_PER_REQUEST_MAX) {
             let mut open: Vec<ChunkId> = ids.to_vec();
+            let wanted: HashSet<ChunkId> = ids.iter().copied().collect();
+            let each = Arc::new(move |frame: Frame| {
+                let wanted = frame.chunks.iter().filter(|(id, _)| wanted.contains(id));
+                wanted.map(|(id, range)| (*id, frame.bytes[range.clone()].to_vec())).collect::<Vec<_>>()
+            });
             let places = self.locate(&open).await?;
             // A chunk may have several places: when one cannot be read, the next is tried.
             for attempt in 0.. {
@@ -123,18 +141,9 @@ impl Fetcher {
                 }
                 let mut last = None;
                 for want in wants {
-                    match self.frames(kind, &want).await {
-                        Ok(frames) => {
-                            for (_, frame) in &frames {
-                                for (id, range) in &frame.chunks {
-                                    if open.contains(id) {
-                                        found.insert(*id, frame.bytes[range.clone()].to_vec());
-                                    }
-                                }
-                            }
-                        }
-                        Err(error) => last = Some(error),
-                    }
+                    let frames = self.frames(kind, &want, &each).await;
+                    found.extend(frames.made.into_iter().flatten());
+                    last = frames.failed.into_iter().map(|(_, error)| error).next().or(last);
                 }
                 open.retain(|id| !found.contains_key(id));
                 if open.is_empty() {
@@ -175,50 +184,105 @@ impl Fetcher {
         Ok(places)
     }
 
-    /// The frames of `want`, opened and decompressed. A frame that no set of good shards
-    /// gives is an error.
-    pub async fn frames(&self, kind: FrameKind, want: &Want) -> Result<Vec<(u32, Frame)>> {
-        let mut opened = Vec::with_capacity(want.frames.len());
-        for span in span::coalesce(&want.map, &want.frames)? {
-            opened.extend(self.span_frames(kind, &want.map, span).await?);
+    /// Hands each frame of `want`, opened and decompressed, to `each` on the rayon pool, and
+    /// returns what that made of them, and the frames that no set of good shards gives.
+    pub async fn frames<T: Send + 'static>(
+        &self,
+        kind: FrameKind,
+        want: &Want,
+        each: &Arc<impl Fn(Frame) -> T + Send + Sync + 'static>,
+    ) -> Frames<T> {
+        let mut frames = Frames { made: Vec::with_capacity(want.frames.len()), failed: Vec::new() };
+        let mut spans = match span::coalesce(&want.map, &want.frames) {
+            Ok(spans) => spans,
+            Err(error) => return Frames { failed: want.frames.iter().map(|n| (*n, error.clone())).collect(), ..frames },
+        };
+        spans.reverse();
+        while let Some(span) = spans.pop() {
+            match self.span_frames(kind, &want.map, span, each, &mut frames.made).await {
+                Ok(()) => {}
+                // Perhaps some of its frames lie in shards that are whole.
+                Err((left, _)) if left.frames.len() > 1 => spans.extend(left.single_frames().rev()),
+                Err((left, error)) => frames.failed.extend(left.frames.iter().map(|(n, _)| (*n, error.clone()))),
+            }
         }
-        Ok(opened)
+        frames
     }
 
-    async fn span_frames(&self, kind: FrameKind, map: &Arc<StripeMap>, span: Span) -> Result<Vec<(u32, Frame)>> {
-        let direct = self.read_direct(map, &span).await?;
-        if let Some(bytes) = direct
-            && let Ok(frames) = self.open(kind, map, &span, bytes).await
-        {
-            return Ok(frames);
-        }
-        let bytes = self.read_through_columns(map, &span).await?;
-        self.open(kind, map, &span, bytes).await.map_err(|error| {
-            FetchError::Lost(format!("stripe {:.8}: its shards are whole, and yet {error}", map.stripe))
-        })
-    }
-
-    async fn open(
+    /// On an error, what is left of the span.
+    async fn span_frames<T: Send + 'static>(
         &self,
         kind: FrameKind,
         map: &Arc<StripeMap>,
-        span: &Span,
+        span: Span,
+        each: &Arc<impl Fn(Frame) -> T + Send + Sync + 'static>,
+        made: &mut Vec<T>,
+    ) -> Result<(), (Span, FetchError)> {
+        let mut left = span;
+        match self.read_direct(map, &left).await {
+            Ok(Some(bytes)) => left = self.open(kind, map, left, bytes, each, made).await?,
+            Ok(None) => {}
+            Err(error) => return Err((left, error)),
+        }
+        if left.frames.is_empty() {
+            return Ok(());
+        }
+        let bytes = match self.read_through_columns(map, &left).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err((left, error)),
+        };
+        left = self.open(kind, map, left, bytes, each, made).await?;
+        if left.frames.is_empty() {
+            return Ok(());
+        }
+        let why = format!("stripe {:.8}: its shards are whole, and yet a frame does not open", map.stripe);
+        Err((left, FetchError::Lost(why)))
+    }
+
+    /// Opens the frames of a span; what comes back is the span with those that did not open.
+    async fn open<T: Send + 'static>(
+        &self,
+        kind: FrameKind,
+        map: &Arc<StripeMap>,
+        mut span: Span,
         mut bytes: Vec<u8>,
-    ) -> codec::Result<Vec<(u32, Frame)>> {
-        let key = PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault)?;
-        let (vault, span) = (self.vault, span.clone());
-        cpu::run(move || {
-            let start = span.pack.start;
-            span.frames
-                .iter()
-                .map(|(number, range)| {
-                    let sealed = &mut bytes[(range.start - start) as usize..(range.end - start) as usize];
-                    let opened = key.open(vault, kind, *number, sealed)?;
-                    Ok((*number, Frame::decode(opened)?))
+        each: &Arc<impl Fn(Frame) -> T + Send + Sync + 'static>,
+        made: &mut Vec<T>,
+    ) -> Result<Span, (Span, FetchError)> {
+        let key = match PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault) {
+            Ok(key) => key,
+            Err(error) => return Err((span, FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe)))),
+        };
+        let (vault, frames, start) = (self.vault, span.frames.clone(), span.pack.start);
+        let each = Arc::clone(each);
+        let opened = cpu::run(move || {
+            let mut rest = &mut bytes[..];
+            let mut at = start;
+            let mut sealed = Vec::with_capacity(frames.len());
+            for (number, range) in frames {
+                let (_, tail) = std::mem::take(&mut rest).split_at_mut((range.start - at) as usize);
+                let (frame, tail) = tail.split_at_mut((range.end - range.start) as usize);
+                (rest, at) = (tail, range.end);
+                sealed.push((number, frame));
+            }
+            let open = |(number, sealed): (u32, &mut [u8])| {
+                let frame = key.open(vault, kind, number, sealed).and_then(|opened| Frame::decode(opened));
+                frame.map(|frame| each(frame)).map_err(|error| {
+                    tracing::debug!(%error, number, "a frame does not open");
+                    number
                 })
-                .collect()
-        })
-        .await
+            };
+            sealed.into_par_iter().map(open).collect::<Vec<Result<T, u32>>>()
+        });
+        let mut closed = Vec::new();
+        for result in opened.await {
+            match result {
+                Ok(value) => made.push(value),
+                Err(number) => closed.push(number),
+            }
+        }
+        span.frames.retain(|(number, _)| closed.contains(number));
+        Ok(span)
     }
 
     fn no_place(&self, id: ChunkId, attempt: usize) -> FetchError {
@@ -227,6 +291,14 @@ impl Fetcher {
             n => format!("chunk {id:.8} could be read from none of its {n} places"),
         })
     }
+}
+
+/// What became of some frames.
+pub struct Frames<T> {
+    /// What was made of those that opened.
+    pub made: Vec<T>,
+    /// The others.
+    pub failed: Vec<(u32, FetchError)>,
 }
 
 /// All places of some chunks.

@@ -79,6 +79,11 @@ impl Span {
         pieces
     }
 
+    /// Each frame as a span of its own.
+    pub(super) fn single_frames(self) -> impl DoubleEndedIterator<Item = Span> {
+        self.frames.into_iter().map(|(number, range)| Span { pack: range.clone(), frames: vec![(number, range)] })
+    }
+
     /// The columns of the stripe that hold the span: the bytes that each body must give.
     pub(super) fn columns(&self, map: &StripeMap) -> Range<u64> {
         match &self.pieces(map)[..] {

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use codec::keys::VaultKeys;
-use codec::pack::{Pack, PackBuilder};
+use codec::pack::{PACK_CHUNKS_MAX, Pack, PackBuilder};
 use codec::seal::{FrameKind, PackKey, PackKeyField, TAG_BYTES};
 use codec::{ChunkId, VaultId, frame};
 use rayon::prelude::*;
@@ -64,16 +64,22 @@ pub struct Packer {
     buffers: Buffers,
     waiting: Vec<Chunk>,
     waiting_bytes: usize,
-    pack: Option<(PackBuilder, PackKeyField)>,
+    open: Option<OpenPack>,
 }
 
-/// Takes finished packs; false when nobody wants them any more.
+struct OpenPack {
+    pack: PackBuilder,
+    pack_key: PackKeyField,
+    chunks: usize,
+}
+
+/// Takes finished packs; an error ends the packing.
 type Deliver<'a> = &'a mut dyn FnMut(FinishedPack) -> Result<(), Failure>;
 
 impl Packer {
     /// A packer of `kind` frames into packs of about `pack_bytes`.
     pub fn new(vault: VaultId, keys: VaultKeys, kind: FrameKind, pack_bytes: u64, buffers: Buffers) -> Self {
-        Self { vault, keys, kind, pack_bytes, buffers, waiting: Vec::new(), waiting_bytes: 0, pack: None }
+        Self { vault, keys, kind, pack_bytes, buffers, waiting: Vec::new(), waiting_bytes: 0, open: None }
     }
 
     /// Takes chunks in order. Chunks that do not fill a frame wait for the next call.
@@ -91,7 +97,7 @@ impl Packer {
 
     /// Takes what `other` has not yet put into a pack, so that a quiet night is one small stripe.
     pub fn absorb(&mut self, other: &mut Packer, deliver: Deliver<'_>) -> Result<(), Failure> {
-        if other.pack.is_none() && !other.waiting.is_empty() {
+        if other.open.is_none() && !other.waiting.is_empty() {
             let frame = other.take_waiting();
             self.flush_waiting(deliver)?;
             self.append(other.kind, vec![frame], deliver)?;
@@ -122,38 +128,41 @@ impl Packer {
         let encoded: Vec<codec::Result<Vec<u8>>> = frames.par_iter().map(|chunks| encode(chunks)).collect();
         for (chunks, encoded) in frames.iter().zip(encoded) {
             let encoded = encoded?;
-            let grown = |pack: &PackBuilder| pack.bytes() + (encoded.len() + TAG_BYTES) as u64;
-            if self.pack.as_ref().is_some_and(|(pack, _)| !pack.is_empty() && grown(pack) > self.pack_bytes) {
+            let full = |open: &OpenPack| {
+                let bytes = open.pack.bytes() + (encoded.len() + TAG_BYTES) as u64;
+                !open.pack.is_empty()
+                    && (bytes > self.pack_bytes || open.chunks + chunks.len() > PACK_CHUNKS_MAX)
+            };
+            if self.open.as_ref().is_some_and(full) {
                 self.close(deliver)?;
             }
             let rows: Vec<(ChunkId, u32)> = chunks.iter().map(|c| (c.id, c.bytes.len() as u32)).collect();
-            self.open()?.append(kind, encoded, &rows)?;
+            let open = self.open()?;
+            open.pack.append(kind, encoded, &rows)?;
+            open.chunks += rows.len();
         }
         Ok(())
     }
 
-    fn open(&mut self) -> Result<&mut PackBuilder, Failure> {
-        if self.pack.is_none() {
+    fn open(&mut self) -> Result<&mut OpenPack, Failure> {
+        if self.open.is_none() {
             let key = PackKey::new(random()?);
             let field = key.wrap(&self.keys, self.vault, random()?);
             // All senders are gone only when the push failed, and this side holds one.
             let buffer = self.buffers.free.blocking_recv().unwrap_or_default();
-            self.pack = Some((PackBuilder::new(self.vault, key, buffer), field));
+            let pack = PackBuilder::new(self.vault, key, buffer);
+            self.open = Some(OpenPack { pack, pack_key: field, chunks: 0 });
         }
-        match &mut self.pack {
-            Some((pack, _)) => Ok(pack),
+        match &mut self.open {
+            Some(open) => Ok(open),
             None => unreachable!("a pack was opened above"),
         }
     }
 
     fn close(&mut self, deliver: Deliver<'_>) -> Result<(), Failure> {
-        match self.pack.take() {
-            Some((pack, pack_key)) if !pack.is_empty() => {
-                let buffers = self.buffers.back.clone();
-                deliver(FinishedPack { pack: pack.finish()?, pack_key, buffers })
-            }
-            _ => Ok(()),
-        }
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let pack = open.pack.finish()?;
+        deliver(FinishedPack { pack, pack_key: open.pack_key, buffers: self.buffers.back.clone() })
     }
 }
 

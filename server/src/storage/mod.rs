@@ -1,12 +1,47 @@
 //! One storage server on one disk.
+//!
+//! `folder` and `identity` are its folder and who it is, `gate` decides who is
+//! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`
+//! are its longer verbs), `room` watches the disk; `router`, `put` and `get`
+//! speak HTTP, and `hello` speaks to the coordinator.
+
+mod address;
+mod clock;
+mod durable;
+mod fault;
+mod folder;
+mod gate;
+mod get;
+mod hello;
+mod identity;
+mod incoming;
+mod inspect;
+mod inventory;
+mod put;
+mod room;
+mod router;
+mod server;
+mod shelf;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Result;
+use tokio::task::JoinSet;
+
+pub use self::fault::Fault;
+use self::folder::Folder;
+use self::hello::Coordinator;
+use self::identity::{Identity, Keys};
+use self::room::Room;
+use self::server::{Door, Server, blocking};
 use crate::auth::Token;
-use crate::serve::{Listen, Running};
-use crate::wire::ServerId;
+use crate::serve::{self, Listen, Running};
+use crate::wire::{JoinRequest, ServerId};
+use crate::{Error, Result};
+
+/// The first and the longest pause between two tries to say hello.
+const HELLO_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// How a storage server is set up.
 #[derive(Debug, Clone)]
@@ -29,6 +64,34 @@ pub struct Config {
     pub reserve_bytes: Option<u64>,
     /// How long requests under way may take to finish when it stops.
     pub drain: Duration,
+    /// What it does at once.
+    pub limits: Limits,
+    /// A failure that a test plants.
+    pub fault: Option<Fault>,
+}
+
+/// How much a server does at once: its memory is bounded by these.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Shards being written: 16, each with up to about 1.5 MiB.
+    pub puts: usize,
+    /// Shards being read: 32, each with up to 0.5 MiB.
+    pub gets: usize,
+    /// How long a request waits for its turn: 2 s.
+    pub busy_wait: Duration,
+    /// A client that sends or takes nothing for so long is dropped: 30 s.
+    pub client_silence: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            puts: 16,
+            gets: 32,
+            busy_wait: Duration::from_secs(2),
+            client_silence: Duration::from_secs(30),
+        }
+    }
 }
 
 /// A running storage server.
@@ -39,10 +102,94 @@ pub struct Storage {
     pub server: ServerId,
     /// Its name.
     pub name: String,
+    open: Arc<Server>,
+    /// Says hello until it was heard; ends with this.
+    hello: JoinSet<()>,
+    drain: Duration,
 }
 
 /// Starts the server: opens (or, on the first start, joins and makes) its folder, listens,
 /// and says hello to the coordinator; keeps trying that in the background while the coordinator is away.
-pub async fn start(_config: Config) -> Result<Storage> {
-    todo!()
+pub async fn start(config: Config) -> Result<Storage> {
+    if config.advertise.is_none() && config.listen.address.ip().is_unspecified() {
+        return Err(Error::Config(format!(
+            "others cannot reach this server at {}: say with --advertise where they can",
+            config.listen.address
+        )));
+    }
+    let coordinator = Coordinator::new(&config.coordinator)?;
+    let folder = Arc::new(Folder::open(&config.data, config.join_token.is_some())?);
+    let known = Identity::read(&folder)?;
+    folder.prepare()?;
+    let room = Arc::new(Room::new(config.data.clone(), config.reserve_bytes));
+    // Listening comes before the join, which names the port; until then requests are put off.
+    let door = Door::default();
+    let running = serve::start(config.listen.clone(), router::router(door.clone())).await?;
+    let url = config.advertise.clone().unwrap_or_else(|| running.url());
+    let (identity, keys) = match known {
+        Some(known) => known,
+        None => join(&config, &coordinator, &folder, &room, &url).await?,
+    };
+    let (server, name) = (identity.server, identity.name.clone());
+    let limits = config.limits.clone();
+    let open = Arc::new(Server::open(folder, (identity, keys), room, limits, config.fault)?);
+    let _ = door.set(Arc::clone(&open));
+    let mut hello = JoinSet::new();
+    if let Err(error) = say_hello(&coordinator, &open, &url).await {
+        tracing::warn!(%error, "the coordinator did not hear the hello; trying on");
+        hello.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url));
+    }
+    Ok(Storage { running, server, name, open, hello, drain: config.drain })
+}
+
+impl Storage {
+    /// Takes no new requests, lets those under way finish, and leaves the folder to the next.
+    pub async fn stop(mut self) {
+        self.hello.abort_all();
+        self.running.stop(self.drain).await;
+        self.open.finish_puts(self.drain).await;
+        self.open.folder.unlock();
+    }
+}
+
+/// Joins under a new name and keeps the answer.
+async fn join(
+    config: &Config,
+    coordinator: &Coordinator,
+    folder: &Arc<Folder>,
+    room: &Room,
+    url: &str,
+) -> Result<(Identity, Keys)> {
+    // A folder without server.id was opened because there is a token.
+    let secret = config.join_token.as_ref().map(|token| token.secret.as_str()).unwrap_or_default();
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = config.name.clone().unwrap_or_else(host);
+    let zone = config.zone.clone().unwrap_or_else(host);
+    let space = room.space()?;
+    let request = JoinRequest {
+        name: name.clone(),
+        zone: zone.clone(),
+        url: url.to_owned(),
+        capacity_bytes: space.capacity_bytes,
+        free_bytes: space.free_bytes,
+    };
+    let answer = coordinator.join(secret, &request).await?;
+    let folder = Arc::clone(folder);
+    blocking(move || Identity::keep(&folder, name, zone, &answer)).await
+}
+
+async fn say_hello(coordinator: &Coordinator, server: &Server, url: &str) -> Result<()> {
+    server.heard(coordinator.hello(&server.hello(url)).await?).await
+}
+
+async fn keep_saying_hello(coordinator: Coordinator, server: Arc<Server>, url: String) {
+    let (mut pause, longest) = HELLO_PAUSES;
+    loop {
+        tokio::time::sleep(pause).await;
+        match say_hello(&coordinator, &server, &url).await {
+            Ok(()) => return tracing::info!("the coordinator heard the hello"),
+            Err(error) => tracing::debug!(%error, "no hello yet"),
+        }
+        pause = (pause * 2).min(longest);
+    }
 }

@@ -1,0 +1,188 @@
+//! Fetches the chunks of a window, writes them where they belong, finishes files.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+
+use codec::frame::Frame;
+use codec::manifest::Node;
+use codec::seal::FrameKind;
+use codec::{ChunkId, StripeId};
+use rayon::prelude::*;
+use server::cpu;
+
+use super::Outcome;
+use super::window::{Piece, Window};
+use crate::fetch::{self, FetchError, Fetcher, Places};
+use crate::tree::{Ended, FileWriter, Problem};
+use crate::ui::Counters;
+
+/// A file that could not be read back, and why.
+pub struct Lost {
+    /// Its path below the target.
+    pub path: Vec<u8>,
+    /// Why.
+    pub why: FetchError,
+}
+
+/// A window whose chunks were written, and what went wrong with some of its files.
+pub struct Fetched {
+    window: Window,
+    broken: Broken,
+}
+
+/// Files that will not be whole, by path, and why.
+pub type Broken = HashMap<Vec<u8>, Why>;
+
+/// Why a file will not be whole.
+pub enum Why {
+    /// Its chunks cannot be had.
+    Fetch(FetchError),
+    /// It cannot be written.
+    Write(Problem),
+}
+
+/// The delivering end of a pull.
+pub struct Deliver {
+    /// Where chunks come from.
+    pub fetcher: Arc<Fetcher>,
+    /// For the display.
+    pub counters: Arc<Counters>,
+}
+
+impl Deliver {
+    /// Fetches and writes all chunks of a window.
+    pub async fn fetch(&self, window: Window) -> Fetched {
+        let Window { pieces, .. } = &window;
+        let mut open: Vec<ChunkId> = Vec::new();
+        let mut seen = HashSet::new();
+        open.extend(pieces.iter().map(|piece| piece.chunk.id).filter(|id| seen.insert(*id)));
+        let mut broken = Broken::new();
+        let errors = match self.fetcher.locate(&open).await {
+            Ok(places) => self.write_all(pieces, open, &places, &mut broken).await,
+            Err(error) => open.into_iter().map(|id| (id, error.clone())).collect(),
+        };
+        for piece in pieces {
+            if let Some(error) = errors.get(&piece.chunk.id) {
+                broken.insert(piece.file.entry().path.clone(), Why::Fetch(error.clone()));
+            }
+        }
+        // The pieces hold their files; what is left are the window's own handles.
+        Fetched { window: Window { pieces: Vec::new(), ..window }, broken }
+    }
+
+    /// Tries the places of the chunks in turn; returns the chunks that none gives.
+    async fn write_all(
+        &self,
+        pieces: &[Piece],
+        mut open: Vec<ChunkId>,
+        places: &Places,
+        broken: &mut Broken,
+    ) -> HashMap<ChunkId, FetchError> {
+        let mut errors: HashMap<ChunkId, FetchError> = HashMap::new();
+        let each = Arc::new(self.writer(pieces));
+        for attempt in 0.. {
+            let (wants, placeless) = fetch::wants(&open, places, attempt);
+            for id in placeless {
+                let why = || FetchError::Lost(format!("chunk {id:.8} is in no stripe that the coordinator knows"));
+                errors.entry(id).or_insert_with(why);
+            }
+            let mut failed: HashMap<(StripeId, u32), FetchError> = HashMap::new();
+            for want in wants {
+                let frames = self.fetcher.frames(FrameKind::Data, &want, &each).await;
+                for problem in frames.made.into_iter().flatten() {
+                    broken.insert(problem.path.clone(), Why::Write(problem));
+                }
+                failed.extend(frames.failed.into_iter().map(|(n, error)| ((want.map.stripe, n), error)));
+            }
+            open.retain(|id| {
+                let place = places.get(id).and_then(|rows| rows.get(attempt));
+                let error = place.and_then(|(map, frame)| failed.get(&(map.stripe, *frame)));
+                match error {
+                    Some(error) => drop(errors.insert(*id, error.clone())),
+                    None if place.is_some() => drop(errors.remove(id)),
+                    None => {}
+                }
+                error.is_some()
+            });
+            if open.is_empty() {
+                break;
+            }
+        }
+        errors
+    }
+
+    /// Writes the chunks of a frame to all places in files that want them.
+    fn writer(&self, pieces: &[Piece]) -> impl Fn(Frame) -> Vec<Problem> + Send + Sync + use<> {
+        let mut targets: HashMap<ChunkId, Vec<(Arc<FileWriter>, u64, u32)>> = HashMap::new();
+        for piece in pieces {
+            let target = (Arc::clone(&piece.file), piece.offset, piece.chunk.bytes);
+            targets.entry(piece.chunk.id).or_default().push(target);
+        }
+        let counters = Arc::clone(&self.counters);
+        move |frame| {
+            let mut problems = Vec::new();
+            for (id, range) in &frame.chunks {
+                let bytes = &frame.bytes[range.clone()];
+                for (file, offset, wanted) in targets.get(id).into_iter().flatten() {
+                    // A chunk of another length leaves the file short, which its end notices.
+                    if bytes.len() != *wanted as usize {
+                        continue;
+                    }
+                    match file.write_at(*offset, bytes) {
+                        Ok(()) => drop(counters.done_bytes.fetch_add(bytes.len() as u64, Relaxed)),
+                        Err(problem) => problems.push(problem),
+                    }
+                }
+            }
+            problems
+        }
+    }
+
+    /// Finishes the files and links of a window. `broken` are the files, of this window or
+    /// earlier ones, that will not be whole.
+    pub async fn finish(&self, fetched: Fetched, broken: &mut Broken, outcome: &mut Outcome) {
+        let window = fetched.window;
+        broken.extend(fetched.broken);
+        let mut whole = Vec::with_capacity(window.files.len());
+        for file in window.files {
+            match broken.remove(&file.entry().path) {
+                Some(Why::Fetch(why)) => outcome.lost.push(Lost { path: file.entry().path.clone(), why }),
+                Some(Why::Write(problem)) => outcome.problems.push(problem),
+                None => whole.push(file),
+            }
+        }
+        let ended = cpu::run(move || {
+            let finish = |file: Arc<FileWriter>| {
+                let bytes = match &file.entry().node {
+                    Node::File { bytes, .. } => *bytes,
+                    _ => 0,
+                };
+                // Earlier windows let go of it when they were done.
+                let file = Arc::into_inner(file)?;
+                Some(file.finish().map(|ended| (ended, bytes)))
+            };
+            whole.into_par_iter().filter_map(finish).collect::<Vec<_>>()
+        })
+        .await;
+        for ended in ended {
+            match ended {
+                Ok((Ended::Placed, bytes)) => {
+                    outcome.entries += 1;
+                    outcome.files += 1;
+                    outcome.bytes += bytes;
+                    self.counters.done_files.fetch_add(1, Relaxed);
+                }
+                Ok((Ended::Skipped, _)) => outcome.skipped += 1,
+                Err(problem) => outcome.problems.push(problem),
+            }
+        }
+        for link in window.links {
+            match link.finish() {
+                Ok(Ended::Placed) => outcome.entries += 1,
+                Ok(Ended::Skipped) => outcome.skipped += 1,
+                Err(problem) => outcome.problems.push(problem),
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Makes folders and special files, begins files, and groups their chunks into windows.
+
+use std::sync::Arc;
+
+use codec::manifest::{ChunkRef, Content, Entry, Node};
+use tokio::sync::mpsc;
+
+use super::{Item, relative};
+use crate::tree::{Begun, FileWriter, LinkWriter, Problem, Restorer};
+
+/// A window is closed when its chunks have this many bytes,
+const WINDOW_BYTES: u64 = 24 * 1024 * 1024;
+/// or when it has this many files: each is open.
+const WINDOW_FILES: usize = 512;
+
+/// Chunks that are fetched together, and the files and links that are complete with them.
+#[derive(Default)]
+pub struct Window {
+    /// Where each chunk goes.
+    pub pieces: Vec<Piece>,
+    /// Files whose last chunk is in this window or before it.
+    pub files: Vec<Arc<FileWriter>>,
+    /// Hard links to files that are complete with this window.
+    pub links: Vec<LinkWriter>,
+    bytes: u64,
+}
+
+/// A chunk of a file.
+pub struct Piece {
+    /// The chunk.
+    pub chunk: ChunkRef,
+    /// The file.
+    pub file: Arc<FileWriter>,
+    /// Its offset there, in bytes.
+    pub offset: u64,
+}
+
+/// The state of filling windows.
+pub struct Windows {
+    restorer: Restorer,
+    top: Vec<u8>,
+    out: mpsc::Sender<Window>,
+    window: Window,
+    /// The file whose chunks come in lists, and how far they have come.
+    long: Option<(Arc<FileWriter>, u64)>,
+    made: u64,
+    skipped: u64,
+    problems: Vec<Problem>,
+}
+
+/// What is left when all windows were sent.
+pub struct Feeding {
+    /// Still to be finished.
+    pub restorer: Restorer,
+    /// Entries made that have no contents.
+    pub made: u64,
+    /// Entries left alone.
+    pub skipped: u64,
+    /// Entries that could not be begun.
+    pub problems: Vec<Problem>,
+}
+
+impl Windows {
+    /// Windows of what lies at or below `top`.
+    pub fn new(restorer: Restorer, top: Vec<u8>, out: mpsc::Sender<Window>) -> Self {
+        Self { restorer, top, out, window: Window::default(), long: None, made: 0, skipped: 0, problems: Vec::new() }
+    }
+
+    /// Fills windows from `items` to their end. Blocks: run it on a thread of its own.
+    pub fn run(mut self, mut items: mpsc::Receiver<Vec<Item>>) -> Feeding {
+        while let Some(group) = items.blocking_recv() {
+            for item in group {
+                match item {
+                    Item::Entry(entry) => self.entry(*entry),
+                    Item::Chunks(chunks) => self.more(&chunks),
+                }
+                if self.window.bytes >= WINDOW_BYTES || self.window.files.len() >= WINDOW_FILES {
+                    self.close();
+                }
+            }
+        }
+        self.end_long();
+        self.close();
+        Feeding { restorer: self.restorer, made: self.made, skipped: self.skipped, problems: self.problems }
+    }
+
+    fn entry(&mut self, mut entry: Entry) {
+        self.end_long();
+        if entry.path == self.top && matches!(entry.node, Node::Directory) {
+            // It is the target folder itself.
+            self.made += 1;
+            return;
+        }
+        entry.path = relative(&entry.path, &self.top).to_vec();
+        if let Node::Hardlink { first } = &mut entry.node {
+            *first = relative(first, &self.top).to_vec();
+        }
+        match self.restorer.begin(entry) {
+            Ok(Begun::Done) => self.made += 1,
+            Ok(Begun::Skipped) => self.skipped += 1,
+            Ok(Begun::Link(link)) => self.window.links.push(link),
+            Ok(Begun::File(file)) => self.file(Arc::new(file)),
+            Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    fn file(&mut self, file: Arc<FileWriter>) {
+        let chunks = match &file.entry().node {
+            Node::File { content: Content::Chunks(chunks), .. } => chunks.clone(),
+            _ => {
+                self.long = Some((file, 0));
+                return;
+            }
+        };
+        self.place(&file, 0, &chunks);
+        self.window.files.push(file);
+    }
+
+    fn more(&mut self, chunks: &[ChunkRef]) {
+        // None: the file was skipped or could not be begun.
+        if let Some((file, offset)) = self.long.take() {
+            let end = self.place(&file, offset, chunks);
+            self.long = Some((file, end));
+        }
+    }
+
+    fn end_long(&mut self) {
+        self.window.files.extend(self.long.take().map(|(file, _)| file));
+    }
+
+    fn place(&mut self, file: &Arc<FileWriter>, mut offset: u64, chunks: &[ChunkRef]) -> u64 {
+        for &chunk in chunks {
+            self.window.pieces.push(Piece { chunk, file: Arc::clone(file), offset });
+            offset += u64::from(chunk.bytes);
+            self.window.bytes += u64::from(chunk.bytes);
+            if self.window.bytes >= WINDOW_BYTES {
+                self.close();
+            }
+        }
+        offset
+    }
+
+    fn close(&mut self) {
+        // Nobody takes windows any more: the pull was stopped, the files go with them.
+        let _ = self.out.blocking_send(std::mem::take(&mut self.window));
+    }
+}

@@ -1,0 +1,118 @@
+//! Snapshots by name: `latest`, `latest~2`, or the first digits of an id.
+
+use std::sync::Arc;
+
+use codec::seal::PackKey;
+use codec::snapshot::Snapshot;
+use codec::{pack, stripe};
+use server::client::CoordinatorClient;
+use server::wire::{PageQuery, SnapshotRow};
+
+use crate::exit::{Exit, Failure};
+use crate::fetch::{self, FetchError, Fetcher};
+
+/// The fewest digits of an id that a person may give.
+const DIGITS_MIN: usize = 4;
+
+/// The kept snapshots, newest first, a page at a time.
+pub struct Rows {
+    coordinator: CoordinatorClient,
+    query: PageQuery,
+    page: std::vec::IntoIter<SnapshotRow>,
+    more: bool,
+}
+
+impl Rows {
+    /// All of them.
+    pub fn new(coordinator: CoordinatorClient) -> Self {
+        Self { coordinator, query: PageQuery::default(), page: Vec::new().into_iter(), more: true }
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Result<Option<SnapshotRow>, Failure> {
+        loop {
+            if let Some(row) = self.page.next() {
+                return Ok(Some(row));
+            }
+            if !self.more {
+                return Ok(None);
+            }
+            let page = self.coordinator.snapshots(&self.query).await?;
+            self.more = page.next.is_some();
+            self.query.after = page.next;
+            self.page = page.rows.into_iter();
+        }
+    }
+}
+
+/// The snapshot that a person means by `name`.
+pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<SnapshotRow, Failure> {
+    let none = |why: String| {
+        Failure::new(Exit::NoSnapshot, format!("no snapshot {name}"))
+            .why(why)
+            .next("arc snapshots    what there is")
+    };
+    let mut rows = Rows::new(coordinator.clone());
+    if let Some(back) = steps_back(name) {
+        for _ in 0..back {
+            rows.next().await?;
+        }
+        return rows.next().await?.ok_or_else(|| none("the vault has not as many".into()));
+    }
+    if name.len() < DIGITS_MIN || !name.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return Err(none(format!("a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id")));
+    }
+    let wanted = name.to_ascii_lowercase();
+    let mut found: Option<SnapshotRow> = None;
+    while let Some(row) = rows.next().await? {
+        if row.id.to_string().starts_with(&wanted) {
+            if found.is_some() {
+                return Err(none("several begin with these digits; give more of them".into()));
+            }
+            found = Some(row);
+        }
+    }
+    found.ok_or_else(|| none("none begins with these digits".into()))
+}
+
+/// `latest` is 0, `latest~2` is 2.
+fn steps_back(name: &str) -> Option<u64> {
+    match name.strip_prefix("latest")? {
+        "" => Some(0),
+        rest => rest.strip_prefix('~')?.parse().ok(),
+    }
+}
+
+/// Splits `SNAPSHOT[:PATH]`; the path comes back as in a manifest, without outer slashes.
+pub fn split(text: &str) -> (&str, &str) {
+    let (name, path) = text.split_once(':').unwrap_or((text, ""));
+    (name, path.trim_matches('/'))
+}
+
+/// Reads the record of a snapshot.
+pub async fn record(fetcher: &Fetcher, row: &SnapshotRow) -> fetch::Result<Snapshot> {
+    let map = Arc::new(row.stripe.clone());
+    let bodies = fetcher.data_bodies(&map).await?;
+    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+    let open = || {
+        let pack_bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
+        let key = PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault())?;
+        Snapshot::decode(&pack::open_record(fetcher.vault(), &key, &pack_bytes)?)
+    };
+    open().map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_snapshots_are_read() {
+        assert_eq!(steps_back("latest"), Some(0));
+        assert_eq!(steps_back("latest~3"), Some(3));
+        assert_eq!(steps_back("latest3"), None);
+        assert_eq!(split("latest:/home/a/"), ("latest", "home/a"));
+        assert_eq!(split("7c1d09aa"), ("7c1d09aa", ""));
+        assert_eq!(split("latest:a:b"), ("latest", "a:b"));
+    }
+}

@@ -1,0 +1,146 @@
+//! A file that is being written.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use codec::manifest::{Entry, Node};
+use rustix::fs::{Mode, OFlags};
+
+use super::folder::Folder;
+use super::metadata::{self, Place};
+use super::temporary::Temporary;
+use super::{Ended, Problem};
+
+/// A file under a temporary name, of its full length and all holes. Dropped unfinished,
+/// it is removed.
+#[derive(Debug)]
+pub(crate) struct FileWriter {
+    entry: Entry,
+    name: CString,
+    bytes: u64,
+    written_bytes: AtomicU64,
+    file: File,
+    temporary: Temporary,
+}
+
+impl FileWriter {
+    pub(super) fn begin(folder: Arc<Folder>, name: CString, entry: Entry) -> Result<Self, Problem> {
+        let Node::File { bytes, .. } = entry.node else {
+            return Err(Problem::new(&entry.path, "write", io::Error::other("it is not a file")));
+        };
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (temporary, file) = Temporary::make(folder, |folder, name| {
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::openat(&folder.handle, name, flags, mode)
+        })
+        .map_err(|error| Problem::new(&entry.path, "create", error))?;
+        let file = File::from(file);
+        if bytes > 0 {
+            file.set_len(bytes).map_err(|error| Problem::new(&entry.path, "create", error))?;
+        }
+        Ok(Self { entry, name, bytes, written_bytes: AtomicU64::new(0), file, temporary })
+    }
+
+    /// What is being restored.
+    pub(crate) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Writes contents at an offset, from any thread; each byte of the file once, holes
+    /// as the zeros that they read as. Zeros in a hole stay a hole.
+    pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
+        let problem = |error| Problem::new(&self.entry.path, "write", error);
+        let length = bytes.len() as u64;
+        if offset.checked_add(length).is_none_or(|end| end > self.bytes) {
+            let why = format!("{length} bytes at {offset} of a file of {}", self.bytes);
+            return Err(problem(io::Error::new(io::ErrorKind::InvalidInput, why)));
+        }
+        let holes = match &self.entry.node {
+            Node::File { holes, .. } => &holes[..],
+            _ => &[],
+        };
+        for piece in pieces(holes, offset, bytes) {
+            if !(piece.in_hole && piece.bytes.iter().all(|&byte| byte == 0)) {
+                self.file.write_all_at(piece.bytes, piece.offset).map_err(problem)?;
+            }
+        }
+        self.written_bytes.fetch_add(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the complete file its metadata and then its name. A file of which not
+    /// exactly every byte was written is refused and removed.
+    pub(crate) fn finish(self) -> Result<Ended, Problem> {
+        let written = self.written_bytes.into_inner();
+        if written != self.bytes {
+            let why = format!("{written} of {} bytes were written", self.bytes);
+            return Err(Problem::new(&self.entry.path, "finish", io::Error::other(why)));
+        }
+        let shared = self.temporary.folder.shared.clone();
+        metadata::apply(Place::Open(self.file.as_fd()), &self.entry, &shared);
+        self.temporary
+            .place(&self.name)
+            .map_err(|error| Problem::new(&self.entry.path, "name", error))
+    }
+}
+
+/// A part of what is written that lies in a hole as a whole or not at all.
+#[derive(Debug, PartialEq, Eq)]
+struct Piece<'a> {
+    offset: u64,
+    bytes: &'a [u8],
+    in_hole: bool,
+}
+
+/// Cuts `bytes` at the borders of holes, which ascend.
+fn pieces<'a>(holes: &[(u64, u64)], mut offset: u64, mut bytes: &'a [u8]) -> Vec<Piece<'a>> {
+    let first = holes.partition_point(|(start, length)| start + length <= offset);
+    let mut pieces = Vec::new();
+    let mut cut = |until: u64, in_hole: bool| {
+        let length = until.saturating_sub(offset).min(bytes.len() as u64);
+        if length > 0 {
+            let (head, rest) = bytes.split_at(length as usize);
+            pieces.push(Piece { offset, bytes: head, in_hole });
+            (offset, bytes) = (offset + length, rest);
+        }
+        !bytes.is_empty()
+    };
+    for &(start, length) in &holes[first..] {
+        if !(cut(start, false) && cut(start + length, true)) {
+            return pieces;
+        }
+    }
+    cut(u64::MAX, false);
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contents_are_cut_at_the_borders_of_holes() {
+        let holes = [(2, 2), (4, 1), (8, 10)];
+        let cut = |offset, length: usize| {
+            pieces(&holes, offset, &[0; 20][..length])
+                .iter()
+                .map(|piece| (piece.offset, piece.bytes.len(), piece.in_hole))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            cut(0, 9),
+            [(0, 2, false), (2, 2, true), (4, 1, true), (5, 3, false), (8, 1, true)]
+        );
+        assert_eq!(cut(3, 1), [(3, 1, true)]);
+        assert_eq!(cut(5, 3), [(5, 3, false)]);
+        assert_eq!(cut(17, 3), [(17, 1, true), (18, 2, false)]);
+        assert_eq!(cut(30, 4), [(30, 4, false)]);
+        assert_eq!(cut(3, 0), []);
+    }
+}

@@ -1,0 +1,168 @@
+//! `GET` and `HEAD /v1/shards/{stripe}/{index}`: a whole shard file or one
+//! range of it, read in pieces by positional reads.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::address::Address;
+use super::inspect::{PIECE_BYTES, read_header};
+use super::server::{Open, Server, blocking};
+use super::shelf::Shelf;
+use crate::auth::Grant;
+use crate::wire::{Code, Refusal};
+use crate::{Error, Result};
+
+pub(super) async fn get(
+    Open(server): Open,
+    Path((stripe, index)): Path<(String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let address = Address::of_segments(&stripe, &index)?;
+    server.gate.admit(&headers, |grant| *grant == Grant::Read).await?;
+    let slot = server.get_slot().await?;
+    let shelf = Arc::clone(&server.shelf);
+    let opened = blocking(move || Opened::open(&shelf, address)).await?;
+    let asked = headers.get(RANGE).map(|value| value.to_str().unwrap_or_default());
+    let range = match asked {
+        None => 0..opened.file_bytes,
+        Some(text) => match parse_range(text, opened.file_bytes) {
+            Some(range) => range,
+            None => return Ok(not_satisfiable(text, opened.file_bytes)),
+        },
+    };
+    if range.end > opened.present_bytes {
+        let (present, whole) = (opened.present_bytes, opened.file_bytes);
+        let why = format!("shard {address} was cut short: {present} of {whole} bytes are there");
+        return Err(Error::refuse(Code::Damaged, why));
+    }
+    let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, opened.file_bytes);
+    let answer = Response::builder()
+        .header(CONTENT_TYPE, "application/octet-stream")
+        .header(ACCEPT_RANGES, "bytes")
+        .header(CONTENT_LENGTH, range.end - range.start);
+    let answer = match asked {
+        None => answer.status(StatusCode::OK),
+        Some(_) => answer.status(StatusCode::PARTIAL_CONTENT).header(CONTENT_RANGE, content_range),
+    };
+    let body = match method {
+        Method::HEAD => Body::empty(),
+        _ => stream(&server, opened.file, range, slot),
+    };
+    answer.body(body).map_err(|error| Error::refuse(Code::Internal, error.to_string()))
+}
+
+/// A shard file that is open for reading.
+struct Opened {
+    file: Arc<File>,
+    /// Bytes it should have, by its header; those it has when the header is unreadable.
+    file_bytes: u64,
+    present_bytes: u64,
+}
+
+impl Opened {
+    fn open(shelf: &Shelf, address: Address) -> Result<Self> {
+        let path = shelf.path(address);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::refuse(Code::NotFound, format!("no shard {address} here")));
+            }
+            file => file.map_err(Error::io("cannot open", &path))?,
+        };
+        let present_bytes = file.metadata().map_err(Error::io("cannot read", &path))?.len();
+        // What is behind a damaged header is given as it is: the reader checks all it gets.
+        let file_bytes = match read_header(&file, &path, present_bytes) {
+            Ok(header) => header.file_bytes(),
+            Err(_) if present_bytes > 0 => present_bytes,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { file: Arc::new(file), file_bytes, present_bytes })
+    }
+}
+
+/// The bytes that `bytes=a-b` asks for of a file of `file_bytes`, where there are any.
+fn parse_range(text: &str, file_bytes: u64) -> Option<Range<u64>> {
+    let number = |text: &str| {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|_| digits)
+    };
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    let (first, last) = (number(first)?, number(last)?);
+    (first <= last && first < file_bytes).then(|| first..last.saturating_add(1).min(file_bytes))
+}
+
+fn not_satisfiable(text: &str, file_bytes: u64) -> Response {
+    let message = format!("{text:?} is not a range bytes=a-b of {file_bytes} bytes");
+    let refusal = Refusal { code: Code::BadRequest, message };
+    let whole = [(CONTENT_RANGE, format!("bytes */{file_bytes}"))];
+    (StatusCode::RANGE_NOT_SATISFIABLE, whole, Json(refusal)).into_response()
+}
+
+/// Reads `range` one piece ahead of the client. Ends early, and so cuts the connection, when the
+/// file does, or when the client takes nothing for too long.
+fn stream(server: &Server, file: Arc<File>, range: Range<u64>, slot: OwnedSemaphorePermit) -> Body {
+    let silence = server.limits.client_silence;
+    let (feed, mut pieces) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let _slot = slot;
+        let mut at = range.start;
+        while at < range.end {
+            let wanted = (range.end - at).min(PIECE_BYTES as u64) as usize;
+            let source = Arc::clone(&file);
+            let piece = blocking(move || read_piece(&source, at, wanted)).await;
+            let failed = piece.is_err();
+            let sent = tokio::time::timeout(silence, feed.send(piece)).await;
+            if failed || !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
+            at += wanted as u64;
+        }
+    });
+    Body::from_stream(futures_util::stream::poll_fn(move |context| pieces.poll_recv(context)))
+}
+
+fn read_piece(file: &File, at: u64, bytes: usize) -> io::Result<Bytes> {
+    let mut piece = vec![0; bytes];
+    file.read_exact_at(&mut piece, at).inspect_err(|error| {
+        tracing::error!(%error, "cannot read {bytes} bytes of a shard at {at}");
+    })?;
+    Ok(piece.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_single_range_from_a_to_b_is_taken() {
+        for (text, range) in [
+            ("bytes=0-0", Some(0..1)),
+            ("bytes=3-9", Some(3..10)),
+            ("bytes=3-99", Some(3..10)),
+            ("bytes=0-18446744073709551615", Some(0..10)),
+            ("bytes=10-11", None),
+            ("bytes=5-4", None),
+            ("bytes=5-", None),
+            ("bytes=-5", None),
+            ("bytes=0-1,3-4", None),
+            ("bytes=+1-2", None),
+            ("items=0-1", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_range(text, 10), range, "{text}");
+        }
+        assert_eq!(parse_range("bytes=0-0", 0), None);
+    }
+}

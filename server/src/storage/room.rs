@@ -1,0 +1,106 @@
+//! Room on the disk: what is free beyond the reserve, less what is promised to
+//! PUTs under way. A disk that failed a write or a sync has none.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::statvfs;
+
+use crate::wire::Code;
+use crate::{Error, Result};
+
+const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The room on one disk.
+pub(super) struct Room {
+    path: PathBuf,
+    reserve_bytes: Option<u64>,
+    promised_bytes: Mutex<u64>,
+    trouble: Mutex<Option<String>>,
+}
+
+/// How much there is of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    pub(super) capacity_bytes: u64,
+    /// Beyond the reserve.
+    pub(super) free_bytes: u64,
+}
+
+/// Bytes promised to one PUT, given back on drop.
+pub(super) struct Promise {
+    room: Arc<Room>,
+    bytes: u64,
+}
+
+impl Room {
+    pub(super) fn new(path: PathBuf, reserve_bytes: Option<u64>) -> Self {
+        Self { path, reserve_bytes, promised_bytes: Mutex::default(), trouble: Mutex::default() }
+    }
+
+    /// The disk's space now, without regard to promises.
+    pub(super) fn space(&self) -> Result<Space> {
+        let disk = statvfs(&self.path)
+            .map_err(|error| Error::io("cannot examine", &self.path)(error.into()))?;
+        let capacity_bytes = disk.f_blocks.saturating_mul(disk.f_frsize);
+        let available = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let reserve = self.reserve_bytes.unwrap_or((capacity_bytes / 50).min(RESERVE_BYTES_MAX));
+        Ok(Space { capacity_bytes, free_bytes: available.saturating_sub(reserve) })
+    }
+
+    /// Promises `bytes` to a PUT, or refuses before any of them is read.
+    pub(super) fn promise(self: &Arc<Self>, bytes: u64) -> Result<Promise> {
+        let mut promised = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = self.space()?.free_bytes.saturating_sub(*promised);
+        if bytes > free {
+            let why = format!("no room for {bytes} bytes: {free} are free beyond the reserve");
+            return Err(Error::refuse(Code::NoSpace, why));
+        }
+        *promised += bytes;
+        Ok(Promise { room: Arc::clone(self), bytes })
+    }
+
+    /// Refuses if the disk is in trouble.
+    pub(super) fn require_sound(&self) -> Result<()> {
+        match self.trouble() {
+            None => Ok(()),
+            Some(why) => Err(Error::refuse(Code::NoSpace, why)),
+        }
+    }
+
+    /// From now on the disk takes no writes; the server must be started again, by someone who
+    /// has looked at the disk.
+    pub(super) fn report_trouble(&self, error: &Error) {
+        tracing::error!(%error, "the disk takes no more writes");
+        let why = format!("this server takes no writes since one failed: {error}");
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.get_or_insert(why);
+    }
+
+    /// Why the disk takes no writes, if it does not.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut promised = self.room.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        *promised -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_promised_is_not_promised_again() {
+        let room = Arc::new(Room::new(std::env::temp_dir(), None));
+        let most = room.space().unwrap().free_bytes / 3 * 2;
+        let first = room.promise(most).unwrap();
+        assert_eq!(room.promise(most).err().unwrap().code(), Some(Code::NoSpace));
+        drop(first);
+        room.promise(most).unwrap();
+    }
+}

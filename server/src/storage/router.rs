@@ -1,0 +1,159 @@
+//! The routes of a storage server, and the handlers of its control messages.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Query;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::map_response;
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use codec::StripeId;
+use serde::de::DeserializeOwned;
+
+use super::address::Address;
+use super::get::get as get_shard;
+use super::put::put as put_shard;
+use super::server::{Door, Open, Server, blocking, next_piece};
+use crate::auth::Grant;
+use crate::wire::{
+    CheckAnswer, CheckRequest, Code, HelloAnswer, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery,
+    Probe, ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
+};
+use crate::{Error, Result};
+
+/// A control message is shorter than this: a page of shards takes 80 KB, a vault record less.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+const DAY_MS: u64 = 24 * 3600 * 1000;
+
+pub(super) fn router(door: Door) -> Router {
+    Router::new()
+        .route("/v1/shards/{stripe}/{index}", put(put_shard).get(get_shard).head(get_shard))
+        .route("/v1/check", post(check))
+        .route("/v1/inventory", get(inventory))
+        .route("/v1/trash", post(trash))
+        .route("/v1/probe", post(probe))
+        .route("/v1/vault-record", put(put_vault_record))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_path)
+        .layer(map_response(say_when_to_retry))
+        .with_state(door)
+}
+
+async fn check(
+    Open(server): Open,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<CheckAnswer>> {
+    server.gate.admit(&headers, |grant| *grant == Grant::Read).await?;
+    let CheckRequest { shards, thoroughness } = message(&server, &mut body).await?;
+    let mut found = Vec::new();
+    for address in addresses(shards)? {
+        let slot = Arc::clone(&server.checks).acquire_owned().await;
+        let shelf = Arc::clone(&server.shelf);
+        let inspect = move || {
+            let _slot = slot;
+            shelf.inspect(address, thoroughness)
+        };
+        found.push(blocking(inspect).await?.into());
+    }
+    Ok(Json(CheckAnswer { found }))
+}
+
+async fn inventory(
+    Open(server): Open,
+    headers: HeaderMap,
+    query: std::result::Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Page<InventoryRow>>> {
+    admit_coordinator(&server, &headers).await?;
+    let Query(PageQuery { after, limit }) =
+        query.map_err(|error| Error::refuse(Code::BadRequest, error.to_string()))?;
+    let after = after.map(|name| name.parse()).transpose()?;
+    let limit = limit.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX) as usize;
+    let shelf = Arc::clone(&server.shelf);
+    blocking(move || shelf.inventory(after, limit)).await.map(Json)
+}
+
+async fn trash(
+    Open(server): Open,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<TrashAnswer>> {
+    admit_coordinator(&server, &headers).await?;
+    let TrashRequest { shards } = message(&server, &mut body).await?;
+    let addresses = addresses(shards)?;
+    let day = server.gate.now_ms()? / DAY_MS;
+    let shelf = Arc::clone(&server.shelf);
+    let trashed = blocking(move || shelf.trash(&addresses, day)).await?;
+    Ok(Json(TrashAnswer { trashed }))
+}
+
+async fn probe(
+    Open(server): Open,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<ProbeAnswer>> {
+    admit_coordinator(&server, &headers).await?;
+    let Probe { epoch, now_ms } = message(&server, &mut body).await?;
+    server.heard(HelloAnswer { epoch, now_ms, record: None }).await?;
+    let room = Arc::clone(&server.room);
+    let space = blocking(move || room.space()).await?;
+    Ok(Json(ProbeAnswer {
+        server: server.gate.identity.server,
+        vault: server.gate.identity.vault,
+        capacity_bytes: space.capacity_bytes,
+        free_bytes: space.free_bytes,
+        trouble: server.room.trouble(),
+    }))
+}
+
+async fn put_vault_record(
+    Open(server): Open,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<()>> {
+    admit_coordinator(&server, &headers).await?;
+    let PutVault { record } = message(&server, &mut body).await?;
+    let folder = Arc::clone(&server.folder);
+    blocking(move || folder.keep_record(&record.0)).await.map(Json)
+}
+
+async fn no_such_path() -> Error {
+    Error::refuse(Code::NotFound, "a storage server has no such path")
+}
+
+async fn say_when_to_retry(mut response: Response) -> Response {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+async fn admit_coordinator(server: &Server, headers: &HeaderMap) -> Result<()> {
+    server.gate.admit(headers, |grant| *grant == Grant::Control).await.map(|_| ())
+}
+
+/// A JSON body, of bounded length.
+async fn message<T: DeserializeOwned>(server: &Server, body: &mut Body) -> Result<T> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = next_piece(body, server.limits.client_silence).await? {
+        if bytes.len() + piece.len() > MESSAGE_BYTES_MAX {
+            let why = format!("a message of more than {MESSAGE_BYTES_MAX} bytes");
+            return Err(Error::refuse(Code::TooLarge, why));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Error::refuse(Code::BadRequest, format!("not the message: {error}")))
+}
+
+fn addresses(shards: Vec<(StripeId, u8)>) -> Result<Vec<Address>> {
+    if shards.len() > PAGE_ROWS_MAX as usize {
+        let why = format!("{} shards at once, {PAGE_ROWS_MAX} are the most", shards.len());
+        return Err(Error::refuse(Code::TooLarge, why));
+    }
+    Ok(shards.into_iter().map(|(stripe, index)| Address { stripe, index }).collect())
+}

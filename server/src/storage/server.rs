@@ -1,0 +1,199 @@
+//! An open storage server: what its handlers share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use codec::Digest;
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Limits;
+use super::address::Address;
+use super::fault::Fault;
+use super::folder::Folder;
+use super::gate::Gate;
+use super::identity::{Identity, Keys};
+use super::room::Room;
+use super::shelf::Shelf;
+use crate::auth::{hello_mac, receipt_mac};
+use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
+use crate::{Error, Result};
+
+const STARTS_FILE: &str = "starts";
+/// Shards read whole for checks at once.
+const CHECKS: usize = 2;
+/// Refused bodies read to their end at once.
+const DRAINS: usize = 8;
+/// A refused body is read no further than this.
+const DRAIN_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+pub(super) struct Server {
+    pub(super) folder: Arc<Folder>,
+    pub(super) gate: Gate,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) room: Arc<Room>,
+    pub(super) limits: Limits,
+    pub(super) checks: Arc<Semaphore>,
+    puts: Arc<Semaphore>,
+    gets: Arc<Semaphore>,
+    drains: Arc<Semaphore>,
+    keys: Keys,
+    starts: u64,
+}
+
+impl Server {
+    /// Counts this start, and opens the shelf.
+    pub(super) fn open(
+        folder: Arc<Folder>,
+        (identity, keys): (Identity, Keys),
+        room: Arc<Room>,
+        limits: Limits,
+        fault: Option<Fault>,
+    ) -> Result<Self> {
+        let starts = folder.read_number(STARTS_FILE)? + 1;
+        folder.write_number(STARTS_FILE, starts)?;
+        let root = folder.root().to_owned();
+        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
+        Ok(Self {
+            gate: Gate::open(Arc::clone(&folder), identity)?,
+            folder,
+            shelf: Arc::new(shelf),
+            room,
+            checks: Arc::new(Semaphore::new(CHECKS)),
+            puts: Arc::new(Semaphore::new(limits.puts)),
+            gets: Arc::new(Semaphore::new(limits.gets)),
+            drains: Arc::new(Semaphore::new(DRAINS)),
+            limits,
+            keys,
+            starts,
+        })
+    }
+
+    /// A slot for a PUT, or a refusal after a while.
+    pub(super) async fn put_slot(&self) -> Result<OwnedSemaphorePermit> {
+        self.slot(&self.puts).await
+    }
+
+    /// A slot for a GET, or a refusal after a while.
+    pub(super) async fn get_slot(&self) -> Result<OwnedSemaphorePermit> {
+        self.slot(&self.gets).await
+    }
+
+    async fn slot(&self, slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+        let slot = Arc::clone(slots).acquire_owned();
+        match tokio::time::timeout(self.limits.busy_wait, slot).await {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => Err(Error::refuse(Code::Busy, "too many shards are on their way here")),
+        }
+    }
+
+    /// Waits until no PUT writes any more, and lets none begin.
+    pub(super) async fn finish_puts(&self, wait: Duration) {
+        let all = u32::try_from(self.limits.puts).unwrap_or(u32::MAX);
+        match tokio::time::timeout(wait, self.puts.acquire_many(all)).await {
+            Ok(Ok(slots)) => slots.forget(),
+            _ => tracing::warn!("a shard was still being written"),
+        }
+    }
+
+    /// The proof that a shard is held.
+    pub(super) fn receipt(&self, address: Address, header_hash: Digest, epoch: u64) -> Receipt {
+        let Address { stripe, index } = address;
+        let server = self.gate.identity.server;
+        let mac = Blob::default();
+        let mut receipt = Receipt { stripe, index, server, header_hash, epoch, mac };
+        receipt.mac.0 = receipt_mac(&self.keys.shared_key.0, self.gate.identity.vault, &receipt);
+        receipt
+    }
+
+    /// The hello that says where this server is reached.
+    pub(super) fn hello(&self, url: &str) -> Hello {
+        let server = self.gate.identity.server;
+        let (url, mac) = (url.to_owned(), Blob::default());
+        let mut hello = Hello { server, url, starts: self.starts, mac };
+        hello.mac.0 = hello_mac(&self.keys.shared_key.0, &hello);
+        hello
+    }
+
+    /// Takes note of what the coordinator said.
+    pub(super) async fn heard(&self, answer: HelloAnswer) -> Result<()> {
+        self.gate.raise_epoch(answer.epoch).await;
+        self.gate.clock.advance(answer.now_ms);
+        let Some(Blob(record)) = answer.record else { return Ok(()) };
+        let folder = Arc::clone(&self.folder);
+        blocking(move || folder.keep_record(&record)).await
+    }
+
+    /// Reads what is left of a refused request, in the background: closing the connection under
+    /// a client that is still sending would take its answer away.
+    pub(super) fn drain(&self, mut body: Body) {
+        if body.is_end_stream() {
+            return;
+        }
+        let (slots, silence) = (Arc::clone(&self.drains), self.limits.client_silence);
+        tokio::spawn(async move {
+            let Ok(_slot) = slots.acquire_owned().await else { return };
+            let mut drained = 0;
+            while drained < DRAIN_BYTES_MAX {
+                match next_piece(&mut body, silence).await {
+                    Ok(Some(piece)) => drained += piece.len(),
+                    _ => return,
+                }
+            }
+        });
+    }
+}
+
+/// The next bytes of a request's body; `None` at its end.
+pub(super) async fn next_piece(body: &mut Body, silence: Duration) -> Result<Option<Bytes>> {
+    loop {
+        match tokio::time::timeout(silence, body.frame()).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(Ok(frame))) => {
+                // Trailers mean nothing here.
+                if let Ok(piece) = frame.into_data() {
+                    return Ok(Some(piece));
+                }
+            }
+            Ok(Some(Err(error))) => {
+                let why = format!("the request's body was cut off: {error}");
+                return Err(Error::refuse(Code::BadRequest, why));
+            }
+            Err(_) => {
+                let why = format!("no bytes came for {} s", silence.as_secs());
+                return Err(Error::refuse(Code::BadRequest, why));
+            }
+        }
+    }
+}
+
+/// Runs `work` where it may wait for a disk. A panic of `work` is resumed here.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down and will not poll this again.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The server behind the router; empty until it has joined.
+pub(super) type Door = Arc<OnceLock<Arc<Server>>>;
+
+/// The open server, for handlers.
+pub(super) struct Open(pub(super) Arc<Server>);
+
+impl FromRequestParts<Door> for Open {
+    type Rejection = Error;
+
+    async fn from_request_parts(_: &mut Parts, door: &Door) -> Result<Self> {
+        let server = door.get().map(Arc::clone);
+        server.map(Self).ok_or_else(|| Error::refuse(Code::NotReady, "this server is starting"))
+    }
+}

@@ -1,0 +1,170 @@
+//! The shard files of a server: each is made once, whole and synced, and is
+//! moved aside rather than removed. Everything here blocks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use codec::{Digest, VaultId};
+
+use super::address::Address;
+use super::durable;
+use super::fault::Fault;
+use super::inspect::{Inspection, inspect};
+use super::room::Room;
+use crate::wire::{Code, Thoroughness};
+use crate::{Error, Result};
+
+/// The folder of shard files.
+pub(super) struct Shelf {
+    pub(super) root: PathBuf,
+    pub(super) vault: VaultId,
+    pub(super) room: Arc<Room>,
+    pub(super) fault: Option<Fault>,
+    /// How often the server has started, and a count since: together unique names.
+    starts: u64,
+    count: AtomicU64,
+    /// Held while the names in a folder of shards change.
+    folders: Vec<Mutex<()>>,
+}
+
+impl Shelf {
+    pub(super) fn new(
+        root: PathBuf,
+        vault: VaultId,
+        room: Arc<Room>,
+        starts: u64,
+        fault: Option<Fault>,
+    ) -> Self {
+        let folders = (0..=u8::MAX).map(|_| Mutex::new(())).collect();
+        Self { root, vault, room, fault, starts, count: AtomicU64::new(0), folders }
+    }
+
+    /// Where the shard of `address` lies, or would.
+    pub(super) fn path(&self, address: Address) -> PathBuf {
+        self.folder(address.folder()).join(address.to_string())
+    }
+
+    /// One of the 256 folders of shards.
+    pub(super) fn folder(&self, folder: u8) -> PathBuf {
+        self.root.join("shards").join(format!("{folder:02x}"))
+    }
+
+    /// A name that was never used before.
+    pub(super) fn unique_name(&self, address: Address) -> String {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        format!("{address}.{}-{count}", self.starts)
+    }
+
+    fn lock(&self, address: Address) -> MutexGuard<'_, ()> {
+        let folder = &self.folders[usize::from(address.folder())];
+        folder.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What lies under `address`.
+    pub(super) fn inspect(&self, address: Address, how: Thoroughness) -> Result<Inspection> {
+        inspect(&self.path(address), self.vault, address, how)
+    }
+
+    /// The header hash of a shard that is there already: whole, and synced under its name.
+    pub(super) fn stored(&self, address: Address) -> Result<Option<Digest>> {
+        let _folder = self.lock(address);
+        match self.inspect(address, Thoroughness::Whole)? {
+            Inspection::Good(header_hash) => {
+                self.sync_or_trouble(&self.folder(address.folder()))?;
+                Ok(Some(header_hash))
+            }
+            Inspection::Missing | Inspection::Damaged(_) => Ok(None),
+        }
+    }
+
+    /// Gives a whole and synced file its name. Something damaged there goes to quarantine; the
+    /// same shard there, from another PUT at the same time, stays.
+    pub(super) fn publish(&self, written: &Path, address: Address) -> Result<()> {
+        let _folder = self.lock(address);
+        self.room.require_sound()?;
+        let path = self.path(address);
+        let made = match durable::rename_new(written, &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.replace_damaged(written, address)?
+            }
+            renamed => renamed.map(|()| true).map_err(Error::io("cannot make", &path))?,
+        };
+        self.reach(Fault::AbortAfterRename);
+        self.sync_or_trouble(&self.folder(address.folder())).inspect_err(|_| {
+            // The name may not last, and no receipt was given for it.
+            if made && let Err(error) = fs::remove_file(&path) {
+                tracing::error!(%error, "cannot remove {}", path.display());
+            }
+        })
+    }
+
+    /// Whether `written` took the place; not when a good shard has it.
+    fn replace_damaged(&self, written: &Path, address: Address) -> Result<bool> {
+        let path = self.path(address);
+        match self.inspect(address, Thoroughness::Whole)? {
+            Inspection::Good(_) => return Ok(false),
+            Inspection::Missing => {}
+            Inspection::Damaged(why) => {
+                tracing::warn!("shard {address} goes to quarantine: {why}");
+                let aside = self.root.join("quarantine");
+                let to = aside.join(self.unique_name(address));
+                durable::rename_new(&path, &to).map_err(Error::io("cannot make", &to))?;
+                self.sync_or_trouble(&aside)?;
+            }
+        }
+        durable::rename_new(written, &path).map_err(Error::io("cannot make", &path))?;
+        Ok(true)
+    }
+
+    /// Moves shards to the trash of `day`; says how many were there.
+    pub(super) fn trash(&self, addresses: &[Address], day: u64) -> Result<u32> {
+        self.room.require_sound()?;
+        let trash = self.root.join("trash");
+        let bin = trash.join(day.to_string());
+        durable::make_dir(&bin)?;
+        self.sync_or_trouble(&trash)?;
+        let mut trashed = 0;
+        let mut touched = BTreeSet::new();
+        for &address in addresses {
+            let _folder = self.lock(address);
+            let to = bin.join(self.unique_name(address));
+            match durable::rename_new(&self.path(address), &to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                renamed => {
+                    renamed.map_err(Error::io("cannot make", &to))?;
+                    trashed += 1;
+                    touched.insert(address.folder());
+                }
+            }
+        }
+        if trashed > 0 {
+            self.sync_or_trouble(&bin)?;
+        }
+        touched.into_iter().try_for_each(|folder| self.sync_or_trouble(&self.folder(folder)))?;
+        Ok(trashed)
+    }
+
+    fn sync_or_trouble(&self, dir: &Path) -> Result<()> {
+        self.told(durable::sync_dir(dir))
+    }
+
+    /// Passes on how a write or a sync went; a failure puts the disk in trouble, and is never
+    /// tried again.
+    pub(super) fn told(&self, done: Result<()>) -> Result<()> {
+        done.map_err(|error| {
+            self.room.report_trouble(&error);
+            Error::refuse(Code::NoSpace, format!("nothing was stored: {error}"))
+        })
+    }
+
+    /// Stops the process here if a test planted that.
+    pub(super) fn reach(&self, point: Fault) {
+        if self.fault == Some(point) {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What the coordinator asks of a server, and checks.
+
+use arc_server::auth::{Grant, Ticket};
+use arc_server::wire::*;
+use reqwest::Method;
+
+use super::support::*;
+
+#[tokio::test]
+async fn a_check_tells_good_missing_cut_and_flipped_apart() {
+    use Thoroughness::{Present, Whole};
+    let world = World::new().await;
+    let server = world.server().await;
+    let shard = shard(1 << 20);
+    let path = server.path(&shard);
+    let damaged = |found: Found| matches!(found, Found::Damaged(_));
+    for how in [Present, Whole] {
+        assert_eq!(server.found(&shard, how).await, Found::Missing);
+    }
+    server.put(&shard).await.unwrap();
+    for how in [Present, Whole] {
+        assert_eq!(server.found(&shard, how).await, Found::Good);
+    }
+    let (file, body_at) = (&shard.file, shard.header_bytes);
+    for (case, bytes, present_finds) in [
+        ("body", flipped(file, body_at + 500_000), false),
+        ("footer", flipped(file, file.len() - 1), false),
+        ("header", flipped(file, 200), true),
+        ("cut", file[..file.len() - 1].to_vec(), true),
+        ("grown", [file, b"x".as_slice()].concat(), true),
+        ("empty", Vec::new(), true),
+        ("another shard", stripe(VAULT, 2 << 20, 1)[0].file.clone(), true),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(damaged(server.found(&shard, Whole).await), "{case}");
+        assert_eq!(damaged(server.found(&shard, Present).await), present_finds, "{case}");
+    }
+    std::fs::write(&path, file).unwrap();
+    let many = CheckRequest { shards: vec![(shard.stripe, 1); 1001], thoroughness: Present };
+    let refusal = server.post::<CheckAnswer>("/v1/check", Grant::Read, &many).await.unwrap_err();
+    assert_eq!(refusal.code, Code::TooLarge);
+    let two =
+        CheckRequest { shards: vec![(shard.stripe, 0), (shard.stripe, 1)], thoroughness: Present };
+    let answer: CheckAnswer = server.post("/v1/check", Grant::Read, &two).await.unwrap();
+    assert_eq!(answer.found, [Found::Missing, Found::Good]);
+}
+
+#[tokio::test]
+async fn the_pages_of_the_inventory_are_complete_and_in_order() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let mut expected = Vec::new();
+    for seed in 0..9 {
+        for shard in stripe(VAULT, 5000 + usize::from(seed), seed) {
+            server.put(&shard).await.unwrap();
+            let file_bytes = shard.file.len() as u64;
+            expected.push(InventoryRow { stripe: shard.stripe, index: shard.index, file_bytes });
+        }
+    }
+    expected.sort_by_key(|row| (row.stripe, row.index));
+    std::fs::write(world.data().join("shards/00/stray"), "x").unwrap();
+
+    let page = async |after: Option<String>, limit: u32| -> Page<InventoryRow> {
+        let ticket = server.sign(Grant::Control);
+        let query = PageQuery { after, limit: Some(limit) };
+        let request = server.request(Method::GET, "/v1/inventory", &ticket).query(&query);
+        answer(request.send().await.unwrap()).await.unwrap()
+    };
+    for limit in [1, 4, 27, 1000] {
+        let mut rows = Vec::new();
+        let mut after = None;
+        loop {
+            let next = page(after, limit).await;
+            assert!(next.rows.len() <= limit as usize);
+            rows.extend(next.rows);
+            after = next.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(rows, expected, "pages of {limit}");
+    }
+    for query in ["after=x", "limit=x", "limit=-1"] {
+        let ticket = server.sign(Grant::Control);
+        let path = format!("/v1/inventory?{query}");
+        let refused = server.request(Method::GET, &path, &ticket).send().await.unwrap();
+        assert_eq!(answer::<()>(refused).await.unwrap_err().code, Code::BadRequest, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn trash_is_moved_aside_and_outlives_a_restart() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let shards = stripe(VAULT, 300_000, 1);
+    for shard in &shards[..2] {
+        server.put(shard).await.unwrap();
+    }
+    let all = || TrashRequest { shards: shards.iter().map(|s| (s.stripe, s.index)).collect() };
+
+    // An order of an epoch that is over changes nothing.
+    let stale = Ticket { epoch: 3, ..world.coordinator.ticket(Grant::Control) };
+    let text = world.coordinator.sign(&stale);
+    let order = server.request(Method::POST, "/v1/trash", &text).json(&all());
+    let refusal = answer::<TrashAnswer>(order.send().await.unwrap()).await.unwrap_err();
+    assert_eq!(refusal.code, Code::StaleEpoch);
+    let refusal = server.post::<TrashAnswer>("/v1/trash", Grant::Read, &all()).await.unwrap_err();
+    assert_eq!(refusal.code, Code::Forbidden);
+    assert_eq!(server.found(&shards[0], Thoroughness::Whole).await, Found::Good);
+
+    let moved: TrashAnswer = server.post("/v1/trash", Grant::Control, &all()).await.unwrap();
+    assert_eq!(moved.trashed, 2);
+    let again: TrashAnswer = server.post("/v1/trash", Grant::Control, &all()).await.unwrap();
+    assert_eq!(again.trashed, 0);
+    assert_eq!(server.found(&shards[0], Thoroughness::Whole).await, Found::Missing);
+    // Stored and trashed once more: both copies are kept.
+    server.put(&shards[0]).await.unwrap();
+    server.post::<TrashAnswer>("/v1/trash", Grant::Control, &all()).await.unwrap();
+    let day = world.data().join("trash/5");
+    assert_eq!(names(&day).len(), 3);
+    server.storage.stop().await;
+    world.server().await;
+    assert_eq!(names(&day).len(), 3);
+    let name = names(&day).into_iter().find(|name| name.contains(".1.")).unwrap();
+    assert!(std::fs::read(day.join(name)).unwrap() == shards[1].file);
+}
+
+#[tokio::test]
+async fn a_probe_tells_who_and_how_much() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let answer = server.probe().await.unwrap();
+    assert_eq!((answer.server, answer.vault), (ServerId(1), VAULT));
+    assert!(answer.free_bytes > 0 && answer.free_bytes <= answer.capacity_bytes);
+    assert_eq!(answer.trouble, None);
+    let probe = Probe { epoch: 4, now_ms: NOW_MS };
+    let refusal = server.post::<ProbeAnswer>("/v1/probe", Grant::Read, &probe).await.unwrap_err();
+    assert_eq!(refusal.code, Code::Forbidden);
+}
+
+#[tokio::test]
+async fn a_probe_moves_the_time_that_tickets_end_by() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let shard = shard(5000);
+    let later = Probe { epoch: 4, now_ms: NOW_MS + 600_000 };
+    server.post::<ProbeAnswer>("/v1/probe", Grant::Control, &later).await.unwrap();
+    assert_eq!(server.put(&shard).await.unwrap_err().code, Code::Expired);
+}
+
+#[tokio::test]
+async fn the_vault_record_is_kept_as_it_was_sent() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let kept = || std::fs::read(world.data().join("vault.record")).unwrap();
+    assert_eq!(kept(), b"record");
+    let put = async |grant| {
+        let record = PutVault { record: Blob(b"a newer record".to_vec()) };
+        let ticket = server.sign(grant);
+        let request = server.request(Method::PUT, "/v1/vault-record", &ticket).json(&record);
+        answer::<()>(request.send().await.unwrap()).await
+    };
+    assert_eq!(put(Grant::Read).await.unwrap_err().code, Code::Forbidden);
+    assert_eq!(kept(), b"record");
+    put(Grant::Control).await.unwrap();
+    assert_eq!(kept(), b"a newer record");
+}
+
+#[tokio::test]
+async fn nonsense_gets_a_refusal() {
+    let world = World::new().await;
+    let server = world.server().await;
+    for (path, code) in [("/v1/probe", Code::BadRequest), ("/v1/nothing", Code::NotFound)] {
+        let refusal = server.post::<()>(path, Grant::Control, &"nonsense").await.unwrap_err();
+        assert_eq!(refusal.code, code, "{path}");
+    }
+    let long = "x".repeat(1 << 20);
+    let refusal = server.post::<()>("/v1/trash", Grant::Control, &long).await.unwrap_err();
+    assert_eq!(refusal.code, Code::TooLarge);
+}

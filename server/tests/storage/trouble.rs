@@ -1,0 +1,112 @@
+//! Disks that are full, fail, or give back other bytes.
+
+use std::path::Path;
+use std::process::Command;
+
+use arc_server::storage::Fault;
+use arc_server::wire::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::support::*;
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_disk_without_room_refuses_before_the_body() {
+    let world = World::new().await;
+    let server = world.server_with(|config| config.reserve_bytes = Some(u64::MAX)).await;
+    let shard = shard(16 * MIB);
+    let mut stream = server.half_put(&shard, b"").await;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 507");
+    // A client that sends all of it gets to know, too.
+    assert_eq!(server.put(&shard).await.unwrap_err().code, Code::NoSpace);
+    assert_eq!(server.probe().await.unwrap().free_bytes, 0);
+    server.holds_nothing("no room").await;
+}
+
+#[tokio::test]
+async fn a_damaged_shard_is_replaced_by_a_good_one() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let shard = shard(MIB);
+    let receipt = server.put(&shard).await.unwrap();
+    let (file, body_at) = (&shard.file, shard.header_bytes);
+    let damages =
+        [flipped(file, 100), flipped(file, body_at + 99_999), file[..5000].to_vec(), Vec::new()];
+    for (count, damage) in damages.into_iter().enumerate() {
+        std::fs::write(server.path(&shard), &damage).unwrap();
+        // Another damaged one does not take its place.
+        let ticket = server.sign(shard.grant());
+        let bad = server.put_bytes(&shard, &ticket, flipped(file, file.len() - 1)).await;
+        assert_eq!(bad.unwrap_err().code, Code::Damaged);
+        assert!(std::fs::read(server.path(&shard)).unwrap() == damage);
+
+        assert_eq!(server.put(&shard).await.unwrap(), receipt);
+        assert!(std::fs::read(server.path(&shard)).unwrap() == *file);
+        assert_eq!(names(&world.data().join("quarantine")).len(), count + 1);
+    }
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_the_file_is_gone_and_the_disk_takes_no_more() {
+    let world = World::new().await;
+    let server = world.server_with(|config| config.fault = Some(Fault::SyncFails)).await;
+    let shard = shard(MIB);
+    for _ in 0..2 {
+        let refusal = server.put(&shard).await.unwrap_err();
+        assert_eq!(refusal.code, Code::NoSpace);
+        assert!(refusal.message.contains("a planted failure"), "{refusal}");
+        server.holds_nothing("failed sync").await;
+    }
+    assert!(server.probe().await.unwrap().trouble.unwrap().contains("cannot sync"));
+}
+
+/// A small file system of its own, where this test may mount one.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(at: &'a Path) -> Option<Self> {
+        std::fs::create_dir(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "arc-test"]).arg(at);
+        mount.output().is_ok_and(|done| done.status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).output();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_refuses_and_keeps_nothing() {
+    let world = World::new().await;
+    let at = world.dir.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(&at) else {
+        println!("skipped: cannot mount a tmpfs here (not root)");
+        return;
+    };
+    let server = world.server_with(|config| config.data = at.join("data")).await;
+    assert_eq!(server.put(&shard(16 * MIB)).await.unwrap_err().code, Code::NoSpace);
+    server.holds_nothing("larger than the disk").await;
+
+    // Room was there when it began, and then something else took it.
+    let shard = shard(3 * MIB);
+    let mut put = server.half_put(&shard, &shard.file[..MIB]).await;
+    server.writing().await;
+    let other = at.join("other");
+    assert!(std::fs::write(&other, vec![0; 9 * MIB]).is_err());
+    put.write_all(&shard.file[MIB..]).await.unwrap();
+    let mut start = [0; 12];
+    put.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 507");
+    server.holds_nothing("filled meanwhile").await;
+    assert_eq!(server.probe().await.unwrap().trouble, None);
+
+    std::fs::remove_file(other).unwrap();
+    server.put(&shard).await.unwrap();
+    assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good);
+}
