@@ -28,6 +28,7 @@ pub struct Tree<I: Item> {
     fetcher: Arc<Fetcher>,
     cursor: Cursor<I>,
     ahead: HashMap<ChunkId, Vec<u8>>,
+    read: Vec<ChunkId>,
 }
 
 /// The entries of a manifest.
@@ -38,7 +39,7 @@ pub type ChunkList = Tree<ChunkRef>;
 impl<I: Item> Tree<I> {
     /// The items below `root`.
     pub fn new(fetcher: Arc<Fetcher>, root: PageRef) -> Self {
-        Self { fetcher, cursor: Cursor::new(root), ahead: HashMap::new() }
+        Self { fetcher, cursor: Cursor::new(root), ahead: HashMap::new(), read: Vec::new() }
     }
 
     /// Skips to `target`, see [`Cursor::seek`].
@@ -61,7 +62,13 @@ impl<I: Item> Tree<I> {
             self.cursor
                 .supply(&bytes)
                 .map_err(|error| FetchError::Lost(format!("page {:.8}: {error}", page.id)))?;
+            self.read.push(page.id);
         }
+    }
+
+    /// The pages that were read since this was asked last.
+    pub fn take_read_pages(&mut self) -> Vec<ChunkId> {
+        std::mem::take(&mut self.read)
     }
 
     /// The items in groups, read ahead by a task; an error ends them.

@@ -14,7 +14,7 @@ use crate::wire::{Found, Thoroughness};
 use crate::{Error, Result};
 
 /// Bytes that are read at a time.
-pub(super) const PIECE_BYTES: usize = 256 * 1024;
+pub(super) const PIECE_BYTES: usize = 128 * 1024;
 
 /// What lies under an address.
 #[derive(Debug)]

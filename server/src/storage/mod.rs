@@ -75,7 +75,7 @@ pub struct Config {
 pub struct Limits {
     /// Shards being written: 16, each with up to about 1.5 MiB.
     pub puts: usize,
-    /// Shards being read: 32, each with up to 0.5 MiB.
+    /// Shards being read: 16, each with up to 0.4 MiB.
     pub gets: usize,
     /// How long a request waits for its turn: 2 s.
     pub busy_wait: Duration,
@@ -87,7 +87,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             puts: 16,
-            gets: 32,
+            gets: 16,
             busy_wait: Duration::from_secs(2),
             client_silence: Duration::from_secs(30),
         }

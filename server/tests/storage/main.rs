@@ -2,6 +2,7 @@
 
 mod control;
 mod get;
+mod memory;
 mod put;
 mod start;
 mod support;

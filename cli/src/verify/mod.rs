@@ -1,0 +1,166 @@
+//! A verify: proves that a pull could succeed, as thoroughly as was asked.
+//!
+//! `map`: every shard that the catalog has is on its server, with its full length and
+//! a sound header. `shards`: the servers read and hash every byte. `data`: besides, k
+//! shards of every stripe are read, decoded and opened here, every chunk's id is
+//! computed, and every chunk that a snapshot needs is looked up.
+
+mod chunks;
+mod data;
+mod shards;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use codec::StripeId;
+use server::wire::{Found, PageQuery, SnapshotRow, StripeMap};
+
+use self::chunks::Walked;
+use crate::exit::Failure;
+use crate::fetch::Fetcher;
+use crate::snapshots::Rows;
+use crate::ui::Counters;
+use crate::vault::Vault;
+
+/// Stripes that are looked at together.
+const GROUP_STRIPES: usize = 64;
+
+/// How thorough a verify is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Level {
+    /// Every shard is where the catalog says, by its length and header
+    Map,
+    /// Servers read and hash every byte of their shards
+    Shards,
+    /// Besides, every stripe is read, decoded and opened here
+    Data,
+}
+
+/// A shard that is not what it should be.
+#[derive(Debug, Clone)]
+pub struct BadShard {
+    /// The stripe.
+    pub stripe: StripeId,
+    /// Index of the shard.
+    pub index: u8,
+    /// The server's name.
+    pub server: String,
+    /// What is there.
+    pub found: Found,
+}
+
+/// What a verify found.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Stripes looked at.
+    pub stripes: u64,
+    /// Shards looked at.
+    pub shards: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Shards that are missing or damaged.
+    pub bad: Vec<BadShard>,
+    /// Servers that did not answer, and why.
+    pub unreachable: BTreeMap<String, String>,
+    /// Stripes with fewer shards than their code has.
+    pub below_target: u64,
+    /// Stripes with more than m shards known bad, or whose contents do not open.
+    pub lost: BTreeMap<StripeId, String>,
+    /// Stripes that too few servers answered for.
+    pub unknown: BTreeSet<StripeId>,
+    /// Files that cannot be read back, with the snapshot that has them.
+    pub lost_files: Vec<(StripeId, Vec<u8>)>,
+    /// The fewest shards that any stripe has beyond those it needs.
+    pub margin_min: Option<i32>,
+}
+
+/// One verify under way.
+struct Verify<'a> {
+    fetcher: Arc<Fetcher>,
+    level: Level,
+    counters: &'a Counters,
+    outcome: Outcome,
+}
+
+/// Verifies one snapshot, or all of the vault.
+pub async fn verify(
+    vault: &Vault,
+    snapshot: Option<SnapshotRow>,
+    level: Level,
+    counters: &Counters,
+) -> Result<Outcome, Failure> {
+    let fetcher = Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let mut verify = Verify { fetcher, level, counters, outcome: Outcome::default() };
+    match &snapshot {
+        Some(row) => {
+            let walked = chunks::walk(&verify.fetcher, row).await?;
+            let Walked { stripes, lost_files } = walked;
+            verify.outcome.lost_files.extend(lost_files.into_iter().map(|path| (row.id, path)));
+            counters.total_files.store(stripes.len() as u64, Relaxed);
+            let maps: Vec<Arc<StripeMap>> = stripes.into_values().collect();
+            for group in maps.chunks(GROUP_STRIPES) {
+                verify.group(group).await?;
+            }
+        }
+        None => {
+            counters.total_files.store(vault.coordinator.status().await?.stripes, Relaxed);
+            let mut query = PageQuery { limit: Some(GROUP_STRIPES as u32), ..PageQuery::default() };
+            loop {
+                let page = vault.coordinator.stripes(&query).await?;
+                let maps: Vec<Arc<StripeMap>> = page.rows.into_iter().map(Arc::new).collect();
+                verify.group(&maps).await?;
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+    verify.name_lost_files(vault, snapshot).await?;
+    Ok(verify.outcome)
+}
+
+impl Verify<'_> {
+    async fn group(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
+        self.check_shards(maps).await?;
+        if self.level == Level::Data {
+            self.read_data(maps).await?;
+        }
+        for map in maps {
+            self.outcome.stripes += 1;
+            let bytes = map.geometry.shard_bytes(map.pack_bytes) * map.shards.len() as u64;
+            self.outcome.bytes += bytes;
+            self.counters.done_files.fetch_add(1, Relaxed);
+            self.counters.done_bytes.fetch_add(bytes, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Which files of which snapshots the damage costs; looked up only where there is some.
+    async fn name_lost_files(&mut self, vault: &Vault, snapshot: Option<SnapshotRow>) -> Result<(), Failure> {
+        if snapshot.is_none() && self.outcome.lost.is_empty() && self.level != Level::Data {
+            return Ok(());
+        }
+        let lost: BTreeSet<StripeId> = self.outcome.lost.keys().copied().collect();
+        if let Some(row) = snapshot {
+            if !lost.is_empty() {
+                self.files_of(&row, &lost).await;
+            }
+            return Ok(());
+        }
+        let mut rows = Rows::new(vault.coordinator.clone());
+        while let Some(row) = rows.next().await? {
+            self.files_of(&row, &lost).await;
+        }
+        Ok(())
+    }
+
+    async fn files_of(&mut self, row: &SnapshotRow, lost: &BTreeSet<StripeId>) {
+        match chunks::lost_files(&self.fetcher, row, lost).await {
+            Ok(files) => self.outcome.lost_files.extend(files.into_iter().map(|path| (row.id, path))),
+            // The manifest itself is gone, and with it the names.
+            Err(error) => drop(self.outcome.lost.insert(row.id, format!("its manifest cannot be read: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Has the servers look at their own shards, and counts what is left of each stripe.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use codec::StripeId;
+use futures_util::future::join_all;
+use server::wire::{CheckRequest, Found, ServerId, StripeMap, Thoroughness};
+
+use super::{BadShard, Level, Verify};
+use crate::exit::Failure;
+
+/// Shards in one request: hashing them all must not take minutes.
+const SHARDS_PER_REQUEST: usize = 32;
+
+/// What became of the shards of one stripe.
+#[derive(Default)]
+struct Tally {
+    good: usize,
+    bad: usize,
+}
+
+impl Verify<'_> {
+    pub(super) async fn check_shards(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
+        let found = self.ask(maps).await?;
+        for map in maps {
+            let tickets = self.fetcher.tickets().await?;
+            let mut tally = Tally::default();
+            for holder in &map.shards {
+                self.outcome.shards += 1;
+                match found.get(&(map.stripe, holder.index, holder.server)) {
+                    Some(Found::Good) => {
+                        tally.good += 1;
+                        if holder.bad {
+                            self.fetcher.report(map, holder.index, Found::Good).await;
+                        }
+                    }
+                    Some(bad) => {
+                        tally.bad += 1;
+                        let server = tickets.servers.get(&holder.server).map(|t| t.name.clone());
+                        self.outcome.bad.push(BadShard {
+                            stripe: map.stripe,
+                            index: holder.index,
+                            server: server.unwrap_or_else(|| holder.server.0.to_string()),
+                            found: bad.clone(),
+                        });
+                        self.fetcher.report(map, holder.index, bad.clone()).await;
+                    }
+                    // Its server did not answer: unknown, not gone.
+                    None => {}
+                }
+            }
+            self.judge(map, &tally);
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, map: &StripeMap, tally: &Tally) {
+        let geometry = map.geometry;
+        let margin = tally.good as i32 - geometry.data() as i32;
+        self.outcome.margin_min = Some(self.outcome.margin_min.map_or(margin, |least| least.min(margin)));
+        if map.shards.len() < geometry.shards() {
+            self.outcome.below_target += 1;
+        }
+        let missing = geometry.shards().saturating_sub(map.shards.len());
+        if tally.bad + missing > geometry.parity() {
+            let why = format!(
+                "{} of {} shards are whole, {} are needed",
+                tally.good,
+                geometry.shards(),
+                geometry.data()
+            );
+            self.outcome.lost.insert(map.stripe, why);
+        } else if tally.good < geometry.data() {
+            self.outcome.unknown.insert(map.stripe);
+        }
+    }
+
+    /// What every server says of its shards; a server that does not answer is left out.
+    async fn ask(&mut self, maps: &[Arc<StripeMap>]) -> Result<HashMap<(StripeId, u8, ServerId), Found>, Failure> {
+        let tickets = self.fetcher.tickets().await?;
+        let mut wanted: BTreeMap<ServerId, Vec<(StripeId, u8)>> = BTreeMap::new();
+        for map in maps {
+            for holder in &map.shards {
+                wanted.entry(holder.server).or_default().push((map.stripe, holder.index));
+            }
+        }
+        let thoroughness = match self.level {
+            Level::Map => Thoroughness::Present,
+            Level::Shards | Level::Data => Thoroughness::Whole,
+        };
+        let known = &self.outcome.unreachable;
+        let asked = wanted.into_iter().map(|(server, shards)| {
+            let (fetcher, ticket) = (&self.fetcher, tickets.servers.get(&server).cloned());
+            async move {
+                let Some(ticket) = ticket else {
+                    return (server, format!("server {}", server.0), Err("it is not a server of this vault".to_owned()));
+                };
+                if let Some(why) = known.get(&ticket.name) {
+                    return (server, ticket.name, Err(why.clone()));
+                }
+                let mut answers = Vec::with_capacity(shards.len());
+                for shards in shards.chunks(SHARDS_PER_REQUEST) {
+                    let request = CheckRequest { shards: shards.to_vec(), thoroughness };
+                    match fetcher.storage().check(&ticket, &request).await {
+                        Ok(answer) => answers.extend(shards.iter().copied().zip(answer.found)),
+                        Err(error) => return (server, ticket.name, Err(error.to_string())),
+                    }
+                }
+                (server, ticket.name, Ok(answers))
+            }
+        });
+        let answers = join_all(asked).await;
+        let mut found = HashMap::new();
+        for (server, name, answer) in answers {
+            match answer {
+                Ok(rows) => found.extend(rows.into_iter().map(|((stripe, index), f)| ((stripe, index, server), f))),
+                Err(why) => drop(self.outcome.unreachable.insert(name, why)),
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,104 @@
+//! How much memory a server takes, measured in a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use arc_server::auth::Grant;
+use arc_server::storage;
+use arc_server::wire::*;
+use reqwest::Method;
+
+use super::support::*;
+
+const KIB_MAX: u64 = 64 * 1024;
+const DATA: &str = "ARC_TEST_STORAGE_DATA";
+const COORDINATOR: &str = "ARC_TEST_STORAGE_COORDINATOR";
+const SECRET: &str = "ARC_TEST_STORAGE_SECRET";
+
+/// The other process: serves until it is killed.
+#[tokio::test]
+#[ignore = "run by the test below"]
+async fn serve_until_killed() {
+    let Ok(data) = std::env::var(DATA) else { return };
+    let world = World::new().await;
+    let mut config = storage::Config { data: data.into(), ..world.config() };
+    config.coordinator = std::env::var(COORDINATOR).unwrap();
+    if let Some(token) = &mut config.join_token {
+        token.secret = std::env::var(SECRET).unwrap();
+    }
+    let storage = storage::start(config.clone()).await.unwrap();
+    let url = config.data.join("url");
+    std::fs::write(url.with_extension("new"), storage.running.url()).unwrap();
+    std::fs::rename(url.with_extension("new"), url).unwrap();
+    std::future::pending::<()>().await;
+}
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The most memory that a process ever had.
+fn peak_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+async fn start_process(world: &World, data: &Path) -> (Killed, String) {
+    let config = world.config();
+    let process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory::serve_until_killed", "--ignored"])
+        .env(DATA, data)
+        .env(COORDINATOR, config.coordinator)
+        .env(SECRET, config.join_token.unwrap().secret)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let url: PathBuf = data.join("url");
+    eventually(|| url.exists()).await;
+    (Killed(process), std::fs::read_to_string(url).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dozens_of_requests_at_once_fit_in_64_mib() {
+    let world = World::new().await;
+    let (process, url) = start_process(&world, &world.data()).await;
+    let shards: Vec<_> = (0..16).flat_map(|seed| stripe(VAULT, 8 << 20, seed)).collect();
+    let request = |method, shard: &TestShard, grant| {
+        let ticket = world.coordinator.sign(&world.coordinator.ticket(grant));
+        world
+            .http
+            .request(method, format!("{url}{}", shard.url_path()))
+            .header(PROTOCOL_HEADER, PROTOCOL)
+            .header("authorization", format!("Ticket {ticket}"))
+    };
+    let put = async |shard: &TestShard| {
+        loop {
+            let request = request(Method::PUT, shard, shard.grant()).body(shard.file.clone());
+            match answer::<Receipt>(request.send().await.unwrap()).await {
+                Err(refusal) if refusal.code == Code::Busy => {}
+                done => return drop(done.unwrap()),
+            }
+        }
+    };
+    futures_util::future::join_all(shards.iter().map(put)).await;
+    let puts_kib = peak_kib(process.0.id());
+    let get = async |shard: &TestShard| {
+        let whole = loop {
+            let response = request(Method::GET, shard, Grant::Read).send().await.unwrap();
+            if response.status().is_success() {
+                break response.bytes().await.unwrap();
+            }
+        };
+        assert!(whole == shard.file);
+    };
+    futures_util::future::join_all(shards.iter().map(get)).await;
+    let gets_kib = peak_kib(process.0.id());
+    println!("{puts_kib} KiB at most for PUTs, {gets_kib} KiB with GETs");
+    assert!(gets_kib < KIB_MAX, "{puts_kib} KiB at most for PUTs, {gets_kib} KiB with GETs");
+}
