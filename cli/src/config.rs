@@ -126,7 +126,9 @@ impl Config {
     fn read(path: &Path) -> Result<Self, Failure> {
         match fs::metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => return Err(not_ours(path, "it is too long")),
+            Ok(metadata) if metadata.len() > CONFIG_BYTES_MAX => {
+                return Err(not_ours(path, "it is too long"));
+            }
             _ => {}
         }
         let text = fs::read_to_string(path).map_err(Failure::io("cannot read", path))?;
@@ -175,9 +177,12 @@ impl Config {
 }
 
 fn not_ours(path: &Path, why: &str) -> Failure {
-    Failure::new(Exit::Usage, format!("{} is not a configuration of arc", crate::ui::path_text(path)))
-        .why(why)
-        .next("mend it, or move it away and run `arc init` again: the vault itself is not touched")
+    Failure::new(
+        Exit::Usage,
+        format!("{} is not a configuration of arc", crate::ui::path_text(path)),
+    )
+    .why(why)
+    .next("mend it, or move it away and run `arc init` again: the vault itself is not touched")
 }
 
 /// `$XDG_CONFIG_HOME/arc`, or `~/.config/arc`.
@@ -234,7 +239,8 @@ mod tests {
     fn what_was_remembered_is_read_back_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("arc");
-        let name = Config::update_in(&folder, |c| c.remember("home", known("http://h:7070/"))).unwrap();
+        let name =
+            Config::update_in(&folder, |c| c.remember("home", known("http://h:7070/"))).unwrap();
         assert_eq!(name, "home");
         Config::update_in(&folder, |c| c.remember("disks", known("/srv/vault"))).unwrap();
         let path = folder.join("config.toml");

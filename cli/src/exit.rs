@@ -52,16 +52,46 @@ use Exit::*;
 impl Exit {
     /// All of them, by number.
     pub const ALL: [Self; 18] = [
-        Done, Failed, Usage, SourcesIncomplete, Repairable, Lost, TooFewServers, BelowTarget,
-        Limit, NothingToDo, NoVault, LockTimeout, WrongKey, CoordinatorUnreachable, NoSnapshot,
-        NoSpace, Interrupted, Terminated,
+        Done,
+        Failed,
+        Usage,
+        SourcesIncomplete,
+        Repairable,
+        Lost,
+        TooFewServers,
+        BelowTarget,
+        Limit,
+        NothingToDo,
+        NoVault,
+        LockTimeout,
+        WrongKey,
+        CoordinatorUnreachable,
+        NoSnapshot,
+        NoSpace,
+        Interrupted,
+        Terminated,
     ];
 
     /// When several apply, the first of these is the process's exit code.
     const ORDER: [Self; 18] = [
-        Interrupted, Terminated, Usage, NoVault, NoSnapshot, Lost, TooFewServers, NoSpace,
-        WrongKey, CoordinatorUnreachable, LockTimeout, BelowTarget, Repairable, SourcesIncomplete,
-        Limit, Failed, NothingToDo, Done,
+        Interrupted,
+        Terminated,
+        Usage,
+        NoVault,
+        NoSnapshot,
+        Lost,
+        TooFewServers,
+        NoSpace,
+        WrongKey,
+        CoordinatorUnreachable,
+        LockTimeout,
+        BelowTarget,
+        Repairable,
+        SourcesIncomplete,
+        Limit,
+        Failed,
+        NothingToDo,
+        Done,
     ];
 
     /// The number.
@@ -187,8 +217,9 @@ impl From<server::Error> for Failure {
         let what = error.to_string();
         match error {
             E::Unreachable { service, .. } if is_coordinator(&service) => {
-                Self::new(CoordinatorUnreachable, what)
-                    .next("start it (`arc serve coordinator`), or check its address and the network")
+                Self::new(CoordinatorUnreachable, what).next(
+                    "start it (`arc serve coordinator`), or check its address and the network",
+                )
             }
             E::Unreachable { .. } => {
                 Self::new(TooFewServers, what).next("arc servers    which servers are up")
@@ -199,8 +230,9 @@ impl From<server::Error> for Failure {
             E::Nonsense { .. } => {
                 Self::new(Failed, what).next("check that this is the address of an arc service")
             }
-            E::Catalog(error) if is_full(&error) => Self::new(NoSpace, what)
-                .next("make room on the disk with the coordinator's folder"),
+            E::Catalog(error) if is_full(&error) => {
+                Self::new(NoSpace, what).next("make room on the disk with the coordinator's folder")
+            }
             E::Catalog(_) | E::Config(_) => Self::new(Failed, what),
         }
     }
@@ -254,8 +286,9 @@ impl From<codec::Error> for Failure {
         use codec::Error as E;
         let what = error.to_string();
         match error {
-            E::Key { .. } => Self::new(WrongKey, what)
-                .next("check ARC_PASSPHRASE, ARC_PASSPHRASE_FILE, ARC_PASSPHRASE_COMMAND or --key-file"),
+            E::Key { .. } => Self::new(WrongKey, what).next(
+                "check ARC_PASSPHRASE, ARC_PASSPHRASE_FILE, ARC_PASSPHRASE_COMMAND or --key-file",
+            ),
             E::Damaged { .. } | E::Bound { .. } => {
                 Self::new(Repairable, what).next("arc verify    finds what is damaged")
             }

@@ -96,7 +96,9 @@ async fn open(record: &VaultRecord, secret: Secret) -> Result<VaultKeys, Failure
 fn wrong() -> Failure {
     Failure::new(Exit::WrongKey, "the passphrase or key file does not open this vault")
         .state("nothing was read or changed")
-        .next(format!("check {VALUE}, {FILE}, {COMMAND}, --key-file, and that --vault is the one meant"))
+        .next(format!(
+            "check {VALUE}, {FILE}, {COMMAND}, --key-file, and that --vault is the one meant"
+        ))
 }
 
 /// What options or the environment give; `None`: ask.
@@ -141,7 +143,9 @@ fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         .map_err(Failure::io("cannot read", path))?;
     if bytes.len() > SECRET_BYTES_MAX {
         let what = format!("{} is too long for a secret", crate::ui::path_text(path));
-        return Err(Failure::new(Exit::Usage, what).why(format!("more than {SECRET_BYTES_MAX} bytes")));
+        return Err(
+            Failure::new(Exit::Usage, what).why(format!("more than {SECRET_BYTES_MAX} bytes"))
+        );
     }
     Ok(bytes)
 }

@@ -15,8 +15,6 @@ pub enum View {
     Pull,
     /// What was checked.
     Verify,
-    /// What was rebuilt.
-    Repair,
 }
 
 impl View {
@@ -30,7 +28,6 @@ impl View {
             Self::Push => "read",
             Self::Pull => "pull",
             Self::Verify => "check",
-            Self::Repair => "repair",
         }
     }
 }
@@ -58,7 +55,8 @@ impl Meter {
             return;
         }
         // The first rates are those since the start.
-        let weight = if self.at.is_zero() { 1.0 } else { 1.0 - (-seconds / SMOOTHING_SECONDS).exp() };
+        let weight =
+            if self.at.is_zero() { 1.0 } else { 1.0 - (-seconds / SMOOTHING_SECONDS).exp() };
         let blend = |old: f64, before: u64, now: u64| {
             old + weight * (now.saturating_sub(before) as f64 / seconds - old)
         };
@@ -154,7 +152,8 @@ fn scan_line(meter: &Meter) -> String {
         Some(took) => format!("done in {}", duration_text(took)),
         None => "…".to_owned(),
     };
-    let found = format!("{}  {}", plural(numbers.scanned_files, "file"), bytes_text(numbers.scanned_bytes));
+    let found =
+        format!("{}  {}", plural(numbers.scanned_files, "file"), bytes_text(numbers.scanned_bytes));
     format!(" scan   {found:<36} {state}")
 }
 
@@ -264,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_view_has_the_lines_it_says() {
-        for view in [View::Push, View::Pull, View::Verify, View::Repair] {
+        for view in [View::Push, View::Pull, View::Verify] {
             assert_eq!(lines(view, &Meter::default(), 0).len(), view.height());
         }
     }

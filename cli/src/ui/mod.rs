@@ -24,9 +24,7 @@ use watch::{Style, Watched};
 
 pub use counters::Counters;
 pub use lines::View;
-pub use text::{
-    bytes_text, count_text, duration_text, escaped, path_text, plural, time_text,
-};
+pub use text::{bytes_text, count_text, duration_text, escaped, path_text, plural, time_text};
 pub use watch::Watch;
 
 /// Version of the JSON lines.
@@ -45,7 +43,13 @@ pub struct Options {
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
     pub verbose: u8,
     /// How to show progress
-    #[arg(long, global = true, value_name = "HOW", default_value = "auto", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
     pub progress: Progress,
 }
 
@@ -127,6 +131,11 @@ impl Ui {
         }
     }
 
+    /// Talk that must be seen whatever the options say.
+    pub fn tell(&self, line: impl AsRef<str>) {
+        self.line(line.as_ref());
+    }
+
     /// Data, on stdout: what the command was asked for. With `--json` use [`Ui::json`] instead.
     pub fn data(&self, line: impl AsRef<str>) {
         let mut text = line.as_ref().to_owned();
@@ -156,7 +165,8 @@ impl Ui {
         if !self.0.json {
             return;
         }
-        let mut object = Map::from_iter([("v".into(), SCHEMA.into()), ("type".into(), kind.into())]);
+        let mut object =
+            Map::from_iter([("v".into(), SCHEMA.into()), ("type".into(), kind.into())]);
         if let Value::Object(fields) = fields {
             object.extend(fields);
         }

@@ -1,0 +1,269 @@
+//! `arc serve`: a coordinator or a storage server in this process.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use server::auth::Token;
+use server::coordinator::{self, Timings};
+use server::serve::Listen;
+use server::storage;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Global;
+use super::quantity::{parse_bytes, parse_duration};
+use crate::exit::{Exit, Failure};
+use crate::ui::path_text;
+
+/// A token file is shorter than this.
+const TOKEN_BYTES_MAX: u64 = 8 * 1024;
+
+/// Run a coordinator or a storage server.
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct Args {
+    /// Which one.
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// What to serve.
+#[derive(clap::Subcommand)]
+pub enum Role {
+    /// Run the coordinator: it knows where everything is, and sees ciphertext only
+    Coordinator(Coordinator),
+    /// Run a storage server on one disk
+    Storage(Storage),
+}
+
+/// Run the coordinator: it knows where everything is, and sees ciphertext only.
+///
+/// On its first start it writes owner.token (for `arc init`) and join.token (for storage servers)
+/// into its folder. Once it serves, it prints one line with the address in use.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  arc serve coordinator --data /srv/arc/coordinator --listen 10.0.0.5:7070 --plain-http
+
+A settings file has the names of the long options as keys: probe-every = \"10s\". Options and the
+environment go before it.")]
+pub struct Coordinator {
+    /// Its folder: catalog and keys (needed)
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// The URL that others reach it by, when it is not the one it listens on
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+    /// Allow plain HTTP beyond loopback: only on a network that is trusted
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// From one probe of a server to the next
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    pub probe_every: Duration,
+    /// How long a probe waits for its answer
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub probe_timeout: Duration,
+    /// Missed probes in a row that make a server suspect
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    pub misses: u32,
+    /// Good probes in a row that bring it back
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    pub good: u32,
+    /// Silence after which a server is down
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_duration)]
+    pub down_after: Duration,
+    /// How long a push's lease lasts
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub lease: Duration,
+    /// How long a ticket lasts
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+    pub ticket: Duration,
+    /// How long requests under way may take to finish when it stops
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub drain: Duration,
+}
+
+/// Run a storage server on one disk.
+///
+/// Its first start joins the coordinator with the join token and marks the folder with server.id;
+/// later starts need neither token nor name. Once it serves, it prints one line with the address.
+#[derive(clap::Args)]
+#[command(after_help = "Example:
+  arc serve storage --data /mnt/disk1/arc --listen 10.0.0.6:7071 --plain-http \\
+      --coordinator http://10.0.0.5:7070 --join-token-file join.token --name nas-1 --zone nas
+
+A settings file has the names of the long options as keys: join-token-file = \"/etc/arc/join.token\".
+Options and the environment go before it.")]
+pub struct Storage {
+    /// Its folder on the disk (needed)
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// The coordinator (needed)
+    #[arg(long, value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// The join token; needed on the first start
+    #[arg(long, value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// Its name, unique in the vault [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// What fails together: a machine, a room [default: the host's name]
+    #[arg(long)]
+    pub zone: Option<String>,
+    /// The URL that others reach it by, when it is not the one it listens on
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+    /// Allow plain HTTP beyond loopback: only on a network that is trusted
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Leave so much of the disk free [default: 2 % or 1G, the smaller]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub reserve: Option<u64>,
+    /// Read settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How long requests under way may take to finish when it stops
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub drain: Duration,
+}
+
+/// See [`Args`].
+pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
+    let stop = Stop::listen()?;
+    match args.role {
+        Role::Coordinator(args) => serve_coordinator(args, global, stop).await,
+        Role::Storage(args) => serve_storage(args, global, stop).await,
+    }
+}
+
+async fn serve_coordinator(
+    args: Coordinator,
+    global: &Global,
+    stop: Stop,
+) -> Result<Exit, Failure> {
+    let config = coordinator::Config {
+        data: needed(args.data, "data")?,
+        listen: Listen { address: args.listen, plain_http: args.plain_http },
+        advertise: args.advertise,
+        timings: Timings {
+            probe_every: args.probe_every,
+            probe_timeout: args.probe_timeout,
+            misses: args.misses,
+            good: args.good,
+            down_after: args.down_after,
+            lease: args.lease,
+            ticket: args.ticket,
+            drain: args.drain,
+        },
+    };
+    let mut stop = stop;
+    let Some(started) = stop.unless_before(coordinator::start(config)).await else {
+        return Ok(Exit::Done);
+    };
+    let coordinator = started.map_err(Failure::when("the coordinator cannot start"))?;
+    listening(global, "coordinator", None, &coordinator.running.url());
+    stop.wait().await;
+    tracing::info!("stopping");
+    coordinator.stop().await;
+    Ok(Exit::Done)
+}
+
+async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exit, Failure> {
+    let config = storage::Config {
+        data: needed(args.data, "data")?,
+        listen: Listen { address: args.listen, plain_http: args.plain_http },
+        coordinator: needed(args.coordinator, "coordinator")?,
+        join_token: args.join_token_file.as_deref().map(read_token).transpose()?,
+        name: args.name,
+        zone: args.zone,
+        advertise: args.advertise,
+        reserve_bytes: args.reserve,
+        drain: args.drain,
+    };
+    let mut stop = stop;
+    let Some(started) = stop.unless_before(storage::start(config)).await else {
+        return Ok(Exit::Done);
+    };
+    let storage = started.map_err(Failure::when("the storage server cannot start"))?;
+    listening(global, "storage", Some(&storage.name), &storage.running.url());
+    stop.wait().await;
+    tracing::info!("stopping");
+    storage.running.stop(args.drain).await;
+    Ok(Exit::Done)
+}
+
+/// The one line on stdout that says where it serves.
+fn listening(global: &Global, role: &str, name: Option<&str>, url: &str) {
+    if global.ui.is_json() {
+        return global.ui.json("listening", json!({ "role": role, "name": name, "url": url }));
+    }
+    let name =
+        name.map(|name| format!(" {}", crate::ui::escaped(name.as_bytes()))).unwrap_or_default();
+    global.ui.data(format!("{role}{name} listening on {url}"));
+}
+
+fn needed<T>(value: Option<T>, name: &str) -> Result<T, Failure> {
+    value.ok_or_else(|| {
+        let variable = name.replace('-', "_").to_uppercase();
+        Failure::new(Exit::Usage, format!("--{name} is needed"))
+            .next(format!("give --{name}, ARC_{variable}, or {name} in the file of --config"))
+    })
+}
+
+/// The token in a file.
+pub(super) fn read_token(path: &Path) -> Result<Token, Failure> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text))
+        .map_err(Failure::io("cannot read", path))?;
+    text.parse().map_err(|e: server::Error| {
+        Failure::new(Exit::WrongKey, format!("{} is not usable", path_text(path)))
+            .why(e.to_string())
+    })
+}
+
+/// SIGTERM and SIGINT, heard from the beginning.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> Result<Self, Failure> {
+        let of = |kind| {
+            signal(kind).map_err(|e| {
+                Failure::new(Exit::Failed, "cannot listen for signals").why(e.to_string())
+            })
+        };
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// What `start` gives, unless a signal comes first.
+    async fn unless_before<T>(&mut self, start: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            started = start => Some(started),
+            () = self.wait() => None,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `arc servers`: the storage servers as the coordinator sees them.
+
+use serde_json::json;
+use server::wire::{ServerInfo, State};
+
+use super::Global;
+use crate::exit::{Exit, Failure};
+use crate::ui::{bytes_text, count_text, escaped, time_text};
+use crate::vault;
+
+/// List the storage servers.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Args {}
+
+/// See [`Args`].
+pub async fn run(_args: Args, global: &Global) -> Result<Exit, Failure> {
+    let connection = vault::connect(global).await?;
+    let servers = vault::all_servers(&connection.coordinator).await;
+    connection.close().await;
+    let servers = servers?;
+    global.ui.summary(&table(&servers), json!({ "servers": servers }));
+    Ok(Exit::Done)
+}
+
+/// How a state is called.
+pub(super) fn state_text(state: State) -> &'static str {
+    match state {
+        State::Unknown => "not asked yet",
+        State::Up => "up",
+        State::Suspect => "suspect",
+        State::Down => "down",
+    }
+}
+
+fn table(servers: &[ServerInfo]) -> Vec<String> {
+    if servers.is_empty() {
+        return vec!["no storage server has joined yet: arc serve storage".into()];
+    }
+    let head = ["SERVER", "ZONE", "STATE", "SHARDS", "STORED", "FREE", "LAST SEEN", "URL"];
+    let row = |server: &ServerInfo| {
+        [
+            escaped(server.name.as_bytes()),
+            escaped(server.zone.as_bytes()),
+            state_text(server.state).to_owned(),
+            count_text(server.shards),
+            bytes_text(server.shard_bytes),
+            format!("{} of {}", bytes_text(server.free_bytes), bytes_text(server.capacity_bytes)),
+            server.last_seen_ms.map_or("never".into(), |ms| time_text(ms as i64)),
+            escaped(server.url.as_bytes()),
+        ]
+    };
+    let rows: Vec<[String; 8]> =
+        std::iter::once(head.map(str::to_owned)).chain(servers.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; 8] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use server::wire::ServerId;
+
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_their_heads() {
+        let server = |name: &str, shards| ServerInfo {
+            server: ServerId(1),
+            name: name.into(),
+            zone: "z".into(),
+            url: "http://h".into(),
+            state: State::Up,
+            last_seen_ms: None,
+            capacity_bytes: 2048,
+            free_bytes: 1024,
+            shards,
+            shard_bytes: 0,
+        };
+        assert_eq!(
+            table(&[server("a", 1), server("longer-name", 12_345)]),
+            [
+                "SERVER       ZONE  STATE  SHARDS  STORED  FREE                LAST SEEN  URL",
+                "a            z     up     1       0 B     1.0 KiB of 2.0 KiB  never      http://h",
+                "longer-name  z     up     12,345  0 B     1.0 KiB of 2.0 KiB  never      http://h",
+            ]
+        );
+        assert_eq!(table(&[]).len(), 1);
+    }
+}

@@ -1,0 +1,196 @@
+//! `arc status`: what is stored and what it survives, on one page.
+
+use codec::Geometry;
+use serde_json::{Value, json};
+use server::wire::{State, Status};
+
+use super::Global;
+use super::servers::state_text;
+use crate::exit::{Exit, Failure};
+use crate::ui::{bytes_text, count_text, escaped, plural};
+use crate::vault::{self, survives_any};
+
+/// How the vault is: what is stored and what it survives.
+///
+/// Exit 7 says that something is stored below target or that a server does not answer.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Args {}
+
+/// See [`Args`].
+pub async fn run(_args: Args, global: &Global) -> Result<Exit, Failure> {
+    let connection = vault::connect(global).await?;
+    let asked = connection.coordinator.status().await;
+    let geometry = connection.record.geometry;
+    let name = connection.name.as_deref().map(|name| format!("{} at ", escaped(name.as_bytes())));
+    let head =
+        format!("vault      {}{}, {geometry}", name.unwrap_or_default(), connection.location);
+    connection.close().await;
+    let status = asked?;
+    let lines: Vec<String> = std::iter::once(head).chain(page(&status, geometry)).collect();
+    global.ui.summary(&lines, fields(&status, geometry));
+    Ok(if is_well(&status, geometry) { Exit::Done } else { Exit::BelowTarget })
+}
+
+fn fields(status: &Status, geometry: Geometry) -> Value {
+    let mut fields = json!({ "code": geometry.to_string(), "well": is_well(status, geometry) });
+    if let (Some(to), Ok(Value::Object(from))) =
+        (fields.as_object_mut(), serde_json::to_value(status))
+    {
+        // `vault` and all the counts, as on the wire.
+        to.extend(from);
+    }
+    fields
+}
+
+/// Every stripe has all its shards, and every server answers.
+fn is_well(status: &Status, geometry: Geometry) -> bool {
+    let full = status.margins.iter().all(|&(margin, _)| margin >= geometry.parity() as i32);
+    let all_up = status.servers.iter().all(|&(state, count)| state == State::Up || count == 0);
+    status.stripes_below_target == 0 && full && all_up
+}
+
+fn page(status: &Status, geometry: Geometry) -> Vec<String> {
+    let mut lines = vec![format!("snapshots  {}", count_text(status.snapshots)), stored(status)];
+    let mut labelled = |label: &str, texts: Vec<String>| {
+        for (i, text) in texts.into_iter().enumerate() {
+            lines.push(format!("{:<10} {text}", if i == 0 { label } else { "" }));
+        }
+    };
+    labelled("safety", safety(status, geometry));
+    labelled("servers", servers(status));
+    labelled("pushes", pushes(status));
+    lines
+}
+
+fn stored(status: &Status) -> String {
+    let overhead = match status.pack_bytes {
+        0 => String::new(),
+        packs => format!(" ({:.2}x)", status.shard_bytes as f64 / packs as f64),
+    };
+    format!(
+        "stored     {}, {}: {} in packs, {} on servers{overhead}",
+        plural(status.chunks, "chunk"),
+        plural(status.stripes, "stripe"),
+        bytes_text(status.pack_bytes),
+        bytes_text(status.shard_bytes),
+    )
+}
+
+/// The margins in plain words, the worst first.
+fn safety(status: &Status, geometry: Geometry) -> Vec<String> {
+    let Some(&(lowest, _)) = status.margins.first() else {
+        return vec!["nothing is stored yet".into()];
+    };
+    let target = geometry.parity() as i32;
+    let mut lines = Vec::new();
+    for &(margin, stripes) in status.margins.iter().filter(|(margin, _)| *margin < target) {
+        let which = format!("{} of {}", plural(stripes, "stripe"), count_text(status.stripes));
+        lines.push(match usize::try_from(margin) {
+            Err(_) => format!(
+                "{which} cannot be read just now: more than {target} shards are out of reach"
+            ),
+            Ok(0) => format!("{which} can be read, but one more loss is too much"),
+            Ok(margin) => format!("{which} survive only {}", survives_any(margin, "server")),
+        });
+    }
+    if let Ok(margin) = usize::try_from(lowest) {
+        let all = match margin {
+            0 => "every stripe can be read".to_owned(),
+            _ => format!("every stripe survives {}", survives_any(margin, "server")),
+        };
+        lines.insert(0, all);
+    }
+    if status.stripes_below_target > 0 {
+        lines.push(format!(
+            "{} lack shards for good until they are repaired or pushed again",
+            plural(status.stripes_below_target, "stripe")
+        ));
+    }
+    lines
+}
+
+fn servers(status: &Status) -> Vec<String> {
+    let of = |&(state, count): &(State, u32)| format!("{count} {}", state_text(state));
+    let states: Vec<String> =
+        status.servers.iter().filter(|(_, count)| *count > 0).map(of).collect();
+    match states.is_empty() {
+        true => vec!["none has joined yet".into()],
+        false => vec![states.join(", ")],
+    }
+}
+
+fn pushes(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    if status.leases > 0 {
+        lines.push(format!("{} running or interrupted", status.leases));
+    }
+    if status.leftover_shards > 0 {
+        lines.push(format!(
+            "up to {} left over by unfinished ones",
+            plural(status.leftover_shards, "shard")
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::VaultId;
+
+    use super::*;
+
+    fn status(margins: Vec<(i32, u64)>, below: u64, down: u32) -> Status {
+        Status {
+            vault: VaultId([0; 16]),
+            epoch: 1,
+            now_ms: 0,
+            snapshots: 2,
+            stripes: margins.iter().map(|(_, stripes)| stripes).sum(),
+            chunks: 1500,
+            pack_bytes: 1 << 30,
+            shard_bytes: 3 << 29,
+            margins,
+            stripes_below_target: below,
+            leases: 0,
+            leftover_shards: 0,
+            servers: vec![(State::Up, 6 - down), (State::Down, down)],
+        }
+    }
+
+    fn code() -> Geometry {
+        "4+2".parse().unwrap()
+    }
+
+    #[test]
+    fn a_whole_vault_is_told_in_four_lines() {
+        let status = status(vec![(2, 10)], 0, 0);
+        assert!(is_well(&status, code()));
+        assert_eq!(
+            page(&status, code()),
+            [
+                "snapshots  2",
+                "stored     1,500 chunks, 10 stripes: 1.0 GiB in packs, 1.5 GiB on servers (1.50x)",
+                "safety     every stripe survives the loss of any 2 servers",
+                "servers    6 up",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_below_target_is_named_worst_first() {
+        let one_down = status(vec![(1, 10)], 0, 1);
+        assert!(!is_well(&one_down, code()));
+        assert_eq!(safety(&one_down, code())[0], "every stripe survives the loss of any 1 server");
+        let bad = status(vec![(-1, 1), (0, 2), (2, 7)], 1, 3);
+        assert_eq!(
+            safety(&bad, code()),
+            [
+                "1 stripe of 10 cannot be read just now: more than 2 shards are out of reach",
+                "2 stripes of 10 can be read, but one more loss is too much",
+                "1 stripe lack shards for good until they are repaired or pushed again",
+            ]
+        );
+        assert_eq!(servers(&bad), ["3 up, 3 down"]);
+        assert_eq!(safety(&status(vec![], 0, 0), code()), ["nothing is stored yet"]);
+    }
+}
