@@ -84,9 +84,16 @@ fn steps_back(name: &str) -> Option<u64> {
 }
 
 /// Splits `SNAPSHOT[:PATH]`; the path comes back as in a manifest, without outer slashes.
-pub fn split(text: &str) -> (&str, &str) {
-    let (name, path) = text.split_once(':').unwrap_or((text, ""));
-    (name, path.trim_matches('/'))
+pub fn split(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|&byte| byte == b':').unwrap_or(text.len());
+    let (name, mut path) = (&text[..end], text.get(end + 1..).unwrap_or_default());
+    while let Some(rest) = path.strip_prefix(b"/") {
+        path = rest;
+    }
+    while let Some(rest) = path.strip_suffix(b"/") {
+        path = rest;
+    }
+    (name, path)
 }
 
 /// Reads the record of a snapshot.
@@ -111,8 +118,8 @@ mod tests {
         assert_eq!(steps_back("latest"), Some(0));
         assert_eq!(steps_back("latest~3"), Some(3));
         assert_eq!(steps_back("latest3"), None);
-        assert_eq!(split("latest:/home/a/"), ("latest", "home/a"));
-        assert_eq!(split("7c1d09aa"), ("7c1d09aa", ""));
-        assert_eq!(split("latest:a:b"), ("latest", "a:b"));
+        assert_eq!(split(b"latest:/home/a/"), (&b"latest"[..], &b"home/a"[..]));
+        assert_eq!(split(b"7c1d09aa"), (&b"7c1d09aa"[..], &b""[..]));
+        assert_eq!(split(b"latest:a:b"), (&b"latest"[..], &b"a:b"[..]));
     }
 }

@@ -190,6 +190,8 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
         advertise: args.advertise,
         reserve_bytes: args.reserve,
         drain: args.drain,
+        limits: storage::Limits::default(),
+        fault: None,
     };
     let mut stop = stop;
     let Some(started) = stop.unless_before(storage::start(config)).await else {

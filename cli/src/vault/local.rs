@@ -257,6 +257,8 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
         advertise: None,
         reserve_bytes: None,
         drain: DRAIN,
+        limits: storage::Limits::default(),
+        fault: None,
     }
 }
 
