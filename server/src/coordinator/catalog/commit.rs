@@ -41,9 +41,9 @@ impl Catalog {
             open_lease(db, origin, lease, clock.now_ms())?;
             let key = add_stripe(db, origin, lease, &new)?;
             let sql = "SELECT good, target FROM stripe_health WHERE key = ?1";
-            Ok(db.prepare_cached(sql)?.query_row([key], |r| {
-                Ok(Committed { holders: r.get(0)?, target: r.get(1)? })
-            })?)
+            Ok(db
+                .prepare_cached(sql)?
+                .query_row([key], |r| Ok(Committed { holders: r.get(0)?, target: r.get(1)? }))?)
         })
         .await
     }
@@ -60,12 +60,12 @@ impl Catalog {
         let clock = self.clock;
         self.write(move |db| {
             let now_ms = clock.now_ms();
-            let first = match stripe_key(db, new.stripe)? {
-                Some(key) => kept_snapshot(db, key)?,
-                None => None,
-            };
             let open = open_lease(db, origin, lease, now_ms);
-            if let (Some(first), Err(_)) = (first, &open) {
+            let known = stripe_key(db, new.stripe)?;
+            if let Some(first) = known.map(|key| kept_snapshot(db, key)).transpose()?.flatten() {
+                if open.is_ok() {
+                    add_stripe(db, origin, lease, &new)?;
+                }
                 return Ok(first);
             }
             open?;
@@ -165,6 +165,9 @@ fn add_holder(
     index: u8,
     server: ServerId,
 ) -> Result<usize> {
+    if holds(db, stripe, index, server)? {
+        return Ok(0);
+    }
     let intent = params![lease.0, stripe.0, index, server.0];
     let intended = db
         .prepare_cached(
@@ -188,4 +191,16 @@ fn add_holder(
     )?
     .execute(params![lease.0, stripe.0, index, server.0, key])?;
     Ok(changed)
+}
+
+/// Whether the catalog has this shard, and as good.
+pub(super) fn holds(
+    db: &Connection,
+    stripe: StripeId,
+    index: u8,
+    server: ServerId,
+) -> Result<bool> {
+    let sql = "SELECT 1 FROM stripes s JOIN shards h ON h.stripe = s.key
+               WHERE s.id = ?1 AND h.server = ?3 AND h.idx = ?2 AND h.state = 'good'";
+    Ok(db.prepare_cached(sql)?.exists(params![stripe.0, index, server.0])?)
 }

@@ -24,7 +24,7 @@ use super::clock::Clock;
 use crate::wire::Code;
 use crate::{Error, Result};
 
-pub(super) use self::commit::{ChunkRow, NewStripe};
+pub(super) use self::commit::NewStripe;
 pub(super) use self::push::{Intended, Placing};
 pub(super) use self::servers::{ServerRow, TokenRow};
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use codec::{ChunkId, Digest, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::commit::holds;
 use super::rows::{column, holders, kept_snapshot, stripe_key};
 use super::{Catalog, tick};
 use crate::coordinator::clock::millis;
@@ -224,10 +225,10 @@ fn adopt(
              ON CONFLICT (lease, stripe, idx, server) DO UPDATE SET idx = idx",
         )?
         .execute(params![lease.0, stripe.0, index, server.0])?;
-    match adopted {
-        0 => Err(no_intent(stripe, index, server)),
-        _ => Ok(()),
+    if adopted > 0 || holds(db, stripe, index, server)? {
+        return Ok(());
     }
+    Err(no_intent(stripe, index, server))
 }
 
 /// Which chunks are readable, and the stripes that they rely on.
@@ -265,8 +266,14 @@ fn terms(db: &Connection, origin: i64, lease: LeaseId) -> Result<Terms> {
     let row = db.prepare_cached(sql)?.query_row(params![lease.0, origin], |r| {
         Ok(Terms { expires_ms: r.get(0)?, closed: r.get(1)? })
     });
-    let unknown = || Error::refuse(Code::NotFound, format!("no lease {}", lease.0));
-    row.optional()?.ok_or_else(unknown)
+    match row.optional() {
+        Ok(Some(terms)) => Ok(terms),
+        // A number beyond SQLite's integers is no lease's.
+        Ok(None) | Err(rusqlite::Error::ToSqlConversionFailure(_)) => {
+            Err(Error::refuse(Code::NotFound, format!("no lease {}", lease.0)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The terms of a lease that must be open.
@@ -283,7 +290,10 @@ pub(super) fn open_lease(
 pub(super) fn no_intent(stripe: StripeId, index: u8, server: ServerId) -> Error {
     Error::refuse(
         Code::Conflict,
-        format!("no ticket was given for shard {index} of stripe {stripe:.12} on server {}", server.0),
+        format!(
+            "no ticket was given for shard {index} of stripe {stripe:.12} on server {}",
+            server.0
+        ),
     )
 }
 

@@ -25,7 +25,7 @@ impl Catalog {
                 db,
                 "SELECT stripe FROM snapshots WHERE state = 'kept' AND sequence < ?1
                  ORDER BY sequence DESC LIMIT ?2",
-                params![before.unwrap_or(i64::MAX as u64), limit],
+                params![before.map_or(i64::MAX, |s| i64::try_from(s).unwrap_or(i64::MAX)), limit],
             )?;
             let mut rows = Vec::with_capacity(keys.len());
             for key in keys {
@@ -71,7 +71,10 @@ impl Catalog {
     }
 
     /// All places of `chunks`.
-    pub(in crate::coordinator) async fn locate(&self, chunks: Vec<ChunkId>) -> Result<LocateAnswer> {
+    pub(in crate::coordinator) async fn locate(
+        &self,
+        chunks: Vec<ChunkId>,
+    ) -> Result<LocateAnswer> {
         self.read(move |db| {
             let mut rows = db.prepare_cached("SELECT stripe, frame FROM chunks WHERE id = ?1")?;
             let mut numbers: HashMap<i64, u32> = HashMap::new();
@@ -108,7 +111,8 @@ impl Catalog {
             let mut rows = Vec::new();
             if any_lost(db)? {
                 let after = after.map(|id| id.0.to_vec()).unwrap_or_default();
-                let sql = format!("{} AND id > ?1 ORDER BY id LIMIT ?2", lost_chunks("DISTINCT id"));
+                let sql =
+                    format!("{} AND id > ?1 ORDER BY id LIMIT ?2", lost_chunks("DISTINCT id"));
                 rows = column(db, &sql, params![after, limit])?.into_iter().map(ChunkId).collect();
             }
             Ok(page(rows, limit, ToString::to_string))
@@ -171,7 +175,9 @@ pub(super) fn below_target(db: &Connection) -> Result<u64> {
 }
 
 fn any_lost(db: &Connection) -> Result<bool> {
-    Ok(db.prepare_cached(&format!("SELECT EXISTS ({LOST_STRIPES})"))?.query_row([], |r| r.get(0))?)
+    Ok(db
+        .prepare_cached(&format!("SELECT EXISTS ({LOST_STRIPES})"))?
+        .query_row([], |r| r.get(0))?)
 }
 
 /// Selects `what` of the chunks all of whose stripes are lost.
