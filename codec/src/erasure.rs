@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn one_data_body_is_copied() {
         let (code, data) = (code(1, 3), b"the same everywhere".to_vec());
-        let whole = stripe(&code, &[data.clone()]);
+        let whole = stripe(&code, std::slice::from_ref(&data));
         assert_eq!(whole, vec![Some(data.clone()); 4]);
         for left in 0..4 {
             let mut bodies = vec![None; 4];
