@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{
     self, PageRef, at_most, at_most_count, check_path, is_within, path_order, show_path,
 };
+use crate::pack::RECORD_BYTES_MAX;
 use crate::{Error, FORMAT_VERSION, Result, StripeId};
 
-/// Bytes of an encoded record.
-pub const SNAPSHOT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of an encoded record: what [`crate::pack::seal_record`] takes.
+pub const SNAPSHOT_BYTES_MAX: usize = RECORD_BYTES_MAX;
 /// Sources of a snapshot.
 pub const SOURCES_MAX: usize = 4096;
 /// Tags of a snapshot.
