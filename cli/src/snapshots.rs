@@ -60,7 +60,9 @@ pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<Snapsho
         return rows.next().await?.ok_or_else(|| none("the vault has not as many".into()));
     }
     if name.len() < DIGITS_MIN || !name.bytes().all(|c| c.is_ascii_hexdigit()) {
-        return Err(none(format!("a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id")));
+        return Err(none(format!(
+            "a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id"
+        )));
     }
     let wanted = name.to_ascii_lowercase();
     let mut found: Option<SnapshotRow> = None;
@@ -106,7 +108,8 @@ pub async fn record(fetcher: &Fetcher, row: &SnapshotRow) -> fetch::Result<Snaps
         let key = PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault())?;
         Snapshot::decode(&pack::open_record(fetcher.vault(), &key, &pack_bytes)?)
     };
-    open().map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
+    open()
+        .map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
 }
 
 #[cfg(test)]

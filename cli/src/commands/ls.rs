@@ -37,7 +37,8 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
 async fn list(vault: &Vault, args: &Args, ui: &Ui) -> Result<Exit, Failure> {
     let (name, path) = super::pull::split(&args.snapshot)?;
     let row = snapshots::find(&vault.coordinator, &name).await?;
-    let fetcher = Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let fetcher =
+        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
     let record = snapshots::record(&fetcher, &row).await?;
     pull::find(&fetcher, record.manifest, &path).await?;
     let mut entries = Entries::new(Arc::clone(&fetcher), record.manifest);
@@ -78,7 +79,11 @@ fn tell(entry: &Entry, ui: &Ui) {
         return ui.json("entry", fields);
     }
     let (seconds, nanos) = entry.mtime;
-    let time = time_text(seconds.saturating_mul(1_000).saturating_add(i64::from(nanos / 1_000_000)));
+    let time =
+        time_text(seconds.saturating_mul(1_000).saturating_add(i64::from(nanos / 1_000_000)));
     let Entry { mode, uid, gid, .. } = entry;
-    ui.data(format!("{kind}{mode:04o} {uid:>5} {gid:>5} {bytes:>12}  {time}  {}{more}", escaped(&path)));
+    ui.data(format!(
+        "{kind}{mode:04o} {uid:>5} {gid:>5} {bytes:>12}  {time}  {}{more}",
+        escaped(&path)
+    ));
 }

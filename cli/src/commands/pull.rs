@@ -61,7 +61,8 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
 async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> {
     let (name, path) = split(&args.snapshot)?;
     let snapshot = snapshots::find(&vault.coordinator, &name).await?;
-    let fetcher = Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let fetcher =
+        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
     if args.to.as_os_str() == "-" {
         ui.take_stdout();
         let bytes = pull::to_stdout(&fetcher, &snapshot, &path).await?;
@@ -73,7 +74,8 @@ async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
     let counters = Arc::new(Counters::default());
     let watch = ui.watch(Arc::clone(&counters), View::Pull);
     let id = snapshot.id;
-    let options = pull::Options { snapshot, path, to: args.to.clone(), overwrite: policy(args.overwrite) };
+    let options =
+        pull::Options { snapshot, path, to: args.to.clone(), overwrite: policy(args.overwrite) };
     let outcome = pull::pull(&fetcher, options, counters).await;
     watch.finish();
     let outcome = outcome?;
@@ -88,7 +90,13 @@ fn tell_heals(fetcher: &Fetcher, ui: &Ui) {
     }
 }
 
-fn tell(outcome: &Outcome, id: codec::StripeId, to: &Path, took: std::time::Duration, ui: &Ui) -> Exit {
+fn tell(
+    outcome: &Outcome,
+    id: codec::StripeId,
+    to: &Path,
+    took: std::time::Duration,
+    ui: &Ui,
+) -> Exit {
     let mut exits = vec![Exit::Done];
     for problem in &outcome.problems {
         ui.warn(&format!("cannot {}: {}", problem.doing, problem.error), Some(&problem.path));
@@ -113,7 +121,10 @@ fn tell(outcome: &Outcome, id: codec::StripeId, to: &Path, took: std::time::Dura
         lines.push(format!("{} left as they were (--overwrite)", plural(outcome.skipped, "name")));
     }
     if !outcome.lost.is_empty() {
-        lines.push(format!("{} could not be restored; all others were", plural(outcome.lost.len() as u64, "file")));
+        lines.push(format!(
+            "{} could not be restored; all others were",
+            plural(outcome.lost.len() as u64, "file")
+        ));
     }
     let fields = json!({
         "snapshot": id,
@@ -143,16 +154,21 @@ fn check_target(args: &Args) -> Result<(), Failure> {
     if args.overwrite.is_some() || args.to.as_os_str() == "-" {
         return Ok(());
     }
-    match std::fs::read_dir(&args.to) {
-        Ok(names) if names.take(1).count() > 0 => {
-            Err(Failure::new(Exit::Usage, format!("the folder {} is not empty", path_text(&args.to)))
-                .state("nothing was restored")
-                .next("--overwrite never|if-changed|always    restores into it all the same"))
-        }
-        Ok(_) => Ok(()),
+    match std::fs::read_dir(&args.to).map(is_empty) {
+        Ok(false) => Err(Failure::new(
+            Exit::Usage,
+            format!("the folder {} is not empty", path_text(&args.to)),
+        )
+        .state("nothing was restored")
+        .next("--overwrite never|if-changed|always    restores into it all the same")),
+        Ok(true) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Failure::io("cannot restore into", &args.to)(error)),
     }
+}
+
+fn is_empty(mut names: std::fs::ReadDir) -> bool {
+    names.next().is_none()
 }
 
 /// Splits `SNAPSHOT[:PATH]`; the path as in a manifest.

@@ -129,10 +129,16 @@ fn options(args: Args, parent: Option<codec::StripeId>) -> Result<Options, Failu
         let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
         patterns.extend(lines.map(str::to_owned));
     }
-    let excludes = Excludes::new(&patterns)
-        .map_err(|error| usage("a pattern of --exclude is not understood".into()).why(error.to_string()))?;
-    if let Some(bytes) = args.pack_size.filter(|bytes| !(PACK_BYTES_MIN..=PACK_BYTES_MAX).contains(bytes)) {
-        return Err(usage(format!("--pack-size {}: it can be from 1 MiB to 1 GiB", bytes_text(bytes))));
+    let excludes = Excludes::new(&patterns).map_err(|error| {
+        usage("a pattern of --exclude is not understood".into()).why(error.to_string())
+    })?;
+    if let Some(bytes) =
+        args.pack_size.filter(|bytes| !(PACK_BYTES_MIN..=PACK_BYTES_MAX).contains(bytes))
+    {
+        return Err(usage(format!(
+            "--pack-size {}: it can be from 1 MiB to 1 GiB",
+            bytes_text(bytes)
+        )));
     }
     Ok(Options {
         source,
@@ -151,22 +157,32 @@ fn options(args: Args, parent: Option<codec::StripeId>) -> Result<Options, Failu
 }
 
 fn source(args: &Args) -> Result<Source, Failure> {
-    let usage = |what: &str| Failure::new(Exit::Usage, what).next("pg_dump shop | arc push - --as shop.sql");
+    let usage = |what: &str| {
+        Failure::new(Exit::Usage, what).next("pg_dump shop | arc push - --as shop.sql")
+    };
     let stdin = args.paths.iter().any(|path| path.as_os_str() == "-");
     match (&args.as_name, stdin) {
         (Some(name), true) if args.paths.len() == 1 => {
             let path = name.as_os_str().as_bytes();
             let path = path.strip_prefix(b"/").unwrap_or(path).to_vec();
-            check_path(&path).map_err(|error| usage("--as is no name for a file").why(error.to_string()))?;
+            check_path(&path)
+                .map_err(|error| usage("--as is no name for a file").why(error.to_string()))?;
             Ok(Source::Stdin(path))
         }
         (None, false) => {
             for path in &args.paths {
                 if let Err(error) = std::fs::symlink_metadata(path) {
-                    let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::NoSnapshot } else { Exit::Failed };
-                    return Err(Failure::new(exit, format!("cannot push {}", crate::ui::path_text(path)))
-                        .why(error.to_string())
-                        .state("nothing was stored"));
+                    let exit = if error.kind() == std::io::ErrorKind::NotFound {
+                        Exit::NoSnapshot
+                    } else {
+                        Exit::Failed
+                    };
+                    return Err(Failure::new(
+                        exit,
+                        format!("cannot push {}", crate::ui::path_text(path)),
+                    )
+                    .why(error.to_string())
+                    .state("nothing was stored"));
                 }
             }
             Ok(Source::Paths(args.paths.clone()))
@@ -219,7 +235,11 @@ async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Re
     let servers = vault::all_servers(&vault.coordinator).await?;
     let geometry = vault.geometry();
     let survives = match outcome.stripes_below_target {
-        0 => format!("survives {} of {}; every shard synced", survives_any(geometry.parity(), "server"), servers.len()),
+        0 => format!(
+            "survives {} of {}; every shard synced",
+            survives_any(geometry.parity(), "server"),
+            servers.len()
+        ),
         short => format!(
             "{} of the vault have fewer shards than {geometry} asks for: mended by the next push or repair",
             plural(short, "stripe")
@@ -227,7 +247,10 @@ async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Re
     };
     lines.push(survives);
     if stats.warnings > 0 {
-        lines.push(format!("{} could not be read, or changed meanwhile; see above", plural(stats.warnings, "name")));
+        lines.push(format!(
+            "{} could not be read, or changed meanwhile; see above",
+            plural(stats.warnings, "name")
+        ));
     }
     let fields = json!({
         "snapshot": snapshot.id,

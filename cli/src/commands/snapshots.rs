@@ -31,7 +31,10 @@ async fn list(vault: &Vault, ui: &Ui) -> Result<Exit, Failure> {
     let mut count = 0;
     while let Some(row) = rows.next().await? {
         if count == 0 && !ui.is_json() {
-            ui.data(format!("{:<8}  {:<19}  {:<12} {:>9} {:>10}  what", "snapshot", "saved", "host", "files", "size"));
+            ui.data(format!(
+                "{:<8}  {:<19}  {:<12} {:>9} {:>10}  what",
+                "snapshot", "saved", "host", "files", "size"
+            ));
         }
         count += 1;
         match snapshots::record(&fetcher, &row).await {
@@ -49,7 +52,8 @@ async fn list(vault: &Vault, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 fn tell(row: &SnapshotRow, record: &Snapshot, ui: &Ui) {
-    let sources: Vec<String> = record.sources.iter().map(|path| escaped(&tree::absolute(path))).collect();
+    let sources: Vec<String> =
+        record.sources.iter().map(|path| escaped(&tree::absolute(path))).collect();
     if ui.is_json() {
         return ui.json(
             "snapshot",

@@ -61,7 +61,10 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
         };
         let BadShard { stripe, index, server, .. } = bad;
         if ui.is_json() {
-            ui.json("damage", json!({ "stripe": stripe, "index": index, "server": server, "what": what }));
+            ui.json(
+                "damage",
+                json!({ "stripe": stripe, "index": index, "server": server, "what": what }),
+            );
         } else {
             ui.data(format!("stripe {stripe:.8} shard {index} on {server} is {what}"));
         }
@@ -98,28 +101,33 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
         lines.push(format!("{} missing or damaged", plural(outcome.bad.len() as u64, "shard")));
     }
     if outcome.below_target > 0 {
-        lines.push(format!("{} have fewer shards than their code has", plural(outcome.below_target, "stripe")));
+        lines.push(format!(
+            "{} have fewer shards than their code has",
+            plural(outcome.below_target, "stripe")
+        ));
     }
     if !outcome.unknown.is_empty() {
         let count = plural(outcome.unknown.len() as u64, "stripe");
         lines.push(format!("{count} cannot be read just now: too few of their servers answer"));
     }
-    lines.push(match (outcome.lost.is_empty() && outcome.lost_files.is_empty(), outcome.margin_min) {
-        (false, _) => format!(
-            "{} lost, {} with them",
-            plural(outcome.lost.len() as u64, "stripe"),
-            plural(outcome.lost_files.len() as u64, "file")
-        ),
-        (true, None) => "nothing is stored yet".to_owned(),
-        (true, Some(margin)) => match usize::try_from(margin) {
-            Err(_) => "nothing is known to be lost".to_owned(),
-            Ok(0) => "everything can be read, but one more loss is too much".to_owned(),
-            Ok(margin) => {
-                let survives = survives_any(margin.min(geometry.parity()), "server");
-                format!("everything can be read, and survives {survives} more")
-            }
+    lines.push(
+        match (outcome.lost.is_empty() && outcome.lost_files.is_empty(), outcome.margin_min) {
+            (false, _) => format!(
+                "{} lost, {} with them",
+                plural(outcome.lost.len() as u64, "stripe"),
+                plural(outcome.lost_files.len() as u64, "file")
+            ),
+            (true, None) => "nothing is stored yet".to_owned(),
+            (true, Some(margin)) => match usize::try_from(margin) {
+                Err(_) => "nothing is known to be lost".to_owned(),
+                Ok(0) => "everything can be read, but one more loss is too much".to_owned(),
+                Ok(margin) => {
+                    let survives = survives_any(margin.min(geometry.parity()), "server");
+                    format!("everything can be read, and survives {survives} more")
+                }
+            },
         },
-    });
+    );
     lines
 }
 

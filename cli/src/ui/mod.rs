@@ -238,7 +238,10 @@ impl Ui {
             _ => "missing".to_owned(),
         };
         if self.0.json {
-            return self.json("heal", json!({ "stripe": stripe, "index": index, "server": server, "what": what }));
+            return self.json(
+                "heal",
+                json!({ "stripe": stripe, "index": index, "server": server, "what": what }),
+            );
         }
         self.say(format!(
             "stripe {stripe:.8} shard {index} on {} is {what}; done without, and reported for repair",

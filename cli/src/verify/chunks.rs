@@ -52,7 +52,13 @@ struct Lookup<'a> {
 
 impl<'a> Lookup<'a> {
     fn new(fetcher: &'a Arc<Fetcher>, lost: &'a BTreeSet<StripeId>) -> Self {
-        Self { fetcher, lost, waiting: Vec::new(), stripes: BTreeMap::new(), lost_files: BTreeSet::new() }
+        Self {
+            fetcher,
+            lost,
+            waiting: Vec::new(),
+            stripes: BTreeMap::new(),
+            lost_files: BTreeSet::new(),
+        }
     }
 
     async fn snapshot(&mut self, row: &SnapshotRow) -> Result<()> {

@@ -34,7 +34,8 @@ impl Verify<'_> {
 
     async fn read_stripe(&self, map: &Arc<StripeMap>) -> Result<(), FetchError> {
         let bodies = self.fetcher.data_bodies(map).await?;
-        let (vault, keys, map) = (self.fetcher.vault(), self.fetcher.keys().clone(), Arc::clone(map));
+        let (vault, keys, map) =
+            (self.fetcher.vault(), self.fetcher.keys().clone(), Arc::clone(map));
         cpu::run(move || open_all(vault, &keys, &map, &bodies))
             .await
             .map_err(|error| FetchError::Lost(error.to_string()))
@@ -42,7 +43,12 @@ impl Verify<'_> {
 }
 
 /// Opens a whole pack: its record, or its directory and every frame, with every chunk's id.
-fn open_all(vault: VaultId, keys: &VaultKeys, map: &StripeMap, bodies: &[Vec<u8>]) -> codec::Result<()> {
+fn open_all(
+    vault: VaultId,
+    keys: &VaultKeys,
+    map: &StripeMap,
+    bodies: &[Vec<u8>],
+) -> codec::Result<()> {
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
     let key = PackKey::unwrap_field(&map.pack_key, keys, vault)?;
@@ -53,20 +59,31 @@ fn open_all(vault: VaultId, keys: &VaultKeys, map: &StripeMap, bodies: &[Vec<u8>
     let catalog_agrees = directory.frames.len() == map.frames.len()
         && directory.frames.iter().zip(&map.frames).all(|(a, b)| (a.0 as u8, a.1) == *b);
     if !catalog_agrees {
-        return Err(Error::damaged("stripe", "the catalog has other frames than the pack's directory"));
+        return Err(Error::damaged(
+            "stripe",
+            "the catalog has other frames than the pack's directory",
+        ));
     }
     (0..directory.frames.len() as u32).into_par_iter().try_for_each(|number| {
-        let range = directory.frame_range(number).ok_or_else(|| Error::damaged("pack", "a frame without a place"))?;
+        let range = directory
+            .frame_range(number)
+            .ok_or_else(|| Error::damaged("pack", "a frame without a place"))?;
         let mut sealed = bytes[range].to_vec();
         let kind = directory.frames[number as usize].0;
         let frame = frame::Frame::decode(key.open(vault, kind, number, &mut sealed)?)?;
         let rows = directory.chunks.iter().filter(|row| row.frame == number);
         if !rows.map(|row| row.chunk).eq(frame.chunks.iter().map(|(id, _)| *id)) {
-            return Err(Error::damaged("pack", format!("frame {number} has other chunks than its directory")));
+            return Err(Error::damaged(
+                "pack",
+                format!("frame {number} has other chunks than its directory"),
+            ));
         }
         for (id, range) in &frame.chunks {
             if keys.chunk_id(&frame.bytes[range.clone()]) != *id {
-                return Err(Error::damaged("pack", format!("chunk {id:.8} has other bytes than its id")));
+                return Err(Error::damaged(
+                    "pack",
+                    format!("chunk {id:.8} has other bytes than its id"),
+                ));
             }
         }
         Ok(())
