@@ -1,7 +1,7 @@
 //! A storage server over real HTTP, with a coordinator that only answers joins and hellos.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 // Helpers outside of #[test] functions count as production code for these lints.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod control;
 mod get;
