@@ -30,12 +30,10 @@ pub struct Args {
     pub role: Role,
 }
 
-/// What to serve.
+/// What to serve; the text for `--help` stands at the arguments.
 #[derive(clap::Subcommand)]
 pub enum Role {
-    /// Run the coordinator: it knows where everything is, and sees ciphertext only
     Coordinator(Coordinator),
-    /// Run a storage server on one disk
     Storage(Storage),
 }
 

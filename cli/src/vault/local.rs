@@ -286,7 +286,7 @@ pub(super) fn check_new(
     }
     if super::lock::is_begun(dir) {
         return Err(Failure::new(Exit::Usage, format!("{shown} has what an unfinished init left"))
-            .next(format!("rm -r {shown}    if nothing in it is wanted, then init again")));
+            .next(format!("rm -r {shown}    # if nothing in it is wanted, then init again")));
     }
     let n = geometry.shards();
     let count = disks.map_or(n, <[_]>::len);
