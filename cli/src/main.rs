@@ -3,14 +3,21 @@
 //! One binary is client, coordinator and storage server. Here are the runtime,
 //! the signals and the exit code; `commands` has one file for each command.
 
+// A program exports nothing: `pub` means pub within it.
+#![allow(unreachable_pub)]
+
 mod commands;
 mod config;
 mod exit;
+mod fetch;
+mod pull;
+mod push;
 mod secret;
-#[allow(dead_code)]
+mod snapshots;
 mod tree;
 mod ui;
 mod vault;
+mod verify;
 
 use std::future::Future;
 use std::process::ExitCode;

@@ -60,7 +60,9 @@ pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<Snapsho
         return rows.next().await?.ok_or_else(|| none("the vault has not as many".into()));
     }
     if name.len() < DIGITS_MIN || !name.bytes().all(|c| c.is_ascii_hexdigit()) {
-        return Err(none(format!("a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id")));
+        return Err(none(format!(
+            "a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id"
+        )));
     }
     let wanted = name.to_ascii_lowercase();
     let mut found: Option<SnapshotRow> = None;
@@ -84,9 +86,16 @@ fn steps_back(name: &str) -> Option<u64> {
 }
 
 /// Splits `SNAPSHOT[:PATH]`; the path comes back as in a manifest, without outer slashes.
-pub fn split(text: &str) -> (&str, &str) {
-    let (name, path) = text.split_once(':').unwrap_or((text, ""));
-    (name, path.trim_matches('/'))
+pub fn split(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|&byte| byte == b':').unwrap_or(text.len());
+    let (name, mut path) = (&text[..end], text.get(end + 1..).unwrap_or_default());
+    while let Some(rest) = path.strip_prefix(b"/") {
+        path = rest;
+    }
+    while let Some(rest) = path.strip_suffix(b"/") {
+        path = rest;
+    }
+    (name, path)
 }
 
 /// Reads the record of a snapshot.
@@ -99,7 +108,8 @@ pub async fn record(fetcher: &Fetcher, row: &SnapshotRow) -> fetch::Result<Snaps
         let key = PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault())?;
         Snapshot::decode(&pack::open_record(fetcher.vault(), &key, &pack_bytes)?)
     };
-    open().map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
+    open()
+        .map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
 }
 
 #[cfg(test)]
@@ -111,8 +121,8 @@ mod tests {
         assert_eq!(steps_back("latest"), Some(0));
         assert_eq!(steps_back("latest~3"), Some(3));
         assert_eq!(steps_back("latest3"), None);
-        assert_eq!(split("latest:/home/a/"), ("latest", "home/a"));
-        assert_eq!(split("7c1d09aa"), ("7c1d09aa", ""));
-        assert_eq!(split("latest:a:b"), ("latest", "a:b"));
+        assert_eq!(split(b"latest:/home/a/"), (&b"latest"[..], &b"home/a"[..]));
+        assert_eq!(split(b"7c1d09aa"), (&b"7c1d09aa"[..], &b""[..]));
+        assert_eq!(split(b"latest:a:b"), (&b"latest"[..], &b"a:b"[..]));
     }
 }

@@ -1,8 +1,8 @@
 //! Reed-Solomon over GF(2^8), field polynomial 0x11D, behind three functions.
 //!
 //! The matrix is reed-solomon-erasure's (Vandermonde times the inverse of its
-//! top square); for k = 1 it is all ones, so 1+m is copies. The code neither
-//! notices nor corrects wrong bytes: **only verified bytes may come in here**.
+//! top square); for k = 1 it is all ones, so 1+m is copied and not multiplied. The code
+//! neither notices nor corrects wrong bytes: **only verified bytes may come in here**.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,6 +36,10 @@ impl Code {
         let data_bytes = data.iter().map(|body| body.len());
         common_length(data_bytes.chain(parity.iter().map(|body| body.len())))?;
 
+        if let [only] = data {
+            parity.iter_mut().for_each(|copy| copy.copy_from_slice(only));
+            return Ok(());
+        }
         self.matrix.encode_sep(data, parity).map_err(|_| refused())
     }
 
@@ -64,8 +68,26 @@ impl Code {
         if missing.is_empty() {
             return Ok(());
         }
+        let filled = match bodies.iter().flatten().next() {
+            Some(copy) if needed == 1 => vec![copy.clone(); missing.len()],
+            _ => self.multiply(bodies, &present, wanted, body_bytes)?,
+        };
+        for (index, body) in missing.into_iter().zip(filled) {
+            bodies[index] = Some(body);
+        }
+        Ok(())
+    }
 
-        let mut filled = vec![vec![0; body_bytes]; missing.len()];
+    /// What is not `present` of the first `wanted` bodies, from what is.
+    fn multiply(
+        &self,
+        bodies: &mut [Option<Vec<u8>>],
+        present: &[bool],
+        wanted: usize,
+        body_bytes: usize,
+    ) -> Result<Vec<Vec<u8>>> {
+        let missing = present[..wanted].iter().filter(|&&there| !there).count();
+        let mut filled = vec![vec![0; body_bytes]; missing];
         let mut room = filled.iter_mut().map(Vec::as_mut_slice);
         let rows = bodies.iter_mut().enumerate().map(|(index, body)| match body {
             Some(body) => body.as_mut_slice(),
@@ -76,18 +98,14 @@ impl Code {
             .into_par_iter()
             .try_for_each(|column| {
                 let mut column: Vec<_> = column.into_iter().zip(present.iter().copied()).collect();
-                if wanted == needed {
+                if wanted == self.geometry.data() {
                     self.matrix.reconstruct_data(&mut column)
                 } else {
                     self.matrix.reconstruct(&mut column)
                 }
             })
             .map_err(|_| refused())?;
-
-        for (index, body) in missing.into_iter().zip(filled) {
-            bodies[index] = Some(body);
-        }
-        Ok(())
+        Ok(filled)
     }
 }
 
@@ -230,8 +248,18 @@ mod tests {
 
     #[test]
     fn one_data_body_is_copied() {
-        let bodies = stripe(&code(1, 3), &[b"the same everywhere".to_vec()]);
-        assert!(bodies.iter().all(|body| body == &bodies[0]));
+        let (code, data) = (code(1, 3), b"the same everywhere".to_vec());
+        let whole = stripe(&code, std::slice::from_ref(&data));
+        assert_eq!(whole, vec![Some(data.clone()); 4]);
+        for left in 0..4 {
+            let mut bodies = vec![None; 4];
+            bodies[left] = Some(data.clone());
+            code.decode(&mut bodies).unwrap();
+            assert_eq!(bodies[0], whole[0]);
+            assert_eq!(bodies[1..].iter().flatten().count(), usize::from(left > 0));
+            code.rebuild(&mut bodies).unwrap();
+            assert_eq!(bodies, whole);
+        }
     }
 
     proptest! {

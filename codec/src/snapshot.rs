@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{
     self, PageRef, at_most, at_most_count, check_path, is_within, path_order, show_path,
 };
+use crate::pack::RECORD_BYTES_MAX;
 use crate::{Error, FORMAT_VERSION, Result, StripeId};
 
-/// Bytes of an encoded record.
-pub const SNAPSHOT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of an encoded record: what [`crate::pack::seal_record`] takes.
+pub const SNAPSHOT_BYTES_MAX: usize = RECORD_BYTES_MAX;
 /// Sources of a snapshot.
 pub const SOURCES_MAX: usize = 4096;
 /// Tags of a snapshot.
@@ -190,8 +191,7 @@ mod tests {
     proptest! {
         #[test]
         fn damaged_records_never_panic(at in any::<prop::sample::Index>(), bit in 0..8u8, cut in any::<bool>()) {
-            let want = snapshot();
-            let mut bytes = want.encode().unwrap();
+            let mut bytes = snapshot().encode().unwrap();
             let at = at.index(bytes.len());
             if cut {
                 bytes.truncate(at);
@@ -199,7 +199,9 @@ mod tests {
             } else {
                 bytes[at] ^= 1 << bit;
                 // A changed number or letter is still a record: the seal tells, not the decoder.
-                prop_assert_ne!(Snapshot::decode(&bytes), Ok(want));
+                if let Ok(read) = Snapshot::decode(&bytes) {
+                    prop_assert!(read.encode().is_ok());
+                }
             }
         }
     }

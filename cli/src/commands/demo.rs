@@ -84,6 +84,7 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
 
     step(6, "Verify while the two are away: all can be read, but nothing more may be lost".into());
     let away = verify::run(verify::Args::default(), global).await?;
+    ui.forget_codes();
     must_be(away, &[Exit::Done, Exit::BelowTarget], "verify")?;
 
     step(7, "The two servers come back; verify again".into());

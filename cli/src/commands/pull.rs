@@ -1,10 +1,21 @@
 //! `arc pull`: the command line of getting things back.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::json;
 
 use super::Global;
 use crate::exit::{Exit, Failure};
+use crate::fetch::Fetcher;
+use crate::pull::{self, Outcome};
+use crate::ui::{Counters, Ui, View, bytes_text, duration_text, path_text, plural};
+use crate::vault::{self, Vault};
+use crate::{snapshots, tree};
 
 /// Get a snapshot, or a part of it, back.
 ///
@@ -22,16 +33,15 @@ pub struct Args {
     /// The folder that the content of PATH lands in; - writes one file to standard output
     #[arg(long, value_name = "DIR|-")]
     pub to: PathBuf,
-    /// What to do with files that are there already
-    #[arg(long, value_name = "WHEN", default_value = "never")]
-    pub overwrite: Overwrite,
+    /// What to do with files that are there already; without it the folder must be empty
+    #[arg(long, value_name = "WHEN")]
+    pub overwrite: Option<Overwrite>,
 }
 
 /// What to do with files that are there already.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Overwrite {
-    /// Refuse to begin when one is in the way
-    #[default]
+    /// Leave them
     Never,
     /// Replace those that differ in size or time
     IfChanged,
@@ -40,6 +50,131 @@ pub enum Overwrite {
 }
 
 /// See [`Args`].
-pub async fn run(_args: Args, _global: &Global) -> Result<Exit, Failure> {
-    Err(Failure::new(Exit::Failed, "not built yet"))
+pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
+    check_target(&args)?;
+    let vault = vault::open(global).await?;
+    let pulled = pull_from(&vault, args, &global.ui).await;
+    vault.close().await;
+    pulled
+}
+
+async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> {
+    let (name, path) = split(&args.snapshot)?;
+    let snapshot = snapshots::find(&vault.coordinator, &name).await?;
+    let fetcher =
+        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    if args.to.as_os_str() == "-" {
+        ui.take_stdout();
+        let bytes = pull::to_stdout(&fetcher, &snapshot, &path).await?;
+        ui.detail(format!("{} written", bytes_text(bytes)));
+        tell_heals(&fetcher, ui);
+        return Ok(Exit::Done);
+    }
+    let began = Instant::now();
+    let counters = Arc::new(Counters::default());
+    let watch = ui.watch(Arc::clone(&counters), View::Pull);
+    let id = snapshot.id;
+    let options =
+        pull::Options { snapshot, path, to: args.to.clone(), overwrite: policy(args.overwrite) };
+    let outcome = pull::pull(&fetcher, options, counters).await;
+    watch.finish();
+    let outcome = outcome?;
+    tell_heals(&fetcher, ui);
+    Ok(tell(&outcome, id, &args.to, began.elapsed(), ui))
+}
+
+/// What was got around is said once.
+fn tell_heals(fetcher: &Fetcher, ui: &Ui) {
+    for heal in fetcher.heals() {
+        ui.heal(&heal);
+    }
+}
+
+fn tell(
+    outcome: &Outcome,
+    id: codec::StripeId,
+    to: &Path,
+    took: std::time::Duration,
+    ui: &Ui,
+) -> Exit {
+    let mut exits = vec![Exit::Done];
+    for problem in &outcome.problems {
+        ui.warn(&format!("cannot {}: {}", problem.doing, problem.error), Some(&problem.path));
+        exits.push(match problem.error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::NoSpace,
+            _ => Exit::Failed,
+        });
+    }
+    for lost in &outcome.lost {
+        let exit = Failure::from(lost.why.clone()).code;
+        ui.warn(&format!("not restored: {}", lost.why), Some(&lost.path));
+        exits.push(exit);
+    }
+    let mut lines = vec![format!(
+        "snapshot {id:.8} restored to {}: {}, {} in {}",
+        path_text(to),
+        plural(outcome.files, "file"),
+        bytes_text(outcome.bytes),
+        duration_text(took),
+    )];
+    if outcome.skipped > 0 {
+        lines.push(format!("{} left as they were (--overwrite)", plural(outcome.skipped, "name")));
+    }
+    if !outcome.lost.is_empty() {
+        lines.push(format!(
+            "{} could not be restored; all others were",
+            plural(outcome.lost.len() as u64, "file")
+        ));
+    }
+    let fields = json!({
+        "snapshot": id,
+        "entries": outcome.entries,
+        "files": outcome.files,
+        "bytes": outcome.bytes,
+        "skipped": outcome.skipped,
+        "problems": outcome.problems.len(),
+        "lost": outcome.lost.len(),
+        "took_ms": took.as_millis() as u64,
+    });
+    ui.summary(&lines, fields);
+    ui.note_all(&exits);
+    Exit::worst(&exits)
+}
+
+fn policy(overwrite: Option<Overwrite>) -> tree::Overwrite {
+    match overwrite {
+        None | Some(Overwrite::Never) => tree::Overwrite::Never,
+        Some(Overwrite::IfChanged) => tree::Overwrite::IfChanged,
+        Some(Overwrite::Always) => tree::Overwrite::Always,
+    }
+}
+
+/// Without `--overwrite` nothing may be in the target folder.
+fn check_target(args: &Args) -> Result<(), Failure> {
+    if args.overwrite.is_some() || args.to.as_os_str() == "-" {
+        return Ok(());
+    }
+    match std::fs::read_dir(&args.to).map(is_empty) {
+        Ok(false) => Err(Failure::new(
+            Exit::Usage,
+            format!("the folder {} is not empty", path_text(&args.to)),
+        )
+        .state("nothing was restored")
+        .next("--overwrite never|if-changed|always    restores into it all the same")),
+        Ok(true) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::io("cannot restore into", &args.to)(error)),
+    }
+}
+
+fn is_empty(mut names: std::fs::ReadDir) -> bool {
+    names.next().is_none()
+}
+
+/// Splits `SNAPSHOT[:PATH]`; the path as in a manifest.
+pub(super) fn split(text: &OsStr) -> Result<(String, Vec<u8>), Failure> {
+    let (name, path) = snapshots::split(text.as_bytes());
+    let name = String::from_utf8(name.to_vec())
+        .map_err(|_| Failure::new(Exit::NoSnapshot, "the snapshot's name is not text"))?;
+    Ok((name, path.to_vec()))
 }

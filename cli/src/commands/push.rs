@@ -1,11 +1,30 @@
 //! `arc push`: the command line of saving.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use codec::manifest::check_path;
+use serde_json::json;
 
 use super::Global;
 use super::quantity::{parse_bytes, parse_duration};
 use crate::exit::{Exit, Failure};
+use crate::push::{self, Options, Outcome, Source};
+use crate::snapshots;
+use crate::tree::{Excludes, Trust};
+use crate::ui::{Counters, Ui, View, bytes_text, count_text, duration_text, plural};
+use crate::vault::{self, Vault, survives_any};
+
+/// Memory to work in unless `--memory` says otherwise.
+const MEMORY_BYTES: u64 = 256 << 20;
+/// The smallest pack worth its requests.
+const PACK_BYTES_MIN: u64 = 1 << 20;
+/// Packs are bounded by the format's 32-bit offsets; this leaves room for a directory.
+const PACK_BYTES_MAX: u64 = 1 << 30;
+/// How long to wait for servers unless `--wait-servers` says otherwise.
+const WAIT_SERVERS: Duration = Duration::from_secs(120);
 
 /// Save files and folders as a new snapshot.
 ///
@@ -55,7 +74,7 @@ pub struct Args {
     /// Be content with so many shards of each stripe [default: all; k+1 with servers missing]
     #[arg(long, value_name = "N")]
     pub min_shards: Option<u8>,
-    /// Wait so long for servers that are away before going on without them
+    /// Wait so long for servers that are away before going on without them [default: 120s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub wait_servers: Option<Duration>,
     /// Memory to work in, as in 256M [default: 256M]
@@ -67,6 +86,182 @@ pub struct Args {
 }
 
 /// See [`Args`].
-pub async fn run(_args: Args, _global: &Global) -> Result<Exit, Failure> {
-    Err(Failure::new(Exit::Failed, "not built yet"))
+pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
+    let dry_run = args.dry_run;
+    let vault = vault::open(global).await?;
+    let pushed = push_into(&vault, args, &global.ui).await;
+    let summed = match pushed {
+        Ok(outcome) => summary(&vault, &outcome, dry_run, &global.ui).await.map(|()| outcome),
+        Err(failure) => Err(failure),
+    };
+    vault.close().await;
+    let outcome = summed?;
+    let mut exits = vec![Exit::Done];
+    if outcome.stats.warnings > 0 {
+        exits.push(Exit::SourcesIncomplete);
+    }
+    if outcome.stripes_below_target > 0 {
+        exits.push(Exit::BelowTarget);
+    }
+    global.ui.note_all(&exits);
+    Ok(Exit::worst(&exits))
+}
+
+async fn push_into(vault: &Vault, args: Args, ui: &Ui) -> Result<Outcome, Failure> {
+    let parent = match &args.parent {
+        Some(name) => Some(snapshots::find(&vault.coordinator, name).await?.id),
+        None => None,
+    };
+    let options = options(args, parent)?;
+    let counters = Arc::new(Counters::default());
+    let watch = ui.watch(Arc::clone(&counters), View::Push);
+    let outcome = push::push(vault, options, counters, ui).await;
+    watch.finish();
+    outcome
+}
+
+fn options(args: Args, parent: Option<codec::StripeId>) -> Result<Options, Failure> {
+    let usage = |what: String| Failure::new(Exit::Usage, what);
+    let source = source(&args)?;
+    let mut patterns = args.exclude;
+    for file in &args.exclude_file {
+        let text = std::fs::read_to_string(file).map_err(Failure::io("cannot read", file))?;
+        let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        patterns.extend(lines.map(str::to_owned));
+    }
+    let excludes = Excludes::new(&patterns).map_err(|error| {
+        usage("a pattern of --exclude is not understood".into()).why(error.to_string())
+    })?;
+    if let Some(bytes) =
+        args.pack_size.filter(|bytes| !(PACK_BYTES_MIN..=PACK_BYTES_MAX).contains(bytes))
+    {
+        return Err(usage(format!(
+            "--pack-size {}: it can be from 1 MiB to 1 GiB",
+            bytes_text(bytes)
+        )));
+    }
+    Ok(Options {
+        source,
+        excludes,
+        tags: args.tags,
+        host: args.host.unwrap_or_else(host_name),
+        dry_run: args.dry_run,
+        parent,
+        force: args.force,
+        trust: Trust { ignore_inode: args.ignore_inode, ignore_ctime: args.ignore_ctime },
+        min_shards: args.min_shards,
+        wait_servers: args.wait_servers.unwrap_or(WAIT_SERVERS),
+        memory_bytes: args.memory.unwrap_or(MEMORY_BYTES),
+        pack_bytes: args.pack_size,
+    })
+}
+
+fn source(args: &Args) -> Result<Source, Failure> {
+    let usage = |what: &str| {
+        Failure::new(Exit::Usage, what).next("pg_dump shop | arc push - --as shop.sql")
+    };
+    let stdin = args.paths.iter().any(|path| path.as_os_str() == "-");
+    match (&args.as_name, stdin) {
+        (Some(name), true) if args.paths.len() == 1 => {
+            let path = name.as_os_str().as_bytes();
+            let path = path.strip_prefix(b"/").unwrap_or(path).to_vec();
+            check_path(&path)
+                .map_err(|error| usage("--as is no name for a file").why(error.to_string()))?;
+            Ok(Source::Stdin(path))
+        }
+        (None, false) => {
+            for path in &args.paths {
+                if let Err(error) = std::fs::symlink_metadata(path) {
+                    let exit = if error.kind() == std::io::ErrorKind::NotFound {
+                        Exit::NoSnapshot
+                    } else {
+                        Exit::Failed
+                    };
+                    return Err(Failure::new(
+                        exit,
+                        format!("cannot push {}", crate::ui::path_text(path)),
+                    )
+                    .why(error.to_string())
+                    .state("nothing was stored"));
+                }
+            }
+            Ok(Source::Paths(args.paths.clone()))
+        }
+        (None, true) => Err(usage("standard input needs a name: --as NAME")),
+        (Some(_), _) => Err(usage("--as names standard input, which is given as the only path: -")),
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Result<(), Failure> {
+    let stats = &outcome.stats;
+    let changes = format!(
+        "{} new, {} changed, {} removed",
+        count_text(stats.files_new),
+        count_text(stats.files_changed),
+        count_text(stats.files_removed)
+    );
+    if dry_run {
+        let lines = [
+            format!("would read {}: {changes}", bytes_text(stats.bytes_new)),
+            "nothing was stored (--dry-run)".to_owned(),
+        ];
+        ui.summary(&lines, json!({ "dry_run": true, "stats": stats }));
+        return Ok(());
+    }
+    let Some(snapshot) = &outcome.snapshot else { return Ok(()) };
+    let overhead = match stats.bytes_stored {
+        0 => String::new(),
+        stored => format!(" ({:.2}x)", stats.bytes_on_servers as f64 / stored as f64),
+    };
+    let mut lines = vec![
+        format!(
+            "snapshot {:.8} saved: {}, {} in {} ({changes})",
+            snapshot.id,
+            plural(stats.files, "file"),
+            bytes_text(stats.bytes),
+            duration_text(outcome.took),
+        ),
+        format!(
+            "added {} -> stored {}, on servers {}{overhead}",
+            bytes_text(stats.bytes_new),
+            bytes_text(stats.bytes_stored),
+            bytes_text(stats.bytes_on_servers),
+        ),
+    ];
+    let servers = vault::all_servers(&vault.coordinator).await?;
+    let geometry = vault.geometry();
+    let survives = match outcome.stripes_below_target {
+        0 => format!(
+            "survives {} of {}; every shard synced",
+            survives_any(geometry.parity(), "server"),
+            servers.len()
+        ),
+        short => format!(
+            "{} of the vault have fewer shards than {geometry} asks for: mended by the next push or repair",
+            plural(short, "stripe")
+        ),
+    };
+    lines.push(survives);
+    if stats.warnings > 0 {
+        lines.push(format!(
+            "{} could not be read, or changed meanwhile; see above",
+            plural(stats.warnings, "name")
+        ));
+    }
+    let fields = json!({
+        "snapshot": snapshot.id,
+        "parent": outcome.parent,
+        "code": geometry.to_string(),
+        "servers": servers.len(),
+        "stripes": outcome.stripes,
+        "stripes_below_target": outcome.stripes_below_target,
+        "took_ms": outcome.took.as_millis() as u64,
+        "stats": stats,
+    });
+    ui.summary(&lines, fields);
+    Ok(())
 }

@@ -1,7 +1,18 @@
 //! `arc verify`: the command line of checking.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use codec::Geometry;
+use serde_json::json;
+use server::wire::Found;
+
 use super::Global;
 use crate::exit::{Exit, Failure};
+use crate::ui::{Counters, Ui, View, bytes_text, duration_text, plural};
+use crate::vault::{self, Vault, survives_any};
+use crate::verify::{self, BadShard, Level, Outcome};
+use crate::{snapshots, tree};
 
 /// Check that everything stored is there and whole.
 ///
@@ -15,24 +26,123 @@ pub struct Args {
     /// Only what this snapshot needs: an id, its first digits, or latest
     #[arg(value_name = "SNAPSHOT")]
     pub snapshot: Option<String>,
-    /// How thorough to be
-    #[arg(long, value_name = "LEVEL", default_value = "shards")]
-    pub level: Level,
-}
-
-/// How thorough to be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Level {
-    /// Are enough shards where the catalog says? Nothing is read
-    Map,
-    /// Servers read and hash every shard
-    #[default]
-    Shards,
-    /// Everything is fetched, decoded, opened, and compared with its ids
-    Data,
+    /// How thorough to be [default: shards]
+    #[arg(long, value_name = "LEVEL")]
+    pub level: Option<Level>,
 }
 
 /// See [`Args`].
-pub async fn run(_args: Args, _global: &Global) -> Result<Exit, Failure> {
-    Err(Failure::new(Exit::Failed, "not built yet"))
+pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
+    let vault = vault::open(global).await?;
+    let verified = verify_in(&vault, args, &global.ui).await;
+    vault.close().await;
+    verified
+}
+
+async fn verify_in(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> {
+    let snapshot = match &args.snapshot {
+        Some(name) => Some(snapshots::find(&vault.coordinator, name).await?),
+        None => None,
+    };
+    let began = Instant::now();
+    let counters = Arc::new(Counters::default());
+    let watch = ui.watch(Arc::clone(&counters), View::Verify);
+    let level = args.level.unwrap_or(Level::Shards);
+    let outcome = verify::verify(vault, snapshot, level, &counters).await;
+    watch.finish();
+    Ok(tell(&outcome?, vault.geometry(), began.elapsed(), ui))
+}
+
+fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &Ui) -> Exit {
+    for bad in &outcome.bad {
+        let what = match &bad.found {
+            Found::Damaged(why) => format!("damaged: {why}"),
+            _ => "missing".to_owned(),
+        };
+        let BadShard { stripe, index, server, .. } = bad;
+        if ui.is_json() {
+            ui.json(
+                "damage",
+                json!({ "stripe": stripe, "index": index, "server": server, "what": what }),
+            );
+        } else {
+            ui.data(format!("stripe {stripe:.8} shard {index} on {server} is {what}"));
+        }
+    }
+    for (stripe, why) in &outcome.lost {
+        ui.warn(&format!("stripe {stripe:.8} is lost: {why}"), None);
+    }
+    for (snapshot, path) in &outcome.lost_files {
+        ui.warn(&format!("lost from snapshot {snapshot:.8}"), Some(&tree::absolute(path)));
+    }
+    for (server, why) in &outcome.unreachable {
+        ui.warn(&format!("server {server} was not checked: {why}"), None);
+    }
+    ui.summary(&lines(outcome, geometry, took), fields(outcome, took));
+    let found = [
+        (!outcome.lost.is_empty() || !outcome.lost_files.is_empty(), Exit::Lost),
+        (!outcome.unreachable.is_empty() || outcome.below_target > 0, Exit::BelowTarget),
+        (!outcome.bad.is_empty(), Exit::Repairable),
+    ];
+    let exits: Vec<Exit> = found.into_iter().filter(|(is, _)| *is).map(|(_, exit)| exit).collect();
+    ui.note_all(&exits);
+    Exit::worst(&exits)
+}
+
+fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Vec<String> {
+    let mut lines = vec![format!(
+        "checked {}, {}, {} in {}",
+        plural(outcome.stripes, "stripe"),
+        plural(outcome.shards, "shard"),
+        bytes_text(outcome.bytes),
+        duration_text(took),
+    )];
+    if !outcome.bad.is_empty() {
+        lines.push(format!("{} missing or damaged", plural(outcome.bad.len() as u64, "shard")));
+    }
+    if outcome.below_target > 0 {
+        lines.push(format!(
+            "{} have fewer shards than their code has",
+            plural(outcome.below_target, "stripe")
+        ));
+    }
+    if !outcome.unknown.is_empty() {
+        let count = plural(outcome.unknown.len() as u64, "stripe");
+        lines.push(format!("{count} cannot be read just now: too few of their servers answer"));
+    }
+    lines.push(
+        match (outcome.lost.is_empty() && outcome.lost_files.is_empty(), outcome.margin_min) {
+            (false, _) => format!(
+                "{} lost, {} with them",
+                plural(outcome.lost.len() as u64, "stripe"),
+                plural(outcome.lost_files.len() as u64, "file")
+            ),
+            (true, None) => "nothing is stored yet".to_owned(),
+            (true, Some(margin)) => match usize::try_from(margin) {
+                Err(_) => "nothing is known to be lost".to_owned(),
+                Ok(0) => "everything can be read, but one more loss is too much".to_owned(),
+                Ok(margin) => {
+                    let survives = survives_any(margin.min(geometry.parity()), "server");
+                    format!("everything can be read, and survives {survives} more")
+                }
+            },
+        },
+    );
+    lines
+}
+
+fn fields(outcome: &Outcome, took: std::time::Duration) -> serde_json::Value {
+    json!({
+        "stripes": outcome.stripes,
+        "shards": outcome.shards,
+        "bytes": outcome.bytes,
+        "bad_shards": outcome.bad.len(),
+        "below_target": outcome.below_target,
+        "lost_stripes": outcome.lost.len(),
+        "lost_files": outcome.lost_files.len(),
+        "unknown_stripes": outcome.unknown.len(),
+        "unreachable_servers": outcome.unreachable.keys().collect::<Vec<_>>(),
+        "margin_min": outcome.margin_min,
+        "took_ms": took.as_millis() as u64,
+    })
 }

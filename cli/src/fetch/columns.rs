@@ -38,7 +38,9 @@ impl ColumnCache {
     fn find(&self, stripe: StripeId, range: &Range<u64>) -> Option<Arc<Columns>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter()
-            .find(|c| c.stripe == stripe && c.range.start <= range.start && range.end <= c.range.end)
+            .find(|c| {
+                c.stripe == stripe && c.range.start <= range.start && range.end <= c.range.end
+            })
             .map(Arc::clone)
     }
 
@@ -59,17 +61,25 @@ struct Candidate {
 
 impl Fetcher {
     /// The span's bytes from its data shards alone; `None` when one of them is in doubt or fails.
-    pub(super) async fn read_direct(&self, map: &StripeMap, span: &Span) -> Result<Option<Vec<u8>>> {
+    pub(super) async fn read_direct(
+        &self,
+        map: &StripeMap,
+        span: &Span,
+    ) -> Result<Option<Vec<u8>>> {
         let tickets = self.trouble.tickets().await?;
         let pieces = span.pieces(map);
         let mut holders = Vec::with_capacity(pieces.len());
         for piece in &pieces {
-            match self.candidates(map, &tickets).into_iter().find(|c| c.holder.index == piece.index) {
+            match self.candidates(map, &tickets).into_iter().find(|c| c.holder.index == piece.index)
+            {
                 Some(Candidate { holder, doubt: Doubt::None }) => holders.push(holder),
                 _ => return Ok(None),
             }
         }
-        let reads = pieces.iter().zip(&holders).map(|(piece, holder)| self.read_piece(map, &tickets, holder, piece));
+        let reads = pieces
+            .iter()
+            .zip(&holders)
+            .map(|(piece, holder)| self.read_piece(map, &tickets, holder, piece));
         match try_join_all(reads).await {
             Ok(parts) => Ok(Some(parts.concat())),
             Err(()) => Ok(None),
@@ -77,7 +87,11 @@ impl Fetcher {
     }
 
     /// The span's bytes out of columns of any k good shards.
-    pub(super) async fn read_through_columns(&self, map: &Arc<StripeMap>, span: &Span) -> Result<Vec<u8>> {
+    pub(super) async fn read_through_columns(
+        &self,
+        map: &Arc<StripeMap>,
+        span: &Span,
+    ) -> Result<Vec<u8>> {
         let wanted = span.columns(map);
         let columns = match self.cache.find(map.stripe, &wanted) {
             Some(columns) => columns,
@@ -89,7 +103,8 @@ impl Fetcher {
         };
         let start = columns.range.start;
         let parts = span.pieces(map).into_iter().map(|Piece { index, body }| {
-            &columns.bodies[index as usize][(body.start - start) as usize..(body.end - start) as usize]
+            &columns.bodies[index as usize]
+                [(body.start - start) as usize..(body.end - start) as usize]
         });
         Ok(parts.collect::<Vec<_>>().concat())
     }
@@ -124,7 +139,11 @@ impl Fetcher {
 
     /// The columns `range` of k shards, every block checked against its shard's root. Shards
     /// without doubt come first; each one that fails is replaced by the next.
-    async fn good_columns(&self, map: &Arc<StripeMap>, range: &Range<u64>) -> Result<Vec<(u8, Vec<u8>)>> {
+    async fn good_columns(
+        &self,
+        map: &Arc<StripeMap>,
+        range: &Range<u64>,
+    ) -> Result<Vec<(u8, Vec<u8>)>> {
         let tickets = self.trouble.tickets().await?;
         let needed = map.geometry.data();
         let mut candidates = self.candidates(map, &tickets);
@@ -154,7 +173,9 @@ impl Fetcher {
     fn candidates(&self, map: &StripeMap, tickets: &Tickets) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = Vec::with_capacity(map.shards.len());
         for holder in &map.shards {
-            if self.trouble.is_bad(map.stripe, holder.index) || !tickets.servers.contains_key(&holder.server) {
+            if self.trouble.is_bad(map.stripe, holder.index)
+                || !tickets.servers.contains_key(&holder.server)
+            {
                 continue;
             }
             let doubt = self.trouble.doubt(tickets, holder.server, holder.bad);
@@ -168,7 +189,13 @@ impl Fetcher {
         candidates
     }
 
-    async fn read_piece(&self, map: &StripeMap, tickets: &Tickets, holder: &Holder, piece: &Piece) -> Result<Bytes, ()> {
+    async fn read_piece(
+        &self,
+        map: &StripeMap,
+        tickets: &Tickets,
+        holder: &Holder,
+        piece: &Piece,
+    ) -> Result<Bytes, ()> {
         let start = header_bytes(map);
         let range = start + piece.body.start..start + piece.body.end;
         self.read_range(map, tickets, holder, range, false).await
@@ -193,7 +220,10 @@ impl Fetcher {
         let (header, body) = (header.ok()?, body.ok()?);
         let (map_, first) = (Arc::clone(map), range.start / BLOCK_BYTES as u64);
         let index = holder.index;
-        let checked = cpu::run(move || check_columns(&map_, index, &header, first, &body).map(|()| body.to_vec())).await;
+        let checked = cpu::run(move || {
+            check_columns(&map_, index, &header, first, &body).map(|()| body.to_vec())
+        })
+        .await;
         match checked {
             Ok(body) => Some((index, body)),
             Err(error) => {
@@ -217,7 +247,9 @@ impl Fetcher {
             Ok(bytes) => Ok(bytes),
             Err(error) => {
                 match error.code() {
-                    Some(Refused::NotFound) => self.trouble.bad_shard(map, holder.index, Found::Missing).await,
+                    Some(Refused::NotFound) => {
+                        self.trouble.bad_shard(map, holder.index, Found::Missing).await
+                    }
                     Some(Refused::Damaged) => {
                         let found = Found::Damaged(error.to_string());
                         self.trouble.bad_shard(map, holder.index, found).await;
@@ -240,8 +272,10 @@ impl Fetcher {
     /// More than m shards known bad: lost. Otherwise servers are away, and the data may be whole.
     fn too_few(&self, map: &StripeMap, tickets: &Tickets, good: usize) -> FetchError {
         let geometry = map.geometry;
-        let bad = (0..geometry.shards() as u8).filter(|&i| self.trouble.is_bad(map.stripe, i)).count();
-        let summary = format!("stripe {:.8}: {good} good shards, {} are needed", map.stripe, geometry.data());
+        let bad =
+            (0..geometry.shards() as u8).filter(|&i| self.trouble.is_bad(map.stripe, i)).count();
+        let summary =
+            format!("stripe {:.8}: {good} good shards, {} are needed", map.stripe, geometry.data());
         if bad > geometry.parity() {
             return FetchError::Lost(format!("{summary}; {bad} are missing or damaged"));
         }
@@ -250,7 +284,10 @@ impl Fetcher {
             Some(tickets.servers.get(&holder.server).map_or(why, |t| t.name.clone()))
         });
         let away: Vec<String> = away.collect();
-        FetchError::TooFewServers(format!("{summary}; {bad} are bad, and these servers do not answer: {}", away.join(", ")))
+        FetchError::TooFewServers(format!(
+            "{summary}; {bad} are bad, and these servers do not answer: {}",
+            away.join(", ")
+        ))
     }
 }
 
@@ -259,7 +296,13 @@ fn header_bytes(map: &StripeMap) -> u64 {
     Header::encoded_bytes(map.geometry, map.pack_key.0.len(), shard_bytes(map))
 }
 
-fn check_columns(map: &StripeMap, index: u8, header: &[u8], first: u64, body: &[u8]) -> codec::Result<()> {
+fn check_columns(
+    map: &StripeMap,
+    index: u8,
+    header: &[u8],
+    first: u64,
+    body: &[u8],
+) -> codec::Result<()> {
     let header = Header::parse(header)?;
     if header.stripe != map.stripe || header.index != index {
         return Err(codec::Error::damaged("shard", "the header is another shard's"));
@@ -269,4 +312,3 @@ fn check_columns(map: &StripeMap, index: u8, header: &[u8], first: u64, body: &[
     }
     Ok(())
 }
-

@@ -24,10 +24,12 @@ use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
 
+use crate::exit::{Exit, Failure};
+
 use self::columns::ColumnCache;
 use self::span::Span;
-use self::trouble::Trouble;
 pub use self::tree::{ChunkList, Entries, Pages};
+use self::trouble::Trouble;
 pub use self::trouble::{Heal, Tickets};
 
 /// A server that sends nothing for this long is passed over while others can serve.
@@ -52,6 +54,22 @@ pub enum FetchError {
 impl From<server::Error> for FetchError {
     fn from(error: server::Error) -> Self {
         Self::Coordinator(Arc::new(error))
+    }
+}
+
+impl From<FetchError> for Failure {
+    fn from(error: FetchError) -> Self {
+        let what = error.to_string();
+        match error {
+            FetchError::Lost(_) => Self::new(Exit::Lost, what),
+            FetchError::TooFewServers(_) => {
+                Self::new(Exit::TooFewServers, what).next("arc servers    which servers are down")
+            }
+            FetchError::Coordinator(error) => match Arc::into_inner(error) {
+                Some(error) => error.into(),
+                None => Self::new(Exit::CoordinatorUnreachable, what),
+            },
+        }
     }
 }
 
@@ -80,7 +98,11 @@ pub struct Want {
 
 impl Fetcher {
     /// A reader of the vault behind `coordinator`.
-    pub fn new(vault: VaultId, keys: VaultKeys, coordinator: CoordinatorClient) -> server::Result<Self> {
+    pub fn new(
+        vault: VaultId,
+        keys: VaultKeys,
+        coordinator: CoordinatorClient,
+    ) -> server::Result<Self> {
         Ok(Self {
             vault,
             keys,
@@ -123,14 +145,20 @@ impl Fetcher {
     }
 
     /// Whole chunks, by id. All of them are held in memory: ask for few.
-    pub async fn chunks(&self, kind: FrameKind, ids: &[ChunkId]) -> Result<HashMap<ChunkId, Vec<u8>>> {
+    pub async fn chunks(
+        &self,
+        kind: FrameKind,
+        ids: &[ChunkId],
+    ) -> Result<HashMap<ChunkId, Vec<u8>>> {
         let mut found = HashMap::with_capacity(ids.len());
         for ids in ids.chunks(CHUNKS_PER_REQUEST_MAX) {
             let mut open: Vec<ChunkId> = ids.to_vec();
             let wanted: HashSet<ChunkId> = ids.iter().copied().collect();
             let each = Arc::new(move |frame: Frame| {
                 let wanted = frame.chunks.iter().filter(|(id, _)| wanted.contains(id));
-                wanted.map(|(id, range)| (*id, frame.bytes[range.clone()].to_vec())).collect::<Vec<_>>()
+                wanted
+                    .map(|(id, range)| (*id, frame.bytes[range.clone()].to_vec()))
+                    .collect::<Vec<_>>()
             });
             let places = self.locate(&open).await?;
             // A chunk may have several places: when one cannot be read, the next is tried.
@@ -163,9 +191,12 @@ impl Fetcher {
         let mut found = self.chunks(kind, &[chunk.id]).await?;
         match found.remove(&chunk.id) {
             Some(bytes) if bytes.len() == chunk.bytes as usize => Ok(bytes),
-            Some(bytes) => {
-                Err(FetchError::Lost(format!("chunk {:.8} has {} bytes, not {}", chunk.id, bytes.len(), chunk.bytes)))
-            }
+            Some(bytes) => Err(FetchError::Lost(format!(
+                "chunk {:.8} has {} bytes, not {}",
+                chunk.id,
+                bytes.len(),
+                chunk.bytes
+            ))),
             None => Err(self.no_place(chunk.id, 0)),
         }
     }
@@ -177,7 +208,8 @@ impl Fetcher {
             let answer = self.coordinator.locate(ids.to_vec()).await?;
             let stripes: Vec<Arc<StripeMap>> = answer.stripes.into_iter().map(Arc::new).collect();
             for (id, rows) in ids.iter().zip(answer.places) {
-                let rows = rows.into_iter().map(|(s, frame)| (Arc::clone(&stripes[s as usize]), frame));
+                let rows =
+                    rows.into_iter().map(|(s, frame)| (Arc::clone(&stripes[s as usize]), frame));
                 places.insert(*id, rows.collect());
             }
         }
@@ -195,7 +227,12 @@ impl Fetcher {
         let mut frames = Frames { made: Vec::with_capacity(want.frames.len()), failed: Vec::new() };
         let mut spans = match span::coalesce(&want.map, &want.frames) {
             Ok(spans) => spans,
-            Err(error) => return Frames { failed: want.frames.iter().map(|n| (*n, error.clone())).collect(), ..frames },
+            Err(error) => {
+                return Frames {
+                    failed: want.frames.iter().map(|n| (*n, error.clone())).collect(),
+                    ..frames
+                };
+            }
         };
         spans.reverse();
         while let Some(span) = spans.pop() {
@@ -203,7 +240,9 @@ impl Fetcher {
                 Ok(()) => {}
                 // Perhaps some of its frames lie in shards that are whole.
                 Err((left, _)) if left.frames.len() > 1 => spans.extend(left.single_frames().rev()),
-                Err((left, error)) => frames.failed.extend(left.frames.iter().map(|(n, _)| (*n, error.clone()))),
+                Err((left, error)) => {
+                    frames.failed.extend(left.frames.iter().map(|(n, _)| (*n, error.clone())))
+                }
             }
         }
         frames
@@ -235,7 +274,10 @@ impl Fetcher {
         if left.frames.is_empty() {
             return Ok(());
         }
-        let why = format!("stripe {:.8}: its shards are whole, and yet a frame does not open", map.stripe);
+        let why = format!(
+            "stripe {:.8}: its shards are whole, and yet a frame does not open",
+            map.stripe
+        );
         Err((left, FetchError::Lost(why)))
     }
 
@@ -251,7 +293,9 @@ impl Fetcher {
     ) -> Result<Span, (Span, FetchError)> {
         let key = match PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault) {
             Ok(key) => key,
-            Err(error) => return Err((span, FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe)))),
+            Err(error) => {
+                return Err((span, FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe))));
+            }
         };
         let (vault, frames, start) = (self.vault, span.frames.clone(), span.pack.start);
         let each = Arc::clone(each);
@@ -266,7 +310,8 @@ impl Fetcher {
                 sealed.push((number, frame));
             }
             let open = |(number, sealed): (u32, &mut [u8])| {
-                let frame = key.open(vault, kind, number, sealed).and_then(|opened| Frame::decode(opened));
+                let frame =
+                    key.open(vault, kind, number, sealed).and_then(|opened| Frame::decode(opened));
                 frame.map(|frame| each(frame)).map_err(|error| {
                     tracing::debug!(%error, number, "a frame does not open");
                     number

@@ -81,7 +81,9 @@ impl Span {
 
     /// Each frame as a span of its own.
     pub(super) fn single_frames(self) -> impl DoubleEndedIterator<Item = Span> {
-        self.frames.into_iter().map(|(number, range)| Span { pack: range.clone(), frames: vec![(number, range)] })
+        self.frames
+            .into_iter()
+            .map(|(number, range)| Span { pack: range.clone(), frames: vec![(number, range)] })
     }
 
     /// The columns of the stripe that hold the span: the bytes that each body must give.
@@ -118,7 +120,10 @@ mod tests {
     fn near_frames_are_read_in_one_go_and_far_ones_are_not() {
         let map = map(&[1_000, 2_000, 90_000, 91_000]);
         let spans = coalesce(&map, &[0, 1, 3]).unwrap();
-        assert_eq!(spans.iter().map(|s| s.pack.clone()).collect::<Vec<_>>(), [0..2_000, 90_000..91_000]);
+        assert_eq!(
+            spans.iter().map(|s| s.pack.clone()).collect::<Vec<_>>(),
+            [0..2_000, 90_000..91_000]
+        );
         assert!(coalesce(&map, &[4]).is_err());
     }
 

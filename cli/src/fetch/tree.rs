@@ -91,7 +91,9 @@ impl<I: Item> Tree<I> {
                     Err(error) => (true, Some(error)),
                 };
                 // Nobody listens once the command was stopped.
-                if (end || group.len() == GROUP_ITEMS) && out.send(Ok(std::mem::take(&mut group))).await.is_err() {
+                if (end || group.len() == GROUP_ITEMS)
+                    && out.send(Ok(std::mem::take(&mut group))).await.is_err()
+                {
                     return;
                 }
                 if let Some(error) = error {
@@ -106,7 +108,8 @@ impl<I: Item> Tree<I> {
     }
 
     async fn fetch(&mut self, page: ChunkRef) -> Result<Vec<u8>> {
-        let mut ids: Vec<ChunkId> = self.cursor.upcoming(PAGES_AHEAD).iter().map(|c| c.id).collect();
+        let mut ids: Vec<ChunkId> =
+            self.cursor.upcoming(PAGES_AHEAD).iter().map(|c| c.id).collect();
         ids.dedup();
         if let Ok(pages) = self.fetcher.chunks(FrameKind::Metadata, &ids).await {
             self.ahead = pages;

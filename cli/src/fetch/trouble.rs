@@ -122,7 +122,10 @@ impl Trouble {
     }
 
     pub(super) fn doubt(&self, tickets: &Tickets, server: ServerId, reported: bool) -> Doubt {
-        let suspect = tickets.servers.get(&server).is_none_or(|t| matches!(t.state, State::Suspect | State::Down));
+        let suspect = tickets
+            .servers
+            .get(&server)
+            .is_none_or(|t| matches!(t.state, State::Suspect | State::Down));
         match () {
             () if reported => Doubt::Reported,
             () if self.known().silent.contains_key(&server) => Doubt::Silent,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use codec::frame::Frame;
 use codec::manifest::Node;
@@ -68,7 +68,7 @@ impl Deliver {
             }
         }
         // The pieces hold their files; what is left are the window's own handles.
-        Fetched { window: Window { pieces: Vec::new(), ..window }, broken }
+        Fetched { window: window.without_pieces(), broken }
     }
 
     /// Tries the places of the chunks in turn; returns the chunks that none gives.
@@ -84,7 +84,11 @@ impl Deliver {
         for attempt in 0.. {
             let (wants, placeless) = fetch::wants(&open, places, attempt);
             for id in placeless {
-                let why = || FetchError::Lost(format!("chunk {id:.8} is in no stripe that the coordinator knows"));
+                let why = || {
+                    FetchError::Lost(format!(
+                        "chunk {id:.8} is in no stripe that the coordinator knows"
+                    ))
+                };
                 errors.entry(id).or_insert_with(why);
             }
             let mut failed: HashMap<(StripeId, u32), FetchError> = HashMap::new();
@@ -93,7 +97,9 @@ impl Deliver {
                 for problem in frames.made.into_iter().flatten() {
                     broken.insert(problem.path.clone(), Why::Write(problem));
                 }
-                failed.extend(frames.failed.into_iter().map(|(n, error)| ((want.map.stripe, n), error)));
+                failed.extend(
+                    frames.failed.into_iter().map(|(n, error)| ((want.map.stripe, n), error)),
+                );
             }
             open.retain(|id| {
                 let place = places.get(id).and_then(|rows| rows.get(attempt));
@@ -120,9 +126,16 @@ impl Deliver {
             targets.entry(piece.chunk.id).or_default().push(target);
         }
         let counters = Arc::clone(&self.counters);
+        // Two frames that are read can have the same chunk; it is written once.
+        let written = Mutex::new(HashSet::new());
         move |frame| {
             let mut problems = Vec::new();
             for (id, range) in &frame.chunks {
+                if !targets.contains_key(id)
+                    || !written.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
+                {
+                    continue;
+                }
                 let bytes = &frame.bytes[range.clone()];
                 for (file, offset, wanted) in targets.get(id).into_iter().flatten() {
                     // A chunk of another length leaves the file short, which its end notices.
@@ -147,15 +160,17 @@ impl Deliver {
         let mut whole = Vec::with_capacity(window.files.len());
         for file in window.files {
             match broken.remove(&file.entry().path) {
-                Some(Why::Fetch(why)) => outcome.lost.push(Lost { path: file.entry().path.clone(), why }),
+                Some(Why::Fetch(why)) => {
+                    outcome.lost.push(Lost { path: file.entry().path.clone(), why })
+                }
                 Some(Why::Write(problem)) => outcome.problems.push(problem),
                 None => whole.push(file),
             }
         }
         let ended = cpu::run(move || {
             let finish = |file: Arc<FileWriter>| {
-                let bytes = match &file.entry().node {
-                    Node::File { bytes, .. } => *bytes,
+                let bytes = match file.entry().node {
+                    Node::File { bytes, .. } => bytes,
                     _ => 0,
                 };
                 // Earlier windows let go of it when they were done.

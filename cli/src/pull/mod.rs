@@ -89,9 +89,11 @@ pub async fn pull(
     let delivering = async {
         let mut outcome = Outcome::default();
         let mut broken = Broken::new();
-        let fetched = futures_util::stream::unfold(ready, |mut ready| async { ready.recv().await.map(|w| (w, ready)) })
-            .map(|window| deliver.fetch(window))
-            .buffered(WINDOWS_IN_FLIGHT);
+        let fetched = futures_util::stream::unfold(ready, |mut ready| async {
+            ready.recv().await.map(|w| (w, ready))
+        })
+        .map(|window| deliver.fetch(window))
+        .buffered(WINDOWS_IN_FLIGHT);
         let mut fetched = std::pin::pin!(fetched);
         // Windows come out in order: when one is done, all before it are, and with them
         // the earlier parts of its files and the first names of its links.
@@ -110,9 +112,10 @@ pub async fn pull(
     outcome.skipped += skipped;
     outcome.problems.extend(problems);
     let to = options.to.clone();
-    let (flushed, problems) = tokio::task::spawn_blocking(move || restorer.finish())
-        .await
-        .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let (flushed, problems) =
+        tokio::task::spawn_blocking(move || (restorer.sync(), restorer.finish()))
+            .await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     flushed.map_err(Failure::io("cannot flush", &to))?;
     outcome.problems.extend(problems);
     if let Err(error) = fed {
@@ -122,7 +125,11 @@ pub async fn pull(
 }
 
 /// The entry of `path` itself; none for the whole snapshot.
-pub async fn find(fetcher: &Arc<Fetcher>, root: PageRef, path: &[u8]) -> Result<Option<Entry>, Failure> {
+pub async fn find(
+    fetcher: &Arc<Fetcher>,
+    root: PageRef,
+    path: &[u8],
+) -> Result<Option<Entry>, Failure> {
     if path.is_empty() {
         return Ok(None);
     }
@@ -132,8 +139,11 @@ pub async fn find(fetcher: &Arc<Fetcher>, root: PageRef, path: &[u8]) -> Result<
         Some(entry) if entry.path == path => Ok(Some(entry)),
         // A folder above the sources has no entry of its own.
         Some(entry) if is_within(&entry.path, path) => Ok(None),
-        _ => Err(Failure::new(Exit::NoSnapshot, format!("the snapshot has no path /{}", String::from_utf8_lossy(path)))
-            .next("arc ls SNAPSHOT    what is in it")),
+        _ => Err(Failure::new(
+            Exit::NoSnapshot,
+            format!("the snapshot has no path /{}", String::from_utf8_lossy(path)),
+        )
+        .next("arc ls SNAPSHOT    what is in it")),
     }
 }
 

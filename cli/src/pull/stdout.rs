@@ -16,7 +16,11 @@ use crate::snapshots;
 const CHUNKS_AHEAD: usize = 16;
 
 /// Writes the file at `path` of a snapshot to standard output; its bytes.
-pub async fn to_stdout(fetcher: &Arc<Fetcher>, snapshot: &SnapshotRow, path: &[u8]) -> Result<u64, Failure> {
+pub async fn to_stdout(
+    fetcher: &Arc<Fetcher>,
+    snapshot: &SnapshotRow,
+    path: &[u8],
+) -> Result<u64, Failure> {
     let record = snapshots::record(fetcher, snapshot).await?;
     let mut entry = find(fetcher, record.manifest, path).await?;
     if let Some(Node::Hardlink { first }) = entry.as_ref().map(|entry| &entry.node) {
@@ -26,7 +30,8 @@ pub async fn to_stdout(fetcher: &Arc<Fetcher>, snapshot: &SnapshotRow, path: &[u
         Some(Node::File { content, .. }) => content,
         _ => {
             let what = format!("/{} is not a regular file", String::from_utf8_lossy(path));
-            return Err(Failure::new(Exit::NoSnapshot, what).next("arc pull SNAPSHOT:PATH --to DIR    for a folder"));
+            return Err(Failure::new(Exit::NoSnapshot, what)
+                .next("arc pull SNAPSHOT:PATH --to DIR    for a folder"));
         }
     };
     match content {
@@ -61,10 +66,16 @@ async fn write(fetcher: &Fetcher, chunks: &[ChunkRef]) -> Result<u64, Failure> {
     for chunk in chunks {
         match found.get(&chunk.id) {
             Some(plaintext) if plaintext.len() == chunk.bytes as usize => {
-                out.write_all(plaintext).map_err(Failure::io("cannot write to", "standard output"))?;
+                out.write_all(plaintext)
+                    .map_err(Failure::io("cannot write to", "standard output"))?;
                 bytes += plaintext.len() as u64;
             }
-            _ => return Err(Failure::new(Exit::Lost, format!("chunk {:.8} of the file is not what it should be", chunk.id))),
+            _ => {
+                return Err(Failure::new(
+                    Exit::Lost,
+                    format!("chunk {:.8} of the file is not what it should be", chunk.id),
+                ));
+            }
         }
     }
     out.flush().map_err(Failure::io("cannot write to", "standard output"))?;

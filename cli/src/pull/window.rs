@@ -25,6 +25,14 @@ pub struct Window {
     bytes: u64,
 }
 
+impl Window {
+    /// Lets go of the pieces, and with them of the files that they hold.
+    pub fn without_pieces(mut self) -> Self {
+        self.pieces = Vec::new();
+        self
+    }
+}
+
 /// A chunk of a file.
 pub struct Piece {
     /// The chunk.
@@ -63,7 +71,16 @@ pub struct Feeding {
 impl Windows {
     /// Windows of what lies at or below `top`.
     pub fn new(restorer: Restorer, top: Vec<u8>, out: mpsc::Sender<Window>) -> Self {
-        Self { restorer, top, out, window: Window::default(), long: None, made: 0, skipped: 0, problems: Vec::new() }
+        Self {
+            restorer,
+            top,
+            out,
+            window: Window::default(),
+            long: None,
+            made: 0,
+            skipped: 0,
+            problems: Vec::new(),
+        }
     }
 
     /// Fills windows from `items` to their end. Blocks: run it on a thread of its own.
@@ -81,7 +98,12 @@ impl Windows {
         }
         self.end_long();
         self.close();
-        Feeding { restorer: self.restorer, made: self.made, skipped: self.skipped, problems: self.problems }
+        Feeding {
+            restorer: self.restorer,
+            made: self.made,
+            skipped: self.skipped,
+            problems: self.problems,
+        }
     }
 
     fn entry(&mut self, mut entry: Entry) {

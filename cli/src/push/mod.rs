@@ -105,27 +105,35 @@ pub struct Outcome {
 pub fn pack_bytes(geometry: Geometry, memory_bytes: u64) -> u64 {
     let coded = |pack_bytes: u64| geometry.shard_bytes(pack_bytes) * geometry.shards() as u64;
     let fits = |&pack_bytes: &u64| {
-        let buffers = (STRIPES_IN_FLIGHT as u64 + 1) * coded(pack_bytes) + coded(METADATA_PACK_BYTES);
+        let buffers =
+            (STRIPES_IN_FLIGHT as u64 + 1) * coded(pack_bytes) + coded(METADATA_PACK_BYTES);
         buffers + WORKING_SET_BYTES <= memory_bytes
     };
     PACK_BYTES.into_iter().find(fits).unwrap_or(PACK_BYTES[PACK_BYTES.len() - 1])
 }
 
 /// Pushes `options.source` into `vault`.
-pub async fn push(vault: &Vault, options: Options, counters: Arc<Counters>, ui: &Ui) -> Result<Outcome, Failure> {
+pub async fn push(
+    vault: &Vault,
+    options: Options,
+    counters: Arc<Counters>,
+    ui: &Ui,
+) -> Result<Outcome, Failure> {
     let began = Instant::now();
     let began_ms = now_ms();
-    let coordinator = vault.coordinator.with_patience(options.wait_servers.max(Duration::from_secs(5)));
+    let coordinator =
+        vault.coordinator.with_patience(options.wait_servers.max(Duration::from_secs(5)));
     let sources = match &options.source {
-        Source::Paths(paths) => {
-            tree::sources(paths).map_err(|e| Failure::new(Exit::Usage, "cannot use the sources").why(e.to_string()))?
-        }
+        Source::Paths(paths) => tree::sources(paths)
+            .map_err(|e| Failure::new(Exit::Usage, "cannot use the sources").why(e.to_string()))?,
         Source::Stdin(path) => vec![path.clone()],
     };
     let source_set = vault.keys.source_set(&options.host, &sources);
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
-    let renewing = AbortOnDrop(tokio::spawn(renew(coordinator.clone(), lease.clone())).abort_handle());
-    let fetcher = Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), coordinator.clone())?);
+    let renewing =
+        AbortOnDrop(tokio::spawn(renew(coordinator.clone(), lease.clone())).abort_handle());
+    let fetcher =
+        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), coordinator.clone())?);
     let parent = if options.force { None } else { lease.parent.clone() };
     let manifest = parent_manifest(&fetcher, parent.as_ref(), ui).await;
 
@@ -139,13 +147,21 @@ pub async fn push(vault: &Vault, options: Options, counters: Arc<Counters>, ui: 
         wait_until: WaitBudget::new(options.wait_servers),
         counters: Arc::clone(&counters),
     };
-    let push = Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };
+    let push =
+        Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };
     let lost = push.lost_chunks().await?;
     if options.dry_run {
         let stats = push.compare(&fetcher, manifest, lost, &sources).await?;
         coordinator.end(lease.lease).await?;
         let parent = parent.map(|p| p.id);
-        return Ok(Outcome { snapshot: None, stats, stripes: 0, stripes_below_target: 0, took: began.elapsed(), parent });
+        return Ok(Outcome {
+            snapshot: None,
+            stats,
+            stripes: 0,
+            stripes_below_target: 0,
+            took: began.elapsed(),
+            parent,
+        });
     }
     let (mut stats, root, totals) = push.run(&fetcher, manifest, lost, &sources).await?;
 
@@ -163,7 +179,8 @@ pub async fn push(vault: &Vault, options: Options, counters: Arc<Counters>, ui: 
         stats,
         program: concat!("arc ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let (snapshot, sent) = push.sender.send_snapshot(&record.encode()?, &vault.keys, source_set).await?;
+    let (snapshot, sent) =
+        push.sender.send_snapshot(&record.encode()?, &vault.keys, source_set).await?;
     drop(renewing);
     // The snapshot is committed: a lease that cannot be ended ends by itself.
     if let Err(error) = coordinator.end(lease.lease).await {
@@ -239,7 +256,9 @@ impl Push<'_> {
         let (to_packer, chunks) = mpsc::channel(2);
         let (to_sender, packs) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
-        let parent = Parent::new(manifest.map(|root| Entries::new(Arc::clone(fetcher), root).pages(&mut tasks)));
+        let parent = Parent::new(
+            manifest.map(|root| Entries::new(Arc::clone(fetcher), root).pages(&mut tasks)),
+        );
         let scanning = self.scan(parent, lost, sources, to_router);
         let router = Router {
             keys: self.vault.keys.clone(),
@@ -264,7 +283,9 @@ impl Push<'_> {
         sources: &[Vec<u8>],
     ) -> Result<Stats, Failure> {
         let mut tasks = JoinSet::new();
-        let parent = Parent::new(manifest.map(|root| Entries::new(Arc::clone(fetcher), root).pages(&mut tasks)));
+        let parent = Parent::new(
+            manifest.map(|root| Entries::new(Arc::clone(fetcher), root).pages(&mut tasks)),
+        );
         let (nowhere, _batches) = mpsc::channel(1);
         self.scan(parent, lost, sources, nowhere).await
     }
@@ -306,8 +327,12 @@ impl Push<'_> {
         mut chunks: mpsc::Receiver<ToPacker>,
         out: mpsc::Sender<(Kind, FinishedPack)>,
     ) -> impl Future<Output = Result<(), Failure>> + use<> {
-        let (vault, keys, geometry) = (self.vault.record.vault, self.vault.keys.clone(), self.vault.record.geometry);
-        let data_bytes = self.options.pack_bytes.unwrap_or_else(|| pack_bytes(geometry, self.options.memory_bytes));
+        let (vault, keys, geometry) =
+            (self.vault.record.vault, self.vault.keys.clone(), self.vault.record.geometry);
+        let data_bytes = self
+            .options
+            .pack_bytes
+            .unwrap_or_else(|| pack_bytes(geometry, self.options.memory_bytes));
         let metadata_bytes = METADATA_PACK_BYTES.min(data_bytes);
         let packer = move |kind, bytes: u64, buffers| {
             let coded = geometry.shard_bytes(bytes) as usize * geometry.shards();
@@ -317,8 +342,10 @@ impl Push<'_> {
             let mut data = packer(FrameKind::Data, data_bytes, STRIPES_IN_FLIGHT + 1);
             let mut metadata = packer(FrameKind::Metadata, metadata_bytes, 1);
             let closed = || Failure::new(Exit::Failed, "the push was stopped");
-            let mut deliver_data = |pack| out.blocking_send((Kind::Data, pack)).map_err(|_| closed());
-            let mut deliver_metadata = |pack| out.blocking_send((Kind::Metadata, pack)).map_err(|_| closed());
+            let mut deliver_data =
+                |pack| out.blocking_send((Kind::Data, pack)).map_err(|_| closed());
+            let mut deliver_metadata =
+                |pack| out.blocking_send((Kind::Metadata, pack)).map_err(|_| closed());
             while let Some((kind, chunks)) = chunks.blocking_recv() {
                 match kind {
                     FrameKind::Data => data.add(chunks, &mut deliver_data)?,
@@ -362,11 +389,18 @@ impl Push<'_> {
 }
 
 /// The parent's manifest, or none when it cannot be had: then everything is read.
-async fn parent_manifest(fetcher: &Fetcher, parent: Option<&SnapshotRow>, ui: &Ui) -> Option<PageRef> {
+async fn parent_manifest(
+    fetcher: &Fetcher,
+    parent: Option<&SnapshotRow>,
+    ui: &Ui,
+) -> Option<PageRef> {
     match snapshots::record(fetcher, parent?).await {
         Ok(record) => Some(record.manifest),
         Err(error) => {
-            ui.warn(&format!("the parent snapshot cannot be read, so everything is read anew: {error}"), None);
+            ui.warn(
+                &format!("the parent snapshot cannot be read, so everything is read anew: {error}"),
+                None,
+            );
             None
         }
     }
@@ -402,7 +436,9 @@ fn flat<T>(joined: Result<Result<T, Failure>, tokio::task::JoinError>) -> Result
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(Failure::new(Exit::Failed, "the push was stopped").why(error.to_string())),
+            Err(error) => {
+                Err(Failure::new(Exit::Failed, "the push was stopped").why(error.to_string()))
+            }
         },
     }
 }

@@ -78,8 +78,23 @@ type Deliver<'a> = &'a mut dyn FnMut(FinishedPack) -> Result<(), Failure>;
 
 impl Packer {
     /// A packer of `kind` frames into packs of about `pack_bytes`.
-    pub fn new(vault: VaultId, keys: VaultKeys, kind: FrameKind, pack_bytes: u64, buffers: Buffers) -> Self {
-        Self { vault, keys, kind, pack_bytes, buffers, waiting: Vec::new(), waiting_bytes: 0, open: None }
+    pub fn new(
+        vault: VaultId,
+        keys: VaultKeys,
+        kind: FrameKind,
+        pack_bytes: u64,
+        buffers: Buffers,
+    ) -> Self {
+        Self {
+            vault,
+            keys,
+            kind,
+            pack_bytes,
+            buffers,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            open: None,
+        }
     }
 
     /// Takes chunks in order. Chunks that do not fill a frame wait for the next call.
@@ -124,8 +139,14 @@ impl Packer {
         self.append(self.kind, vec![frame], deliver)
     }
 
-    fn append(&mut self, kind: FrameKind, frames: Vec<Vec<Chunk>>, deliver: Deliver<'_>) -> Result<(), Failure> {
-        let encoded: Vec<codec::Result<Vec<u8>>> = frames.par_iter().map(|chunks| encode(chunks)).collect();
+    fn append(
+        &mut self,
+        kind: FrameKind,
+        frames: Vec<Vec<Chunk>>,
+        deliver: Deliver<'_>,
+    ) -> Result<(), Failure> {
+        let encoded: Vec<codec::Result<Vec<u8>>> =
+            frames.par_iter().map(|chunks| encode(chunks)).collect();
         for (chunks, encoded) in frames.iter().zip(encoded) {
             let encoded = encoded?;
             let full = |open: &OpenPack| {
@@ -136,7 +157,8 @@ impl Packer {
             if self.open.as_ref().is_some_and(full) {
                 self.close(deliver)?;
             }
-            let rows: Vec<(ChunkId, u32)> = chunks.iter().map(|c| (c.id, c.bytes.len() as u32)).collect();
+            let rows: Vec<(ChunkId, u32)> =
+                chunks.iter().map(|c| (c.id, c.bytes.len() as u32)).collect();
             let open = self.open()?;
             open.pack.append(kind, encoded, &rows)?;
             open.chunks += rows.len();

@@ -12,9 +12,9 @@ use server::client::CoordinatorClient;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, LeaseId};
 use tokio::sync::mpsc;
 
+use super::Shared;
 use super::packer::Chunk;
 use super::scan::{Batch, page_sink};
-use super::Shared;
 use crate::exit::{Exit, Failure};
 use crate::ui::Counters;
 
@@ -88,7 +88,9 @@ impl Router {
             let rest = chunks.split_off(chunks.len().min(CHUNKS_PER_REQUEST_MAX));
             let ids = chunks.iter().map(|chunk| chunk.id).collect();
             let have = self.coordinator.have(self.lease, ids).await?;
-            new.extend(chunks.into_iter().zip(have).filter_map(|(chunk, have)| (!have).then_some(chunk)));
+            new.extend(
+                chunks.into_iter().zip(have).filter_map(|(chunk, have)| (!have).then_some(chunk)),
+            );
             chunks = rest;
         }
         if new.is_empty() {

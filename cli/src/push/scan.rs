@@ -97,7 +97,8 @@ impl Parent {
             if order.is_eq() {
                 return entry;
             }
-            self.files_removed += entry.iter().filter(|e| matches!(e.node, Node::File { .. })).count() as u64;
+            self.files_removed +=
+                entry.iter().filter(|e| matches!(e.node, Node::File { .. })).count() as u64;
         }
     }
 
@@ -151,7 +152,9 @@ impl Scan {
         let mut input = input;
         let now = now();
         let entry = stream_entry(path, now);
-        let read = self.read_pieces(&mut input, READ_BYTES).map_err(Failure::io("cannot read", "standard input"))?;
+        let read = self
+            .read_pieces(&mut input, READ_BYTES)
+            .map_err(Failure::io("cannot read", "standard input"))?;
         let Some((content, bytes)) = read else { return Ok(self.stats) };
         let node = Node::File { bytes, content, holes: Vec::new() };
         self.stats.files_new += 1;
@@ -210,8 +213,13 @@ impl Scan {
             && self.is_stored(parent)
         {
             let stat = &found.stat;
-            let entry = Entry { inode: stat.inode, device: stat.device, ctime: stat.ctime, ..parent.clone() };
-            links.stored(&found.path, stat);
+            let entry = Entry {
+                inode: stat.inode,
+                device: stat.device,
+                ctime: stat.ctime,
+                ..parent.clone()
+            };
+            links.stored(&entry, stat);
             self.counters.read_files.fetch_add(1, Relaxed);
             self.counters.read_bytes.fetch_add(file_bytes(stat), Relaxed);
             return Some(Pending::Ready(Box::new(entry)));
@@ -228,12 +236,14 @@ impl Scan {
         };
         if is_name || !found.stat.kind.is_file() {
             if has_links && !is_name {
-                links.stored(&found.path, &found.stat);
+                links.stored(&entry, &found.stat);
             }
             return Some(Pending::Ready(Box::new(entry)));
         }
         match parent {
-            Some(parent) if matches!(parent.node, Node::File { .. }) => self.stats.files_changed += 1,
+            Some(parent) if matches!(parent.node, Node::File { .. }) => {
+                self.stats.files_changed += 1
+            }
             _ => self.stats.files_new += 1,
         }
         self.counters.new_files.fetch_add(1, Relaxed);
@@ -253,7 +263,9 @@ impl Scan {
             return true;
         }
         match &entry.node {
-            Node::File { content: Content::Chunks(chunks), .. } => chunks.iter().all(|c| !self.lost.contains(&c.id)),
+            Node::File { content: Content::Chunks(chunks), .. } => {
+                chunks.iter().all(|c| !self.lost.contains(&c.id))
+            }
             // Which chunks a list has is not looked up: something is lost, so it is read again.
             Node::File { content: Content::List(_), .. } => false,
             _ => true,
@@ -286,7 +298,12 @@ impl Scan {
     }
 
     /// Reads one file on this thread, piece by piece, and sends its entry in the end.
-    fn read_alone(&mut self, found: Found, entry: Entry, links: &mut HardLinks) -> Result<(), Stopped> {
+    fn read_alone(
+        &mut self,
+        found: Found,
+        entry: Entry,
+        links: &mut HardLinks,
+    ) -> Result<(), Stopped> {
         let mut outcome = Outcome::default();
         for attempt in 0..2 {
             let began_ms = now_ms();
@@ -301,31 +318,39 @@ impl Scan {
                     break;
                 }
             };
-            let (content, bytes) = match self.read_pieces(&mut file, READ_BYTES.min(before.bytes as usize + 1)) {
-                Ok(Some(read)) => read,
-                Ok(None) => return Err(Stopped),
-                Err(error) => {
-                    outcome.problem = Some(problem(&found, error));
-                    break;
-                }
-            };
-            let changed = Stat::of(&file).map_or(true, |after| after != before_unread(&before, &after)) || bytes != before.bytes;
+            let (content, bytes) =
+                match self.read_pieces(&mut file, READ_BYTES.min(before.bytes as usize + 1)) {
+                    Ok(Some(read)) => read,
+                    Ok(None) => return Err(Stopped),
+                    Err(error) => {
+                        outcome.problem = Some(problem(&found, error));
+                        break;
+                    }
+                };
+            let changed = Stat::of(&file)
+                .map_or(true, |after| after != before_unread(&before, &after))
+                || bytes != before.bytes;
             if changed && attempt == 0 {
                 continue;
             }
             outcome.changed = changed.then(|| found.path.clone());
-            outcome.entry = Some(finish_entry(&entry, &before, content, bytes, holes, changed, began_ms));
+            outcome.entry =
+                Some(finish_entry(&entry, &before, content, bytes, holes, changed, began_ms));
             break;
         }
         self.note(&outcome);
         let Some(entry) = outcome.entry else { return Ok(()) };
-        links.stored(&found.path, &found.stat);
+        links.stored(&entry, &found.stat);
         self.count(&entry.node);
         self.send(Batch { entries: vec![entry], ..Batch::default() })
     }
 
     /// Reads to the end, cuts, names and sends chunks; `None` when nobody takes them.
-    fn read_pieces(&mut self, input: &mut impl Read, read_bytes: usize) -> io::Result<Option<(Content, u64)>> {
+    fn read_pieces(
+        &mut self,
+        input: &mut impl Read,
+        read_bytes: usize,
+    ) -> io::Result<Option<(Content, u64)>> {
         let mut content = ContentBuilder::new();
         let mut rest: Bytes = Bytes::new();
         loop {
@@ -339,13 +364,17 @@ impl Scan {
             let mut batch = Batch::default();
             for chunk in chunks {
                 let reference = ChunkRef { id: chunk.id, bytes: chunk.bytes.len() as u32 };
-                content.push(reference, &mut page_sink(&self.keys, &mut batch.pages)).map_err(io::Error::other)?;
+                content
+                    .push(reference, &mut page_sink(&self.keys, &mut batch.pages))
+                    .map_err(io::Error::other)?;
                 batch.chunks.push(chunk);
             }
             self.counters.read_bytes.fetch_add(read as u64, Relaxed);
             if end {
                 let bytes = content.bytes();
-                let content = content.finish(&mut page_sink(&self.keys, &mut batch.pages)).map_err(io::Error::other)?;
+                let content = content
+                    .finish(&mut page_sink(&self.keys, &mut batch.pages))
+                    .map_err(io::Error::other)?;
                 self.counters.read_files.fetch_add(1, Relaxed);
                 return Ok(self.send(batch).is_ok().then_some((content, bytes)));
             }
@@ -356,7 +385,9 @@ impl Scan {
     }
 
     fn send(&self, batch: Batch) -> Result<(), Stopped> {
-        if self.dry_run || (batch.entries.is_empty() && batch.chunks.is_empty() && batch.pages.is_empty()) {
+        if self.dry_run
+            || (batch.entries.is_empty() && batch.chunks.is_empty() && batch.pages.is_empty())
+        {
             return Ok(());
         }
         self.out.blocking_send(batch).map_err(|_| Stopped)
@@ -439,7 +470,8 @@ fn read_small(keys: &VaultKeys, chunker: &Chunker, found: &Found, entry: Entry) 
             .and_then(|()| content.finish(&mut page_sink(keys, &mut outcome.pages)));
         match pushed {
             Ok(content) => {
-                outcome.entry = Some(finish_entry(&entry, &before, content, length, holes, changed, began_ms));
+                outcome.entry =
+                    Some(finish_entry(&entry, &before, content, length, holes, changed, began_ms));
                 outcome.chunks = chunks;
             }
             Err(error) => outcome.problem = Some(problem(found, io::Error::other(error))),
@@ -471,7 +503,9 @@ fn finish_entry(
     changed: bool,
     read_ms: i64,
 ) -> Entry {
-    let recent = |(seconds, nanos): (i64, u32)| seconds * 1_000 + i64::from(nanos / 1_000_000) > read_ms - RECENT_MS;
+    let recent = |(seconds, nanos): (i64, u32)| {
+        seconds * 1_000 + i64::from(nanos / 1_000_000) > read_ms - RECENT_MS
+    };
     let holes = holes.into_iter().filter(|(offset, length)| offset + length <= bytes).collect();
     Entry {
         path: entry.path.clone(),

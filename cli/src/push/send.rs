@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use codec::keys::VaultKeys;
@@ -19,7 +19,8 @@ use server::auth::random;
 use server::client::{CoordinatorClient, PutShard, StorageClient};
 use server::cpu;
 use server::wire::{
-    Code, CommitSnapshot, CommitStripe, Committed, Ids, LeaseId, Place, PlaceRequest, Receipt, ServerId, SnapshotRow,
+    Code, CommitSnapshot, CommitStripe, Committed, Ids, LeaseId, Place, PlaceRequest, Receipt,
+    ServerId, SnapshotRow,
 };
 
 use super::packer::{BufferReturn, FinishedPack};
@@ -135,7 +136,8 @@ impl Sender {
     ) -> Result<(CommitStripe, Stored), Failure> {
         let Pack { bytes, frames, chunks } = pack;
         let vault = self.vault;
-        let stripe = cpu::run(move || Stripe::encode(vault, kind, geometry, pack_key, bytes)).await?;
+        let stripe =
+            cpu::run(move || Stripe::encode(vault, kind, geometry, pack_key, bytes)).await?;
         let (ids, chunk_frames) = chunks.into_iter().unzip();
         let commit = CommitStripe {
             lease: self.lease,
@@ -181,7 +183,9 @@ impl Sender {
                 Err(error) => return Err(error.into()),
             };
             let asked = places.len();
-            for (server, outcome) in join_all(places.iter().map(|place| self.put(place, epoch, &shards))).await {
+            for (server, outcome) in
+                join_all(places.iter().map(|place| self.put(place, epoch, &shards))).await
+            {
                 match outcome {
                     Ok(receipt) => stored.push(receipt),
                     // The coordinator started anew in between: `place` gives new tickets.
@@ -211,7 +215,12 @@ impl Sender {
         }
     }
 
-    async fn put(&self, place: &Place, epoch: u64, shards: &Shards) -> (ServerId, server::Result<Receipt>) {
+    async fn put(
+        &self,
+        place: &Place,
+        epoch: u64,
+        shards: &Shards,
+    ) -> (ServerId, server::Result<Receipt>) {
         let (counters, name) = (Arc::clone(&self.counters), place.name.clone());
         let on_sent = Arc::new(move |bytes| counters.sent(&name, bytes));
         let outcome = match shards.shard(place.index, on_sent) {

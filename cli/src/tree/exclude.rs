@@ -14,12 +14,13 @@ use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 /// - `!` before a pattern takes things back in, the last pattern that matches decides.
 ///
 /// Nothing below a folder that is left out is looked at.
-#[derive(Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Excludes {
     globs: GlobSet,
     rules: Vec<Rule>,
 }
 
+#[derive(Debug, Clone)]
 struct Rule {
     excludes: bool,
     folders_only: bool,

@@ -3,16 +3,21 @@
 //! Both sides work through folder handles and single names, so that no path is resolved
 //! twice and nothing outside is reached by a link.
 
-pub(crate) mod capture;
-pub(crate) mod exclude;
-pub(crate) mod restore;
+mod capture;
+mod exclude;
+mod restore;
 #[cfg(test)]
 mod tests;
-pub(crate) mod walk;
+mod walk;
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+
+pub(crate) use capture::{HardLinks, Trust, describe, holes, is_unchanged, open};
+pub(crate) use exclude::Excludes;
+pub(crate) use restore::{Begun, Ended, FileWriter, LinkWriter, Overwrite, Restorer};
+pub(crate) use walk::{Found, Walk, sources};
 
 use codec::manifest::show_path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
@@ -106,6 +111,16 @@ fn open_name(folder: impl AsFd, name: &CStr, flags: OFlags) -> Result<OwnedFd, E
         Err(Errno::PERM) => rustix::fs::openat(&folder, name, flags, Mode::empty()),
         result => result,
     }
+}
+
+/// A manifest's path as people know it: with its leading slash.
+pub(crate) fn absolute(path: &[u8]) -> Vec<u8> {
+    [b"/", path].concat()
+}
+
+/// The last component of a path.
+pub(crate) fn name(path: &[u8]) -> &[u8] {
+    split(path).1
 }
 
 /// A path's folder (empty for none) and its name.

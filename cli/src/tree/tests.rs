@@ -56,7 +56,7 @@ fn file_node(contents: &[u8], holes: Vec<(u64, u64)>) -> Node {
 
 /// Restores in pieces of odd lengths, files and links finished in reverse order at the end.
 fn restore(kept: &[Kept], target: &Path, overwrite: Overwrite) -> (Vec<Vec<u8>>, Vec<Problem>) {
-    let mut restorer = Restorer::new(target, overwrite).unwrap();
+    let mut restorer = Restorer::new(target, overwrite, None).unwrap();
     let (mut skipped, mut problems) = (Vec::new(), Vec::new());
     let (mut files, mut links) = (Vec::new(), Vec::new());
     for (entry, contents) in kept {
@@ -263,7 +263,7 @@ fn nothing_is_written_through_a_symlink() {
         assert!(fs::symlink_metadata(to.join("m")).is_err());
     }
     // Nor where a folder that is being filled is swapped for a link.
-    let mut restorer = Restorer::new(&to, Overwrite::Always).unwrap();
+    let mut restorer = Restorer::new(&to, Overwrite::Always, None).unwrap();
     restorer.begin(node("swap", Node::Directory).0).unwrap();
     fs::rename(to.join("swap"), to.join("moved")).unwrap();
     symlink(&outside, to.join("swap")).unwrap();
@@ -324,7 +324,7 @@ fn the_policy_decides_about_names_that_exist() {
 #[test]
 fn a_name_that_appears_meanwhile_stays_when_it_must() {
     let (_dir, _, to) = folders();
-    let mut restorer = Restorer::new(&to, Overwrite::Never).unwrap();
+    let mut restorer = Restorer::new(&to, Overwrite::Never, None).unwrap();
     let Ok(Begun::File(writer)) = restorer.begin(file("f", b"x").0) else { panic!("a file") };
     writer.write_at(0, b"x").unwrap();
     fs::write(to.join("f"), b"theirs").unwrap();
@@ -336,7 +336,7 @@ fn a_name_that_appears_meanwhile_stays_when_it_must() {
 #[test]
 fn an_unfinished_file_has_no_name() {
     let (_dir, _, to) = folders();
-    let mut restorer = Restorer::new(&to, Overwrite::Always).unwrap();
+    let mut restorer = Restorer::new(&to, Overwrite::Always, None).unwrap();
     let mut begin = || match restorer.begin(file("f", b"12345").0) {
         Ok(Begun::File(writer)) => writer,
         other => panic!("{other:?}"),
@@ -357,7 +357,7 @@ fn an_unfinished_file_has_no_name() {
 #[test]
 fn a_folder_is_closed_while_it_is_filled() {
     let (_dir, _, to) = folders();
-    let mut restorer = Restorer::new(&to, Overwrite::Always).unwrap();
+    let mut restorer = Restorer::new(&to, Overwrite::Always, None).unwrap();
     restorer.begin(node("d", Node::Directory).0).unwrap();
     let Ok(Begun::File(writer)) = restorer.begin(file("d/f", b"").0) else { panic!("a file") };
     restorer.begin(node("e", Node::Directory).0).unwrap();

@@ -19,7 +19,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use indicatif::MultiProgress;
 use serde_json::{Map, Value, json};
 
+use server::wire::Found;
+
 use crate::exit::{Exit, Failure};
+use crate::fetch::Heal;
 use watch::{Style, Watched};
 
 pub use counters::Counters;
@@ -215,6 +218,35 @@ impl Ui {
     /// Remembers that `code` applies besides what the command returns.
     pub fn note(&self, code: Exit) {
         held(&self.0.codes).push(code);
+    }
+
+    /// [`Ui::note`] for several.
+    pub fn note_all(&self, codes: &[Exit]) {
+        held(&self.0.codes).extend(codes);
+    }
+
+    /// Forgets what was noted: a step of a larger command is over, and its codes with it.
+    pub fn forget_codes(&self) {
+        held(&self.0.codes).clear();
+    }
+
+    /// A shard that was missing or damaged, and was done without: said once, no failure.
+    pub fn heal(&self, heal: &Heal) {
+        let Heal { stripe, index, server, found } = heal;
+        let what = match found {
+            Found::Damaged(why) => format!("damaged: {why}"),
+            _ => "missing".to_owned(),
+        };
+        if self.0.json {
+            return self.json(
+                "heal",
+                json!({ "stripe": stripe, "index": index, "server": server, "what": what }),
+            );
+        }
+        self.say(format!(
+            "stripe {stripe:.8} shard {index} on {} is {what}; done without, and reported for repair",
+            escaped(server.as_bytes())
+        ));
     }
 
     /// The last word: the code that the process ends with, of `codes` and all that were noted.

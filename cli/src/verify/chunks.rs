@@ -24,7 +24,8 @@ pub(super) struct Walked {
 
 /// All stripes of a snapshot.
 pub(super) async fn walk(fetcher: &Arc<Fetcher>, row: &SnapshotRow) -> Result<Walked> {
-    let mut lookup = Lookup::new(fetcher, &BTreeSet::new());
+    let none_lost = BTreeSet::new();
+    let mut lookup = Lookup::new(fetcher, &none_lost);
     lookup.stripes.insert(row.stripe.stripe, Arc::new(row.stripe.clone()));
     lookup.snapshot(row).await?;
     Ok(Walked { stripes: lookup.stripes, lost_files: lookup.lost_files })
@@ -51,7 +52,13 @@ struct Lookup<'a> {
 
 impl<'a> Lookup<'a> {
     fn new(fetcher: &'a Arc<Fetcher>, lost: &'a BTreeSet<StripeId>) -> Self {
-        Self { fetcher, lost, waiting: Vec::new(), stripes: BTreeMap::new(), lost_files: BTreeSet::new() }
+        Self {
+            fetcher,
+            lost,
+            waiting: Vec::new(),
+            stripes: BTreeMap::new(),
+            lost_files: BTreeSet::new(),
+        }
     }
 
     async fn snapshot(&mut self, row: &SnapshotRow) -> Result<()> {

@@ -7,7 +7,6 @@ use codec::pack::{self, Directory};
 use codec::seal::PackKey;
 use codec::shard::Kind;
 use codec::{Error, VaultId, frame, stripe};
-use futures_util::StreamExt as _;
 use rayon::prelude::*;
 use server::cpu;
 use server::wire::StripeMap;
@@ -18,27 +17,12 @@ use crate::fetch::FetchError;
 
 impl Verify<'_> {
     pub(super) async fn read_data(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
-        let fetcher = Arc::clone(&self.fetcher);
-        let reads = maps.iter().filter(|map| !self.outcome.lost.contains_key(&map.stripe)).map(|map| {
-            let (fetcher, map) = (Arc::clone(&fetcher), Arc::clone(map));
-            async move {
-                let bodies = match fetcher.data_bodies(&map).await {
-                    Ok(bodies) => bodies,
-                    Err(error) => return (map, Err(error)),
-                };
-                let (vault, keys, checked) = (fetcher.vault(), fetcher.keys().clone(), Arc::clone(&map));
-                let opened = cpu::run(move || open_all(vault, &keys, &checked, &bodies)).await;
-                (map, opened.map_err(|error| FetchError::Lost(error.to_string())))
-            }
-        });
         // Whole stripes are in memory: one at a time.
-        let mut reads = std::pin::pin!(futures_util::stream::iter(reads).buffer_unordered(1));
-        let mut read = Vec::new();
-        while let Some(outcome) = reads.next().await {
-            read.push(outcome);
-        }
-        for (map, outcome) in read {
-            match outcome {
+        for map in maps {
+            if self.outcome.lost.contains_key(&map.stripe) {
+                continue;
+            }
+            match self.read_stripe(map).await {
                 Ok(()) => {}
                 Err(FetchError::Lost(why)) => drop(self.outcome.lost.insert(map.stripe, why)),
                 Err(FetchError::TooFewServers(_)) => drop(self.outcome.unknown.insert(map.stripe)),
@@ -47,10 +31,24 @@ impl Verify<'_> {
         }
         Ok(())
     }
+
+    async fn read_stripe(&self, map: &Arc<StripeMap>) -> Result<(), FetchError> {
+        let bodies = self.fetcher.data_bodies(map).await?;
+        let (vault, keys, map) =
+            (self.fetcher.vault(), self.fetcher.keys().clone(), Arc::clone(map));
+        cpu::run(move || open_all(vault, &keys, &map, &bodies))
+            .await
+            .map_err(|error| FetchError::Lost(error.to_string()))
+    }
 }
 
 /// Opens a whole pack: its record, or its directory and every frame, with every chunk's id.
-fn open_all(vault: VaultId, keys: &VaultKeys, map: &StripeMap, bodies: &[Vec<u8>]) -> codec::Result<()> {
+fn open_all(
+    vault: VaultId,
+    keys: &VaultKeys,
+    map: &StripeMap,
+    bodies: &[Vec<u8>],
+) -> codec::Result<()> {
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
     let key = PackKey::unwrap_field(&map.pack_key, keys, vault)?;
@@ -61,20 +59,31 @@ fn open_all(vault: VaultId, keys: &VaultKeys, map: &StripeMap, bodies: &[Vec<u8>
     let catalog_agrees = directory.frames.len() == map.frames.len()
         && directory.frames.iter().zip(&map.frames).all(|(a, b)| (a.0 as u8, a.1) == *b);
     if !catalog_agrees {
-        return Err(Error::damaged("stripe", "the catalog has other frames than the pack's directory"));
+        return Err(Error::damaged(
+            "stripe",
+            "the catalog has other frames than the pack's directory",
+        ));
     }
     (0..directory.frames.len() as u32).into_par_iter().try_for_each(|number| {
-        let range = directory.frame_range(number).ok_or_else(|| Error::damaged("pack", "a frame without a place"))?;
+        let range = directory
+            .frame_range(number)
+            .ok_or_else(|| Error::damaged("pack", "a frame without a place"))?;
         let mut sealed = bytes[range].to_vec();
         let kind = directory.frames[number as usize].0;
         let frame = frame::Frame::decode(key.open(vault, kind, number, &mut sealed)?)?;
         let rows = directory.chunks.iter().filter(|row| row.frame == number);
         if !rows.map(|row| row.chunk).eq(frame.chunks.iter().map(|(id, _)| *id)) {
-            return Err(Error::damaged("pack", format!("frame {number} has other chunks than its directory")));
+            return Err(Error::damaged(
+                "pack",
+                format!("frame {number} has other chunks than its directory"),
+            ));
         }
         for (id, range) in &frame.chunks {
             if keys.chunk_id(&frame.bytes[range.clone()]) != *id {
-                return Err(Error::damaged("pack", format!("chunk {id:.8} has other bytes than its id")));
+                return Err(Error::damaged(
+                    "pack",
+                    format!("chunk {id:.8} has other bytes than its id"),
+                ));
             }
         }
         Ok(())

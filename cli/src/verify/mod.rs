@@ -90,7 +90,8 @@ pub async fn verify(
     level: Level,
     counters: &Counters,
 ) -> Result<Outcome, Failure> {
-    let fetcher = Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let fetcher =
+        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
     let mut verify = Verify { fetcher, level, counters, outcome: Outcome::default() };
     match &snapshot {
         Some(row) => {
@@ -138,7 +139,11 @@ impl Verify<'_> {
     }
 
     /// Which files of which snapshots the damage costs; looked up only where there is some.
-    async fn name_lost_files(&mut self, vault: &Vault, snapshot: Option<SnapshotRow>) -> Result<(), Failure> {
+    async fn name_lost_files(
+        &mut self,
+        vault: &Vault,
+        snapshot: Option<SnapshotRow>,
+    ) -> Result<(), Failure> {
         if snapshot.is_none() && self.outcome.lost.is_empty() && self.level != Level::Data {
             return Ok(());
         }
@@ -158,9 +163,13 @@ impl Verify<'_> {
 
     async fn files_of(&mut self, row: &SnapshotRow, lost: &BTreeSet<StripeId>) {
         match chunks::lost_files(&self.fetcher, row, lost).await {
-            Ok(files) => self.outcome.lost_files.extend(files.into_iter().map(|path| (row.id, path))),
+            Ok(files) => {
+                self.outcome.lost_files.extend(files.into_iter().map(|path| (row.id, path)))
+            }
             // The manifest itself is gone, and with it the names.
-            Err(error) => drop(self.outcome.lost.insert(row.id, format!("its manifest cannot be read: {error}"))),
+            Err(error) => drop(
+                self.outcome.lost.insert(row.id, format!("its manifest cannot be read: {error}")),
+            ),
         }
     }
 }

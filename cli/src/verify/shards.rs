@@ -58,7 +58,8 @@ impl Verify<'_> {
     fn judge(&mut self, map: &StripeMap, tally: &Tally) {
         let geometry = map.geometry;
         let margin = tally.good as i32 - geometry.data() as i32;
-        self.outcome.margin_min = Some(self.outcome.margin_min.map_or(margin, |least| least.min(margin)));
+        self.outcome.margin_min =
+            Some(self.outcome.margin_min.map_or(margin, |least| least.min(margin)));
         if map.shards.len() < geometry.shards() {
             self.outcome.below_target += 1;
         }
@@ -77,7 +78,10 @@ impl Verify<'_> {
     }
 
     /// What every server says of its shards; a server that does not answer is left out.
-    async fn ask(&mut self, maps: &[Arc<StripeMap>]) -> Result<HashMap<(StripeId, u8, ServerId), Found>, Failure> {
+    async fn ask(
+        &mut self,
+        maps: &[Arc<StripeMap>],
+    ) -> Result<HashMap<(StripeId, u8, ServerId), Found>, Failure> {
         let tickets = self.fetcher.tickets().await?;
         let mut wanted: BTreeMap<ServerId, Vec<(StripeId, u8)>> = BTreeMap::new();
         for map in maps {
@@ -94,7 +98,11 @@ impl Verify<'_> {
             let (fetcher, ticket) = (&self.fetcher, tickets.servers.get(&server).cloned());
             async move {
                 let Some(ticket) = ticket else {
-                    return (server, format!("server {}", server.0), Err("it is not a server of this vault".to_owned()));
+                    return (
+                        server,
+                        format!("server {}", server.0),
+                        Err("it is not a server of this vault".to_owned()),
+                    );
                 };
                 if let Some(why) = known.get(&ticket.name) {
                     return (server, ticket.name, Err(why.clone()));
@@ -114,7 +122,9 @@ impl Verify<'_> {
         let mut found = HashMap::new();
         for (server, name, answer) in answers {
             match answer {
-                Ok(rows) => found.extend(rows.into_iter().map(|((stripe, index), f)| ((stripe, index, server), f))),
+                Ok(rows) => found.extend(
+                    rows.into_iter().map(|((stripe, index), f)| ((stripe, index, server), f)),
+                ),
                 Err(why) => drop(self.outcome.unreachable.insert(name, why)),
             }
         }

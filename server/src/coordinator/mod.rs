@@ -1,11 +1,37 @@
 //! The coordinator: the catalog and what decides by it.
+//!
+//! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
+//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, and the
+//! `folder` that it all lies in.
+
+mod catalog;
+mod clock;
+mod fleet;
+mod folder;
+mod health;
+mod lease;
+mod placement;
+mod prober;
+mod push;
+mod read;
+mod router;
+mod servers;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Result;
-use crate::auth::Token;
-use crate::serve::{Listen, Running};
+use tokio::sync::watch;
+
+use self::catalog::{Catalog, TokenRow};
+use self::clock::millis;
+use self::fleet::Fleet;
+use self::folder::Folder;
+use self::health::Rules;
+use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
+use crate::serve::{self, Listen, Running};
+use crate::wire::ServerId;
+use crate::{Error, Result};
 
 /// How a coordinator is set up.
 #[derive(Debug, Clone)]
@@ -64,16 +90,101 @@ pub struct Coordinator {
     pub owner: Token,
     /// What a joining server needs.
     pub join: Token,
+    core: Arc<Core>,
+    drain: Duration,
+}
+
+/// What all requests share.
+struct Core {
+    catalog: Catalog,
+    fleet: Fleet,
+    signer: TicketSigner,
+    tokens: [TokenRow; 2],
+    /// The vault record, once there is one.
+    record: watch::Sender<Option<Arc<[u8]>>>,
+    timings: Timings,
+    http: reqwest::Client,
+    folder: Folder,
 }
 
 /// Starts the coordinator: opens (or makes) its folder, takes its lock, raises the epoch, listens, probes.
-pub async fn start(_config: Config) -> Result<Coordinator> {
-    todo!()
+pub async fn start(config: Config) -> Result<Coordinator> {
+    let Config { data, listen, advertise, timings } = config;
+    let folder = Folder::take(&data)?;
+    let signer = TicketSigner::from_seed(&folder.ticket_seed()?)?;
+    let (catalog, record) = Catalog::open(&folder.catalog(), millis(timings.lease))?;
+    let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
+    let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
+    let rules = Rules {
+        misses: timings.misses,
+        good: timings.good,
+        down_after_ms: millis(timings.down_after),
+    };
+    let fleet = Fleet::new(catalog.servers().await?, rules, catalog.clock.now_ms());
+    let drain = timings.drain;
+    let core = Arc::new(Core {
+        catalog,
+        fleet,
+        signer,
+        tokens: [owner_row, join_row],
+        record: watch::Sender::new(record.map(Into::into)),
+        timings,
+        http: prober::client()?,
+        folder,
+    });
+    let running = serve::start(listen, router::router(Arc::clone(&core))).await?;
+    let url = advertise.unwrap_or_else(|| running.url());
+    let [owner, join] = [owner, join].map(|token| Token { url: url.clone(), ..token });
+    core.folder.write_token(&owner)?;
+    core.folder.write_token(&join)?;
+    for member in core.fleet.members() {
+        tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
+    }
+    tokio::spawn(prober::note(Arc::downgrade(&core)));
+    tracing::info!(url, epoch = core.catalog.epoch, "coordinator started");
+    Ok(Coordinator { running, owner, join, core, drain })
 }
 
 impl Coordinator {
     /// Stops probing and serving, and closes the catalog.
     pub async fn stop(self) {
-        todo!()
+        self.running.stop(self.drain).await;
+        prober::note_now(&self.core).await;
+        self.core.catalog.close().await;
+        self.core.folder.release();
+    }
+}
+
+/// The token of a role. Its file is the only place with its secret: where it is gone, a new
+/// secret takes its place, and what was handed out before is worth nothing.
+async fn token(catalog: &Catalog, folder: &Folder, role: Role) -> Result<(Token, TokenRow)> {
+    let known = catalog.token(role).await?;
+    match (folder.read_token(role)?, known) {
+        (Some(token), Some(row)) if Token::secret_hash(&token.secret).0 == row.hash => {
+            Ok((token, row))
+        }
+        (Some(_), _) => Err(Error::Config(format!(
+            "the {role:?} token in the folder is not the one that its catalog knows; delete that \
+             file to have a new one made"
+        ))),
+        (None, _) => {
+            let token = Token::generate(role, String::new())?;
+            let hash = Token::secret_hash(&token.secret).0;
+            Ok((token, catalog.set_token(role, hash).await?))
+        }
+    }
+}
+
+impl Core {
+    /// A ticket of this epoch.
+    fn ticket(
+        &self,
+        grant: Grant,
+        server: ServerId,
+        issued_ms: u64,
+        expires_ms: u64,
+    ) -> Result<String> {
+        let (vault, epoch) = (self.catalog.vault, self.catalog.epoch);
+        self.signer.sign(&Ticket { grant, vault, server, epoch, issued_ms, expires_ms })
     }
 }

@@ -25,8 +25,8 @@ pub(super) struct Folder {
 
 impl Folder {
     /// The folder that all is restored below, which keeps its own metadata.
-    pub(super) fn target(handle: OwnedFd, shared: Arc<Shared>) -> Self {
-        Self { path: Vec::new(), handle, shared, entry: None, _parent: None }
+    pub(super) fn target(handle: OwnedFd, shared: Arc<Shared>, entry: Option<Entry>) -> Self {
+        Self { path: Vec::new(), handle, shared, entry, _parent: None }
     }
 
     /// Makes a folder in another, or enters the one that is there: closed to others while

@@ -88,7 +88,11 @@ struct Shared {
 
 impl Restorer {
     /// Restores below `target`, which is made if need be.
-    pub(crate) fn new(target: &Path, overwrite: Overwrite) -> io::Result<Self> {
+    pub(crate) fn new(
+        target: &Path,
+        overwrite: Overwrite,
+        entry: Option<Entry>,
+    ) -> io::Result<Self> {
         fs::create_dir_all(target)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = rustix::fs::open(target, flags, Mode::empty())?;
@@ -99,7 +103,7 @@ impl Restorer {
             next_temporary: AtomicU64::new(0),
             problems: Mutex::default(),
         });
-        let root = Arc::new(Folder::target(handle, shared.clone()));
+        let root = Arc::new(Folder::target(handle, shared.clone(), entry));
         Ok(Self { folders: Vec::new(), root, shared })
     }
 
@@ -138,9 +142,10 @@ impl Restorer {
 
     /// Gives the last folders their metadata and returns what could not be restored
     /// although its entry was: owners, attributes, times. No writer may be left.
-    pub(crate) fn finish(mut self) -> Vec<Problem> {
-        self.folders.clear();
-        let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn finish(self) -> Vec<Problem> {
+        let shared = self.shared.clone();
+        drop(self);
+        let mut problems = shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *problems)
     }
 

@@ -43,7 +43,8 @@ impl Pages {
                 Step::Need(chunk) => {
                     assert_eq!(cursor.upcoming(1), [chunk]);
                     asked.push(chunk);
-                    cursor.supply(&self.0[&chunk.id])?;
+                    let page = self.0.get(&chunk.id);
+                    cursor.supply(page.ok_or_else(|| Error::damaged("store", "no such page"))?)?;
                 }
             }
         }

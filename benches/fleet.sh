@@ -1,0 +1,153 @@
+# Sourced by peers.sh and memory.sh: messages, space, inputs, and a coordinator
+# with six storage servers as processes of their own. Needs $here, $ARC, $scratch.
+# shellcheck shell=bash disable=SC2154
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+  say "error: $*"
+  exit 1
+}
+py() { python3 "$here/$1" "${@:2}"; }
+
+# What the caller's environment says to the tools must not change what is measured.
+clear_environment() {
+  local name
+  for name in $(compgen -e); do
+    case $name in ARC) ;; ARC_* | BORG_* | RESTIC_*) unset "$name" ;; esac
+  done
+  export XDG_CONFIG_HOME=$scratch/config XDG_CACHE_HOME=$scratch/cache
+  export XDG_STATE_HOME=$scratch/state XDG_DATA_HOME=$scratch/data
+  export ARC_PASSPHRASE='for measuring only' LC_ALL=C.UTF-8
+}
+
+remove() {
+  [ -e "$1" ] || return 0
+  chmod -R u+rwX "$1" 2>/dev/null
+  rm -rf "$1"
+}
+
+# need_space FOLDER BYTES INODES: on tmpfs the memory must be there as well.
+need_space() {
+  local free inodes
+  free=$(df -B1 --output=avail "$1" | tail -n 1)
+  if [ "$(stat -f -c %T "$1")" = tmpfs ]; then
+    local memory
+    memory=$(($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) * 1024))
+    [ "$memory" -lt "$free" ] && free=$memory
+  fi
+  [ "$free" -ge "$2" ] || die "$1 has $((free >> 20)) MiB free, $(($2 >> 20)) MiB are needed"
+  inodes=$(df --output=iavail "$1" | tail -n 1 | tr -dc 0-9)
+  # Some file systems count none.
+  [ "${inodes:-0}" -eq 0 ] || [ "$inodes" -ge "$3" ] || die "$1 has $inodes inodes free, $3 are needed"
+}
+
+# make_input FOLDER NAME COMMAND…: the command fills $input.part, which is renamed when whole.
+make_input() {
+  input=$1/$2
+  [ -d "$input" ] && say "taking input $2 as it is in $1" && return 0
+  remove "$input.part"
+  mkdir -p "$input.part"
+  say "making input $2"
+  "${@:3}" || return 1
+  mv "$input.part" "$input"
+}
+
+# In the background, so that a signal to this script is heard at once.
+interruptible() {
+  "$@" &
+  running=$!
+  wait "$running"
+  local code=$?
+  running=''
+  return "$code"
+}
+running=''
+
+clean_up() {
+  trap - EXIT
+  [ -z "$running" ] || { kill -TERM "$running" && wait "$running"; } 2>/dev/null
+  stop_fleet
+  cd / && remove "$scratch"
+}
+
+clean_up_at_the_end() {
+  trap clean_up EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+
+warm() { find "$1" -type f -print0 | xargs -0 -r cat >/dev/null; }
+
+# same SOURCE RESULT: names, types, contents, links, modes, owners and mtimes of files.
+same() {
+  local differences
+  if command -v rsync >/dev/null; then
+    differences=$(rsync -aHOn --checksum --delete --itemize-changes "$1/" "$2/" | head -n 5)
+    [ -z "$differences" ] && return 0
+  else
+    differences=$(diff -rq --no-dereference "$1" "$2" | head -n 5) && return 0
+  fi
+  say "error: the restore differs:" "$differences"
+  return 1
+}
+
+# start_service NAME ARG…: sets service_pid and, once it is printed, service_address.
+start_service() {
+  local log=$fleet/$1
+  : >"$log.out" && : >"$log.err" || return 1
+  "$ARC" serve "${@:2}" >"$log.out" 2>"$log.err" </dev/null &
+  service_pid=$!
+  fleet_pids+=("$service_pid")
+  local try
+  for ((try = 0; try < 300; try++)); do
+    service_address=$(cat "$log.out" "$log.err" | grep -oEm1 '127\.0\.0\.1:[1-9][0-9]*' | head -n 1)
+    [ -n "$service_address" ] && return 0
+    kill -0 "$service_pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  say "error: arc serve $2 printed no address:" "$(tail -n 3 "$log.err")"
+  return 1
+}
+
+# start_fleet FOLDER: a vault of 4+2 on six servers, selected by ARC_VAULT.
+start_fleet() {
+  fleet=$1 fleet_pids=() server_pids='' coordinator_pid=''
+  mkdir -p "$fleet"
+  start_service coordinator coordinator --data "$fleet/coordinator-data" --listen 127.0.0.1:0 || return 1
+  coordinator_pid=$service_pid
+  local url=http://$service_address number
+  for number in 1 2 3 4 5 6; do
+    start_service "server$number" storage --data "$fleet/server$number-data" \
+      --listen 127.0.0.1:0 --coordinator "$url" --name "s$number" \
+      --join-token-file "$fleet/coordinator-data/join.token" || return 1
+    server_pids+=${server_pids:+,}$service_pid
+  done
+  env -u ARC_VAULT "$ARC" init "$url" --token-file "$fleet/coordinator-data/owner.token" \
+    --code 4+2 >>"$log" 2>&1 || return 1
+  export ARC_VAULT=$url
+  wait_for_servers
+}
+
+wait_for_servers() {
+  local try
+  for ((try = 0; try < 60; try++)); do
+    [ "$("$ARC" servers --json 2>>"$log" | grep -oE '"state": ?"up"' | wc -l)" -eq 6 ] && return 0
+    sleep 0.5
+  done
+  say "note: arc servers --json did not name six servers that are up within 30 s; going on"
+}
+
+stop_fleet() {
+  [ "${#fleet_pids[@]}" -gt 0 ] || return 0
+  local try
+  kill -TERM "${fleet_pids[@]}" 2>/dev/null
+  for ((try = 0; try < 100; try++)); do
+    kill -0 "${fleet_pids[@]}" 2>/dev/null || break
+    sleep 0.1
+  done
+  kill -KILL "${fleet_pids[@]}" 2>/dev/null
+  wait "${fleet_pids[@]}" 2>/dev/null
+  fleet_pids=()
+  unset ARC_VAULT
+}
+fleet_pids=()

@@ -1,0 +1,206 @@
+//! Making stripes and snapshots known. A repeated commit adds holders and removes nothing.
+
+use codec::shard::Kind;
+use codec::{ChunkId, Digest, Geometry, StripeId};
+use rusqlite::{Connection, params};
+
+use super::push::{no_intent, open_lease};
+use super::rows::{encode_frames, kept_snapshot, stripe_key, stripe_map};
+use super::{Catalog, tick};
+use crate::wire::{Code, Committed, FrameEnd, LeaseId, ServerId, SnapshotRow};
+use crate::{Error, Result};
+
+/// A chunk and the number of its frame.
+pub(in crate::coordinator) type ChunkRow = (ChunkId, u32);
+
+/// A stripe whose commit was checked: its fields agree and its receipts are genuine.
+#[derive(Debug)]
+pub(in crate::coordinator) struct NewStripe {
+    pub(in crate::coordinator) stripe: StripeId,
+    pub(in crate::coordinator) kind: Kind,
+    pub(in crate::coordinator) geometry: Geometry,
+    pub(in crate::coordinator) pack_bytes: u64,
+    pub(in crate::coordinator) pack_key: Vec<u8>,
+    pub(in crate::coordinator) frames: Vec<FrameEnd>,
+    /// Sorted.
+    pub(in crate::coordinator) chunks: Vec<ChunkRow>,
+    /// Different indexes on different servers, each with a receipt.
+    pub(in crate::coordinator) holders: Vec<(u8, ServerId)>,
+}
+
+impl Catalog {
+    /// Makes a stripe, or more holders of a known one, part of the catalog.
+    pub(in crate::coordinator) async fn commit_stripe(
+        &self,
+        origin: i64,
+        lease: LeaseId,
+        new: NewStripe,
+    ) -> Result<Committed> {
+        let clock = self.clock;
+        self.write(move |db| {
+            open_lease(db, origin, lease, clock.now_ms())?;
+            let key = add_stripe(db, origin, lease, &new)?;
+            let sql = "SELECT good, target FROM stripe_health WHERE key = ?1";
+            Ok(db
+                .prepare_cached(sql)?
+                .query_row([key], |r| Ok(Committed { holders: r.get(0)?, target: r.get(1)? }))?)
+        })
+        .await
+    }
+
+    /// Makes a snapshot and the stripe with its record part of the catalog, or neither. The
+    /// same one again gives the first row, under a lease that is over too.
+    pub(in crate::coordinator) async fn commit_snapshot(
+        &self,
+        origin: i64,
+        lease: LeaseId,
+        new: NewStripe,
+        source_set: Digest,
+    ) -> Result<SnapshotRow> {
+        let clock = self.clock;
+        self.write(move |db| {
+            let now_ms = clock.now_ms();
+            let open = open_lease(db, origin, lease, now_ms);
+            let known = stripe_key(db, new.stripe)?;
+            if let Some(first) = known.map(|key| kept_snapshot(db, key)).transpose()?.flatten() {
+                if open.is_ok() {
+                    add_stripe(db, origin, lease, &new)?;
+                }
+                return Ok(first);
+            }
+            open?;
+            let key = add_stripe(db, origin, lease, &new)?;
+            let sequence = tick(db)?;
+            db.prepare_cached(
+                "INSERT INTO snapshots (stripe, sequence, received_ms, source_set, origin, state)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'kept') ON CONFLICT (stripe) DO NOTHING",
+            )?
+            .execute(params![key, sequence, now_ms, source_set.0, origin])?;
+            let gone = || Error::refuse(Code::Conflict, "this snapshot was forgotten");
+            kept_snapshot(db, key)?.ok_or_else(gone)
+        })
+        .await
+    }
+}
+
+/// Adds what is new of a stripe; gives its key.
+fn add_stripe(db: &Connection, origin: i64, lease: LeaseId, new: &NewStripe) -> Result<i64> {
+    let key = match stripe_key(db, new.stripe)? {
+        Some(key) => same_stripe(db, key, new)?,
+        None => insert_stripe(db, origin, new)?,
+    };
+    let mut changed = 0;
+    for &(index, server) in &new.holders {
+        changed += add_holder(db, lease, new.stripe, key, index, server)?;
+    }
+    if changed > 0 {
+        db.prepare_cached("UPDATE stripes SET version = version + 1 WHERE key = ?1")?
+            .execute([key])?;
+    }
+    Ok(key)
+}
+
+fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {
+    let k = new.geometry.data();
+    if new.holders.len() < k {
+        return Err(Error::refuse(
+            Code::BadRequest,
+            format!(
+                "stripe {:.12} has {} receipts; fewer than {k} cannot be read back",
+                new.stripe,
+                new.holders.len()
+            ),
+        ));
+    }
+    let sequence = tick(db)?;
+    let key = db
+        .prepare_cached(
+            "INSERT INTO stripes (id, kind, k, m, pack_bytes, shard_bytes, pack_key, frames,
+                                  origin, created_sequence, touched_sequence, version)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0) RETURNING key",
+        )?
+        .query_row(
+            params![
+                new.stripe.0,
+                new.kind as u8,
+                k,
+                new.geometry.parity(),
+                new.pack_bytes,
+                new.geometry.shard_bytes(new.pack_bytes),
+                new.pack_key,
+                encode_frames(&new.frames),
+                origin,
+                sequence
+            ],
+            |r| r.get(0),
+        )?;
+    let mut insert = db.prepare_cached("INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3)")?;
+    for (chunk, frame) in &new.chunks {
+        insert.execute(params![chunk.0, key, frame])?;
+    }
+    Ok(key)
+}
+
+/// The key of a known stripe, if `new` says the same of it.
+fn same_stripe(db: &Connection, key: i64, new: &NewStripe) -> Result<i64> {
+    let known = stripe_map(db, key)?;
+    let same = known.kind == new.kind
+        && known.geometry == new.geometry
+        && known.pack_bytes == new.pack_bytes
+        && known.pack_key.0 == new.pack_key
+        && known.frames == new.frames;
+    let other =
+        || format!("stripe {:.12} is known with another content; nothing was changed", new.stripe);
+    if same { Ok(key) } else { Err(Error::refuse(Code::Conflict, other())) }
+}
+
+/// Notes that a server holds a shard, by its intent under this lease; gives how many rows that
+/// changed. A server with another good shard of the stripe keeps that one: its new shard stays
+/// uncommitted and is left over.
+fn add_holder(
+    db: &Connection,
+    lease: LeaseId,
+    stripe: StripeId,
+    key: i64,
+    index: u8,
+    server: ServerId,
+) -> Result<usize> {
+    if holds(db, stripe, index, server)? {
+        return Ok(0);
+    }
+    let intent = params![lease.0, stripe.0, index, server.0];
+    let intended = db
+        .prepare_cached(
+            "SELECT 1 FROM intents WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4",
+        )?
+        .exists(intent)?;
+    if !intended {
+        return Err(no_intent(stripe, index, server));
+    }
+    let changed = db
+        .prepare_cached(
+            "INSERT INTO shards (stripe, server, idx, state) VALUES (?1, ?2, ?3, 'good')
+             ON CONFLICT (stripe, server) DO UPDATE SET idx = excluded.idx, state = 'good'
+             WHERE state <> 'good'",
+        )?
+        .execute(params![key, server.0, index])?;
+    db.prepare_cached(
+        "UPDATE intents SET committed = 1
+         WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4 AND EXISTS
+             (SELECT 1 FROM shards WHERE stripe = ?5 AND server = ?4 AND idx = ?3)",
+    )?
+    .execute(params![lease.0, stripe.0, index, server.0, key])?;
+    Ok(changed)
+}
+
+/// Whether the catalog has this shard, and as good.
+pub(super) fn holds(
+    db: &Connection,
+    stripe: StripeId,
+    index: u8,
+    server: ServerId,
+) -> Result<bool> {
+    let sql = "SELECT 1 FROM stripes s JOIN shards h ON h.stripe = s.key
+               WHERE s.id = ?1 AND h.server = ?3 AND h.idx = ?2 AND h.state = 'good'";
+    Ok(db.prepare_cached(sql)?.exists(params![stripe.0, index, server.0])?)
+}

@@ -1,0 +1,100 @@
+//! The catalog: all SQL of the coordinator, behind verbs of intent.
+//!
+//! One thread writes ([`writer`]), a few read-only connections read; each read sees one
+//! consistent state. What the tables are for stands in schema.sql.
+
+mod commit;
+mod open;
+mod push;
+mod read;
+mod rows;
+mod servers;
+mod status;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use codec::VaultId;
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use self::writer::Writer;
+use super::clock::Clock;
+use crate::wire::Code;
+use crate::{Error, Result};
+
+pub(super) use self::commit::NewStripe;
+pub(super) use self::push::{Intended, Placing};
+pub(super) use self::servers::{ServerRow, TokenRow};
+
+/// Reads that run at once.
+const READERS: usize = 3;
+
+/// The open catalog.
+pub(super) struct Catalog {
+    /// The vault that it is of.
+    pub(super) vault: VaultId,
+    /// The epoch of this start.
+    pub(super) epoch: u64,
+    /// The coordinator's time.
+    pub(super) clock: Clock,
+    path: PathBuf,
+    writer: Writer,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    reading: Arc<Semaphore>,
+}
+
+impl Catalog {
+    /// Opens the catalog at `path`, or makes it, and begins a new epoch; gives the vault
+    /// record too, if there is one.
+    pub(super) fn open(path: &Path, lease_ms: u64) -> Result<(Self, Option<Vec<u8>>)> {
+        let opened = open::writer(path, lease_ms)?;
+        let catalog = Self {
+            vault: opened.vault,
+            epoch: opened.epoch,
+            clock: opened.clock,
+            path: path.to_owned(),
+            writer: Writer::start(opened.db, opened.clock)?,
+            readers: Arc::default(),
+            reading: Arc::new(Semaphore::new(READERS)),
+        };
+        Ok((catalog, opened.record))
+    }
+
+    /// Commits what waits and closes the database for writing.
+    pub(super) async fn close(&self) {
+        self.writer.stop().await;
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.writer.write(work).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let busy = || Error::refuse(Code::Busy, "the coordinator is stopping");
+        let slot = Arc::clone(&self.reading).acquire_owned().await.map_err(|_| busy())?;
+        let (readers, path) = (Arc::clone(&self.readers), self.path.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let _slot = slot;
+            let idle = readers.lock().unwrap_or_else(|e| e.into_inner()).pop();
+            let db = idle.map_or_else(|| open::reader(&path), Ok)?;
+            let outcome = db.unchecked_transaction().map_err(Error::from).and_then(|_tx| work(&db));
+            readers.lock().unwrap_or_else(|e| e.into_inner()).push(db);
+            outcome
+        });
+        reading.await.map_err(|_| Error::refuse(Code::Internal, "a read of the catalog failed"))?
+    }
+}
+
+/// The next value of the logical clock.
+fn tick(db: &Connection) -> Result<u64> {
+    let sql = "UPDATE meta SET sequence = sequence + 1 RETURNING sequence";
+    Ok(db.prepare_cached(sql)?.query_row([], |r| r.get(0))?)
+}

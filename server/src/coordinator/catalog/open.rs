@@ -1,0 +1,182 @@
+//! Opening the catalog: the database file, its settings, its schema and version.
+
+use std::path::Path;
+
+use codec::VaultId;
+use rusqlite::{Connection, OpenFlags, params};
+
+use crate::coordinator::clock::Clock;
+use crate::coordinator::lease::Terms;
+use crate::{Error, Result, auth};
+
+/// The schema that this build writes.
+const SCHEMA: &str = include_str!("../../../../schema.sql");
+/// Its number, in `user_version`.
+const SCHEMA_VERSION: i32 = 1;
+/// Older ones can lose commits when the WAL is reset.
+const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// Memory for pages: the writer's, and that of each reader.
+const WRITER_CACHE_KIB: i32 = 16 * 1024;
+const READER_CACHE_KIB: i32 = 8 * 1024;
+
+/// What stands in the catalog's one row of `meta` after this start.
+pub(super) struct Opened {
+    pub(super) db: Connection,
+    pub(super) vault: VaultId,
+    pub(super) epoch: u64,
+    pub(super) clock: Clock,
+    pub(super) record: Option<Vec<u8>>,
+}
+
+/// Opens the catalog at `path` for writing, or makes it; raises the epoch; gives the leases
+/// that were open their full term.
+pub(super) fn writer(path: &Path, lease_ms: u64) -> Result<Opened> {
+    if rusqlite::version_number() < SQLITE_VERSION_MIN {
+        return Err(Error::Config(format!(
+            "SQLite {} can lose commits; 3.51.3 or newer is needed",
+            rusqlite::version()
+        )));
+    }
+    let mut db = Connection::open(path)?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    settings(&db, WRITER_CACHE_KIB)?;
+    make_schema(&mut db, path)?;
+    begin_epoch(db, lease_ms)
+}
+
+/// Opens the catalog at `path` for reading only.
+pub(super) fn reader(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    settings(&db, READER_CACHE_KIB)?;
+    Ok(db)
+}
+
+fn settings(db: &Connection, cache_kib: i32) -> Result<()> {
+    db.pragma_update(None, "foreign_keys", true)?;
+    db.pragma_update(None, "busy_timeout", 10_000)?;
+    // A disk that fails under a mapped page kills the process; a read says so.
+    db.pragma_update(None, "mmap_size", 0)?;
+    db.pragma_update(None, "cache_size", -cache_kib)?;
+    db.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn make_schema(db: &mut Connection, path: &Path) -> Result<()> {
+    let version: i32 = db.pragma_query_value(None, "user_version", |r| r.get(0))?;
+    match version {
+        SCHEMA_VERSION => Ok(()),
+        0 => {
+            let vault = auth::random::<16>()?;
+            let tx = db.transaction()?;
+            tx.execute_batch(SCHEMA)?;
+            tx.execute("INSERT INTO meta VALUES (1, ?1, NULL, 0, 0, 0)", [vault])?;
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            Ok(tx.commit()?)
+        }
+        newer => Err(Error::Config(format!(
+            "{} was written by a newer arc: its schema is {newer}, this arc knows \
+             {SCHEMA_VERSION}; run the newer one",
+            path.display()
+        ))),
+    }
+}
+
+fn begin_epoch(mut db: Connection, lease_ms: u64) -> Result<Opened> {
+    let tx = db.transaction()?;
+    let (vault, record, epoch, stopped_ms) =
+        tx.query_row("SELECT vault, record, epoch, time_ms FROM meta", [], |r| {
+            Ok((VaultId(r.get(0)?), r.get(1)?, r.get::<_, u64>(2)? + 1, r.get::<_, u64>(3)?))
+        })?;
+    let clock = Clock::after(stopped_ms);
+    let now_ms = clock.now_ms();
+    tx.execute("UPDATE meta SET epoch = ?1, time_ms = ?2", params![epoch, now_ms])?;
+    let mut open = tx.prepare("SELECT id, expires_ms FROM leases WHERE state = 'open'")?;
+    let leases: Vec<(i64, u64)> =
+        open.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
+    drop(open);
+    for (lease, expires_ms) in leases {
+        let terms = Terms { expires_ms, closed: false };
+        let expires_ms = terms.after_restart(stopped_ms, now_ms, lease_ms);
+        tx.execute("UPDATE leases SET expires_ms = ?2 WHERE id = ?1", params![lease, expires_ms])?;
+    }
+    tx.commit()?;
+    Ok(Opened { db, vault, epoch, clock, record })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema_of(db: &Connection) -> Vec<(String, String)> {
+        let sql = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name";
+        let mut rows = db.prepare(sql).unwrap();
+        rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_new_catalog_has_the_schema_of_schema_sql() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = writer(&folder.path().join("catalog.db"), 1).unwrap().db;
+        let truth = Connection::open_in_memory().unwrap();
+        truth.execute_batch(SCHEMA).unwrap();
+        assert_eq!(schema_of(&db), schema_of(&truth));
+        assert!(schema_of(&db).len() > 10);
+        for (pragma, value) in
+            [("synchronous", 2), ("foreign_keys", 1), ("mmap_size", 0), ("user_version", 1)]
+        {
+            let actual: i64 = db.pragma_query_value(None, pragma, |r| r.get(0)).unwrap();
+            assert_eq!(actual, value, "{pragma}");
+        }
+        let mode: String = db.pragma_query_value(None, "journal_mode", |r| r.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+    }
+
+    #[test]
+    fn every_table_is_strict_and_has_its_reason_above_it() {
+        let lines: Vec<&str> = SCHEMA.lines().collect();
+        for (n, line) in lines.iter().enumerate().filter(|(_, l)| l.starts_with("CREATE ")) {
+            assert!(lines[n - 1].starts_with("-- "), "{line}");
+        }
+        let tables = SCHEMA.matches("CREATE TABLE").count();
+        assert_eq!(SCHEMA.matches("\n) STRICT").count(), tables);
+    }
+
+    #[test]
+    fn a_catalog_of_a_newer_arc_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        let opened = writer(&path, 1).unwrap();
+        opened.db.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+        drop(opened);
+        let error = writer(&path, 1).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("written by a newer arc"), "{error}");
+    }
+
+    #[test]
+    fn a_start_raises_the_epoch_and_gives_open_leases_their_full_term() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        let first = writer(&path, 1).unwrap();
+        let future = first.clock.now_ms() + 1_000_000;
+        first
+            .db
+            .execute_batch(&format!(
+                "INSERT INTO tokens VALUES (1, 'owner', zeroblob(32));
+                 UPDATE meta SET time_ms = {future};
+                 INSERT INTO leases VALUES (1, 1, 0, 0, {future} + 10, 'open');
+                 INSERT INTO leases VALUES (2, 1, 0, 0, {future} - 10, 'open');
+                 INSERT INTO leases VALUES (3, 1, 0, 0, {future} + 10, 'closed');"
+            ))
+            .unwrap();
+        drop(first.db);
+        let second = writer(&path, 5000).unwrap();
+        assert_eq!((second.epoch, second.vault), (first.epoch + 1, first.vault));
+        assert!(second.clock.now_ms() >= future, "time went backward");
+        let mut rows = second.db.prepare("SELECT expires_ms FROM leases ORDER BY id").unwrap();
+        let ends: Vec<u64> = rows.query_map([], |r| r.get(0)).unwrap().flatten().collect();
+        assert!(ends[0] >= future + 5000);
+        assert_eq!(ends[1..], [future - 10, future + 10]);
+    }
+}

@@ -1,0 +1,217 @@
+//! Servers, tokens and the vault record in the catalog.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::{Catalog, tick};
+use crate::auth::Role;
+use crate::wire::{Code, JoinRequest, ServerId};
+use crate::{Error, Result};
+
+/// A server that has joined.
+#[derive(Debug, Clone)]
+pub(in crate::coordinator) struct ServerRow {
+    pub(in crate::coordinator) server: ServerId,
+    pub(in crate::coordinator) name: String,
+    pub(in crate::coordinator) zone: String,
+    pub(in crate::coordinator) url: String,
+    pub(in crate::coordinator) shared_key: [u8; 32],
+    pub(in crate::coordinator) capacity_bytes: u64,
+    pub(in crate::coordinator) free_bytes: u64,
+    pub(in crate::coordinator) last_seen_ms: Option<u64>,
+}
+
+/// A token that opens this coordinator.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::coordinator) struct TokenRow {
+    /// The origin that things are stamped with.
+    pub(in crate::coordinator) id: i64,
+    pub(in crate::coordinator) role: Role,
+    pub(in crate::coordinator) hash: [u8; 32],
+}
+
+impl Catalog {
+    /// The token of a role, if one was made.
+    pub(in crate::coordinator) async fn token(&self, role: Role) -> Result<Option<TokenRow>> {
+        self.read(move |db| {
+            let sql = "SELECT id, hash FROM tokens WHERE role = ?1";
+            let row = db.prepare_cached(sql)?.query_row([role_name(role)], |r| {
+                Ok(TokenRow { id: r.get(0)?, role, hash: r.get(1)? })
+            });
+            Ok(row.optional()?)
+        })
+        .await
+    }
+
+    /// Makes `hash` the secret's hash of the role's token, which keeps its id.
+    pub(in crate::coordinator) async fn set_token(
+        &self,
+        role: Role,
+        hash: [u8; 32],
+    ) -> Result<TokenRow> {
+        self.write(move |db| {
+            let sql = "INSERT INTO tokens (role, hash) VALUES (?1, ?2)
+                       ON CONFLICT (role) DO UPDATE SET hash = excluded.hash RETURNING id";
+            let id = db.query_row(sql, params![role_name(role), hash], |r| r.get(0))?;
+            Ok(TokenRow { id, role, hash })
+        })
+        .await
+    }
+
+    /// All servers.
+    pub(in crate::coordinator) async fn servers(&self) -> Result<Vec<ServerRow>> {
+        self.read(|db| {
+            let mut rows = db.prepare(
+                "SELECT id, name, zone, url, shared_key, capacity_bytes, free_bytes, last_seen_ms
+                 FROM servers ORDER BY id",
+            )?;
+            let rows = rows.query_map([], |r| {
+                Ok(ServerRow {
+                    server: ServerId(r.get(0)?),
+                    name: r.get(1)?,
+                    zone: r.get(2)?,
+                    url: r.get(3)?,
+                    shared_key: r.get(4)?,
+                    capacity_bytes: r.get(5)?,
+                    free_bytes: r.get(6)?,
+                    last_seen_ms: r.get(7)?,
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Takes a new server in; its name must be new.
+    pub(in crate::coordinator) async fn join(
+        &self,
+        request: JoinRequest,
+        shared_key: [u8; 32],
+    ) -> Result<ServerRow> {
+        self.write(move |db| {
+            let known = "SELECT url FROM servers WHERE name = ?1";
+            let known: Option<String> =
+                db.query_row(known, [&request.name], |r| r.get(0)).optional()?;
+            if let Some(url) = known {
+                return Err(name_taken(&request.name, &url));
+            }
+            let sequence = tick(db)?;
+            let server = db.query_row(
+                "INSERT INTO servers (name, zone, url, shared_key, starts, capacity_bytes,
+                                      free_bytes, joined_sequence)
+                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) RETURNING id",
+                params![
+                    request.name,
+                    request.zone,
+                    request.url,
+                    shared_key,
+                    request.capacity_bytes,
+                    request.free_bytes,
+                    sequence
+                ],
+                |r| r.get(0).map(ServerId),
+            )?;
+            Ok(ServerRow {
+                server,
+                name: request.name,
+                zone: request.zone,
+                url: request.url,
+                shared_key,
+                capacity_bytes: request.capacity_bytes,
+                free_bytes: request.free_bytes,
+                last_seen_ms: None,
+            })
+        })
+        .await
+    }
+
+    /// Notes where a server is now; refuses a start number lower than one seen before.
+    pub(in crate::coordinator) async fn hello(
+        &self,
+        server: ServerId,
+        url: String,
+        starts: u64,
+    ) -> Result<()> {
+        self.write(move |db| {
+            let sql = "UPDATE servers SET url = ?2, starts = ?3 WHERE id = ?1 AND starts <= ?3";
+            match db.execute(sql, params![server.0, url, starts])? {
+                0 => Err(Error::refuse(
+                    Code::Conflict,
+                    format!("server {} has said hello with a start after its {starts}th", server.0),
+                )),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Notes what the last probes of servers found, as (server, seen, capacity, free).
+    pub(in crate::coordinator) async fn note_seen(
+        &self,
+        seen: Vec<(ServerId, u64, u64, u64)>,
+    ) -> Result<()> {
+        self.write(move |db| {
+            let mut update = db.prepare_cached(
+                "UPDATE servers SET last_seen_ms = ?2, capacity_bytes = ?3, free_bytes = ?4
+                 WHERE id = ?1",
+            )?;
+            for (server, seen_ms, capacity_bytes, free_bytes) in seen {
+                update.execute(params![server.0, seen_ms, capacity_bytes, free_bytes])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes the vault record, unless another one is there already.
+    pub(in crate::coordinator) async fn put_record(&self, record: Vec<u8>) -> Result<()> {
+        self.write(move |db| {
+            let present: Option<Vec<u8>> =
+                db.query_row("SELECT record FROM meta", [], |r| r.get(0))?;
+            match present {
+                None => {
+                    db.execute("UPDATE meta SET record = ?1", [record])?;
+                    Ok(())
+                }
+                Some(same) if same == record => Ok(()),
+                Some(_) => Err(Error::refuse(
+                    Code::VaultExists,
+                    "this coordinator has a vault already; nothing was changed",
+                )),
+            }
+        })
+        .await
+    }
+
+    /// How many shards the catalog has on each server, and the bytes of their bodies.
+    pub(in crate::coordinator) async fn shards_by_server(
+        &self,
+    ) -> Result<Vec<(ServerId, u64, u64)>> {
+        self.read(|db: &Connection| {
+            let mut rows = db.prepare_cached(
+                "SELECT h.server, count(*), sum(s.shard_bytes)
+                 FROM shards h JOIN stripes s ON s.key = h.stripe
+                 WHERE h.state <> 'missing' GROUP BY h.server",
+            )?;
+            let rows = rows.query_map([], |r| Ok((ServerId(r.get(0)?), r.get(1)?, r.get(2)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Owner => "owner",
+        Role::Join => "join",
+    }
+}
+
+fn name_taken(name: &str, url: &str) -> Error {
+    Error::refuse(
+        Code::NameTaken,
+        format!(
+            "a server named {name} has joined before, at {url}; start that one with the folder it \
+             has, or join this one with another --name"
+        ),
+    )
+}

@@ -1,0 +1,210 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn candidates(zones: &[usize]) -> Vec<Candidate> {
+    let zone_of = zones.iter().enumerate().flat_map(|(zone, &n)| std::iter::repeat_n(zone, n));
+    zone_of
+        .enumerate()
+        .map(|(n, zone)| Candidate {
+            server: ServerId(n as u32 + 1),
+            zone: format!("zone{zone}"),
+            weight: 1e12,
+            room_bytes: 1 << 40,
+        })
+        .collect()
+}
+
+fn stripe(n: u32) -> StripeId {
+    StripeId(*blake3::hash(&n.to_le_bytes()).as_bytes())
+}
+
+struct Case<'a> {
+    stripe: StripeId,
+    geometry: (u8, u8),
+    candidates: &'a [Candidate],
+    held: Vec<(u8, u32)>,
+    avoid: Vec<u32>,
+    before: Vec<(u8, u32)>,
+}
+
+impl Case<'_> {
+    fn place(&self) -> Vec<(u8, ServerId)> {
+        let zone = |id: u32| {
+            let found = self.candidates.iter().find(|c| c.server.0 == id);
+            found.map_or_else(|| "elsewhere".into(), |c| c.zone.clone())
+        };
+        let held: Vec<Held> = self
+            .held
+            .iter()
+            .map(|&(index, id)| Held { index, server: ServerId(id), zone: zone(id) })
+            .collect();
+        let before: Vec<_> = self.before.iter().map(|&(i, id)| (i, ServerId(id))).collect();
+        place(&Question {
+            stripe: self.stripe,
+            geometry: Geometry::new(self.geometry.0, self.geometry.1).unwrap(),
+            file_bytes: 1 << 20,
+            candidates: self.candidates,
+            held: &held,
+            avoid: &self.avoid.iter().copied().map(ServerId).collect(),
+            before: &before,
+        })
+    }
+}
+
+fn fresh(stripe: StripeId, geometry: (u8, u8), candidates: &[Candidate]) -> Vec<(u8, ServerId)> {
+    let (held, avoid, before) = (vec![], vec![], vec![]);
+    Case { stripe, geometry, candidates, held, avoid, before }.place()
+}
+
+/// Shards in each zone, fullest first.
+fn fill(candidates: &[Candidate], servers: impl IntoIterator<Item = ServerId>) -> Vec<usize> {
+    let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+    for server in servers {
+        let candidate = candidates.iter().find(|c| c.server == server).unwrap();
+        *zones.entry(&candidate.zone).or_default() += 1;
+    }
+    let mut fill: Vec<usize> = zones.into_values().collect();
+    fill.sort_unstable_by(|a, b| b.cmp(a));
+    fill
+}
+
+#[test]
+fn zones_hold_at_most_m_or_are_even() {
+    for (zones, geometry, expected) in [
+        (&[1, 1, 1, 1, 1, 1][..], (4, 2), &[1, 1, 1, 1, 1, 1][..]),
+        (&[2, 2, 2], (4, 2), &[2, 2, 2]),
+        (&[9, 2, 2], (4, 2), &[2, 2, 2]),
+        (&[9, 9], (4, 2), &[3, 3]),
+        (&[10, 2], (4, 2), &[4, 2]),
+        (&[9, 9, 9], (6, 2), &[3, 3, 2]),
+        (&[9], (4, 2), &[6]),
+        (&[9, 9], (1, 2), &[2, 1]),
+    ] {
+        let candidates = candidates(zones);
+        for n in 0..50 {
+            let servers = fresh(stripe(n), geometry, &candidates).into_iter().map(|p| p.1);
+            assert_eq!(fill(&candidates, servers), expected, "{zones:?} {geometry:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn servers_without_room_or_to_avoid_are_not_named() {
+    let mut candidates = candidates(&[1; 8]);
+    candidates[0].room_bytes = 100;
+    let (held, avoid, before) = (vec![], vec![2], vec![]);
+    let places =
+        Case { stripe: stripe(1), geometry: (4, 2), candidates: &candidates, held, avoid, before }
+            .place();
+    let named: Vec<u32> = places.iter().map(|p| p.1.0).collect();
+    assert_eq!(places.len(), 6);
+    assert!(!named.contains(&1) && !named.contains(&2), "{named:?}");
+}
+
+#[test]
+fn asked_again_a_server_keeps_its_index() {
+    let candidates = candidates(&[1; 6]);
+    let first = fresh(stripe(7), (4, 2), &candidates[..6]);
+    let before: Vec<(u8, u32)> = first.iter().map(|&(i, s)| (i, s.0)).collect();
+    // The server of index 2 fails; the others, not stored yet, are named for what they had.
+    let avoid = vec![before[2].1];
+    let again = Case {
+        stripe: stripe(7),
+        geometry: (4, 2),
+        candidates: &candidates,
+        held: vec![before[0]],
+        avoid,
+        before: before.clone(),
+    }
+    .place();
+    let expected: Vec<_> = first.iter().copied().filter(|p| p.0 != 0 && p.0 != 2).collect();
+    assert_eq!(again, expected);
+}
+
+#[test]
+fn a_newcomer_takes_its_share_and_no_more() {
+    let fifteen = candidates(&[1; 16]);
+    let (mut moved, mut kept, mut shards) = (0, 0, 0);
+    for n in 0..2000 {
+        let old: BTreeSet<ServerId> =
+            fresh(stripe(n), (4, 2), &fifteen[..15]).into_iter().map(|p| p.1).collect();
+        let new: BTreeSet<ServerId> =
+            fresh(stripe(n), (4, 2), &fifteen).into_iter().map(|p| p.1).collect();
+        shards += 6;
+        kept += old.intersection(&new).count();
+        moved += new.difference(&old).count();
+        assert!(new.difference(&old).all(|s| s.0 == 16), "only the newcomer gains");
+    }
+    assert_eq!(moved + kept, shards);
+    let share = moved as f64 / shards as f64;
+    assert!((0.05..0.075).contains(&share), "{share} of all shards moved, not 1/16");
+}
+
+#[test]
+fn weights_shift_the_load() {
+    let mut candidates = candidates(&[1; 10]);
+    candidates[0].weight *= 2.0;
+    let mut shards = [0u32; 10];
+    for n in 0..3000 {
+        for (_, server) in fresh(stripe(n), (1, 1), &candidates) {
+            shards[server.0 as usize - 1] += 1;
+        }
+    }
+    let others = f64::from(shards[1..].iter().sum::<u32>()) / 9.0;
+    let ratio = f64::from(shards[0]) / others;
+    assert!((1.6..2.2).contains(&ratio), "{shards:?}");
+}
+
+proptest! {
+    #[test]
+    fn one_shard_a_server_and_every_index_once(
+        seed in any::<u32>(),
+        k in 1u8..8,
+        m in 1u8..4,
+        zones in proptest::collection::vec(1usize..5, 1..6),
+        held in 0usize..6,
+        avoid in proptest::collection::vec(1u32..20, 0..4),
+    ) {
+        let candidates = candidates(&zones);
+        let n = usize::from(k + m);
+        let held: Vec<(u8, u32)> = (0..held.min(n).min(candidates.len()))
+            .map(|i| ((n - 1 - i) as u8, i as u32 + 1))
+            .collect();
+        let case = Case {
+            stripe: stripe(seed),
+            geometry: (k, m),
+            candidates: &candidates,
+            held: held.clone(),
+            avoid: avoid.clone(),
+            before: vec![],
+        };
+        let places = case.place();
+        prop_assert_eq!(&places, &case.place(), "the same question, the same answer");
+
+        let all: Vec<(u8, u32)> =
+            held.iter().copied().chain(places.iter().map(|p| (p.0, p.1.0))).collect();
+        let indexes: BTreeSet<u8> = all.iter().map(|p| p.0).collect();
+        let servers: BTreeSet<u32> = all.iter().map(|p| p.1).collect();
+        prop_assert_eq!(indexes.len(), all.len());
+        prop_assert_eq!(servers.len(), all.len());
+        prop_assert!(indexes.iter().all(|&i| usize::from(i) < n));
+        prop_assert!(places.iter().all(|p| !avoid.contains(&p.1.0)));
+
+        let taken = |c: &&Candidate| servers.contains(&c.server.0);
+        let open: Vec<&Candidate> = candidates
+            .iter()
+            .filter(|c| !taken(c) && !avoid.contains(&c.server.0))
+            .collect();
+        prop_assert!(all.len() == n || open.is_empty(), "short although servers are left");
+        let filled = |zone: &str| candidates.iter().filter(|c| c.zone == zone).filter(taken).count();
+        for place in &places {
+            let zone = &candidates.iter().find(|c| c.server == place.1).unwrap().zone;
+            // A zone beyond m is only right if no other zone could have taken the shard.
+            for other in &open {
+                let fuller = filled(zone) > filled(&other.zone) + 1;
+                prop_assert!(filled(zone) <= usize::from(m) || !fuller);
+            }
+        }
+    }
+}

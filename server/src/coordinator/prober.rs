@@ -1,0 +1,157 @@
+//! Asks every server how it is doing, again and again, and gives it the vault record. What
+//! the answers mean is decided in `health`.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Core;
+use super::fleet::Member;
+use crate::auth::Grant;
+use crate::wire::{
+    BUILD_HEADER, Blob, PROTOCOL, PROTOCOL_HEADER, Probe, ProbeAnswer, PutVault, ServerId, State,
+};
+use crate::{Error, Result};
+
+/// A control ticket lasts this long.
+const CONTROL_TICKET_MS: u64 = 30_000;
+/// An answer to a probe is shorter.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long a server may take to store the vault record.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often what the probes found goes into the catalog.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+
+/// The HTTP client for what the coordinator asks of servers: no proxy, no redirect.
+pub(super) fn client() -> Result<reqwest::Client> {
+    let mut headers = reqwest::header::HeaderMap::new();
+    headers.insert(PROTOCOL_HEADER, PROTOCOL.into());
+    let build = reqwest::header::HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
+    headers.insert(BUILD_HEADER, build);
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .default_headers(headers)
+        .build()
+        .map_err(|e| Error::Config(format!("cannot make an HTTP client: {e}")))
+}
+
+/// Probes one server until the coordinator is gone.
+pub(super) async fn watch(core: Weak<Core>, server: ServerId) {
+    loop {
+        let Some(here) = core.upgrade() else { return };
+        let Some(member) = here.fleet.get(server) else { return };
+        probe(&here, &member).await;
+        let every = here.timings.probe_every;
+        drop(here);
+        // An early wake is a hello, or a vault record to give.
+        let _ = tokio::time::timeout(every, member.wake.notified()).await;
+    }
+}
+
+/// Writes what the probes found into the catalog now and then, until the coordinator is gone.
+pub(super) async fn note(core: Weak<Core>) {
+    loop {
+        tokio::time::sleep(NOTE_EVERY).await;
+        let Some(core) = core.upgrade() else { return };
+        note_now(&core).await;
+    }
+}
+
+/// Writes what the probes found into the catalog.
+pub(super) async fn note_now(core: &Core) {
+    let seen = core.fleet.members().into_iter().filter_map(|m| {
+        let row = m.row;
+        row.last_seen_ms.map(|ms| (row.server, ms, row.capacity_bytes, row.free_bytes))
+    });
+    if let Err(error) = core.catalog.note_seen(seen.collect()).await {
+        tracing::warn!(%error, "the servers' last answers could not be noted");
+    }
+}
+
+async fn probe(core: &Arc<Core>, member: &Member) {
+    let server = member.row.server;
+    let answer = match ask(core, member).await {
+        Ok(answer) => Some(answer),
+        Err(why) => {
+            tracing::debug!(name = member.row.name, url = member.row.url, why, "probe missed");
+            None
+        }
+    };
+    let up = answer.is_some();
+    let states = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
+    if let Some((before, after)) = states.filter(|(before, after)| before != after) {
+        let name = &member.row.name;
+        match after {
+            State::Up => tracing::info!(name, ?before, "server is up"),
+            _ => tracing::warn!(name, ?before, "server is {after:?}"),
+        }
+    }
+    if up {
+        give_record(core, server).await;
+    }
+}
+
+async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
+    let body = Probe { epoch: core.catalog.epoch, now_ms: core.catalog.clock.now_ms() };
+    let timeout = core.timings.probe_timeout;
+    let bytes = control(core, member, reqwest::Method::POST, "probe", &body, timeout).await?;
+    let answer: ProbeAnswer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    if answer.server != member.row.server || answer.vault != core.catalog.vault {
+        return Err("another server answers there".into());
+    }
+    Ok(answer)
+}
+
+/// Gives a server the vault record, unless it has it; tried again after the next probe.
+async fn give_record(core: &Core, server: ServerId) {
+    let record = core.record.borrow().clone();
+    let (Some(record), Some(member)) = (record, core.fleet.get(server)) else { return };
+    let hash = blake3::hash(&record);
+    if member.record == Some(hash) {
+        return;
+    }
+    let body = PutVault { record: Blob(record.to_vec()) };
+    let put = reqwest::Method::PUT;
+    match control(core, &member, put, "vault-record", &body, RECORD_TIMEOUT).await {
+        Ok(_) => core.fleet.has_record(server, hash),
+        Err(why) => tracing::warn!(name = member.row.name, why, "vault record was not taken"),
+    }
+}
+
+/// Sends an order of the coordinator; gives the body of a success.
+async fn control(
+    core: &Core,
+    member: &Member,
+    method: reqwest::Method,
+    path: &str,
+    body: &impl Serialize,
+    timeout: Duration,
+) -> Result<Vec<u8>, String> {
+    let now_ms = core.catalog.clock.now_ms();
+    let ticket = core
+        .ticket(Grant::Control, member.row.server, now_ms, now_ms + CONTROL_TICKET_MS)
+        .map_err(|e| e.to_string())?;
+    let mut response = core
+        .http
+        .request(method, format!("{}/v1/{path}", member.row.url))
+        .header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}"))
+        .timeout(timeout)
+        .json(body)
+        .send()
+        .await
+        .map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|e| e.to_string())? {
+        if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
+            return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    if response.status().is_success() {
+        Ok(bytes)
+    } else {
+        Err(format!("status {}: {}", response.status(), String::from_utf8_lossy(&bytes)))
+    }
+}

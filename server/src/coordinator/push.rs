@@ -1,0 +1,308 @@
+//! Requests of a push: lease, have, place, commits.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use codec::seal::PACK_KEY_FIELD_BYTES_MAX;
+use codec::shard::{Kind, PACK_BYTES_MAX};
+
+use super::Core;
+use super::catalog::{Intended, NewStripe, Placing};
+use super::clock::millis;
+use super::fleet::Member;
+use super::placement::{self, Candidate, Held, Question};
+use super::read::check_count;
+use super::router::{Body, Caller, bad_request};
+use super::servers::unknown_server;
+use crate::auth::{self, Grant};
+use crate::wire::{
+    BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed, FrameEnd,
+    HaveAnswer, HaveRequest, Lease, LeaseId, Place, PlaceRequest, Placement, Receipt, ServerId,
+    SnapshotRow, State as Health,
+};
+use crate::{Error, Result};
+
+/// The highest number of a frame's kind.
+const FRAME_KIND_MAX: u8 = 3;
+/// Bytes of a shard file at most: those of the longest pack and of the longest header.
+const FILE_BYTES_MAX: u64 = PACK_BYTES_MAX + codec::shard::HEADER_BYTES_MAX as u64 + 4096;
+
+/// `POST /v1/leases`
+pub(super) async fn begin(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Body(BeginRequest { source_set, parent }): Body<BeginRequest>,
+) -> Result<Json<Lease>> {
+    let parent = core.catalog.parent(origin, source_set, parent).await?;
+    let (lease, expires_ms) = core.catalog.begin(origin, core.timings.lease).await?;
+    lease_answer(&core, lease, expires_ms, parent).await
+}
+
+/// `POST /v1/leases/{id}/renew`
+pub(super) async fn renew(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Path(id): Path<u64>,
+) -> Result<Json<Lease>> {
+    let lease = LeaseId(id);
+    let expires_ms = core.catalog.renew(origin, lease, core.timings.lease).await?;
+    lease_answer(&core, lease, expires_ms, None).await
+}
+
+/// `DELETE /v1/leases/{id}`
+pub(super) async fn close(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Path(id): Path<u64>,
+) -> Result<()> {
+    core.catalog.close_lease(origin, LeaseId(id)).await
+}
+
+async fn lease_answer(
+    core: &Core,
+    lease: LeaseId,
+    expires_ms: u64,
+    parent: Option<SnapshotRow>,
+) -> Result<Json<Lease>> {
+    let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
+    let (epoch, now_ms) = (core.catalog.epoch, core.catalog.clock.now_ms());
+    Ok(Json(Lease { lease, expires_ms, now_ms, epoch, parent, lost_chunks, stripes_below_target }))
+}
+
+/// `POST /v1/have`
+pub(super) async fn have(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Body(HaveRequest { lease, chunks }): Body<HaveRequest>,
+) -> Result<Json<HaveAnswer>> {
+    check_count("chunks", chunks.0.len(), CHUNKS_PER_REQUEST_MAX)?;
+    let have = core.catalog.have(origin, lease, chunks.0).await?;
+    Ok(Json(HaveAnswer { have: have.iter().map(|&yes| if yes { '1' } else { '0' }).collect() }))
+}
+
+/// `POST /v1/place`
+pub(super) async fn place(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Body(request): Body<PlaceRequest>,
+) -> Result<Json<Placement>> {
+    check_place(&request)?;
+    let known = core.catalog.placing(origin, request.lease, request.stripe).await?;
+    // Just after a start nobody has been probed: that is no reason to store less.
+    core.fleet.probed(core.timings.probe_timeout).await;
+    let members = core.fleet.members();
+    let held = held(&request, &known, &members)?;
+    let places = placement::place(&Question {
+        stripe: request.stripe,
+        geometry: request.geometry,
+        file_bytes: request.file_bytes,
+        candidates: &members.iter().filter_map(candidate).collect::<Vec<_>>(),
+        held: &held,
+        avoid: &request.avoid.iter().copied().collect(),
+        before: &known.before,
+    });
+    let stored: BTreeSet<u8> = held.iter().map(|h| h.index).collect();
+    check_enough(&core, &request, stored.len() + places.len(), &members)?;
+
+    let PlaceRequest { lease, stripe, stored, file_bytes, .. } = request;
+    let intended = Intended { lease, stripe, stored, places: places.clone() };
+    let terms = core.catalog.record_intent(origin, intended).await?;
+    let now_ms = core.catalog.clock.now_ms();
+    let expires_ms = terms.ticket_end(now_ms, millis(core.timings.ticket));
+    let with_ticket = |(index, server)| {
+        let member = members.iter().find(|m| m.row.server == server);
+        let row = &member.ok_or_else(|| unknown_server(server))?.row;
+        let grant = Grant::Put { stripe, index, file_bytes };
+        let ticket = core.ticket(grant, server, now_ms, expires_ms)?;
+        Ok(Place { index, server, name: row.name.clone(), url: row.url.clone(), ticket })
+    };
+    let places = places.into_iter().map(with_ticket).collect::<Result<_>>()?;
+    Ok(Json(Placement { epoch: core.catalog.epoch, places }))
+}
+
+fn check_place(request: &PlaceRequest) -> Result<()> {
+    if !(1..=FILE_BYTES_MAX).contains(&request.file_bytes) {
+        return Err(bad_request(format!("a shard file of {} bytes", request.file_bytes)));
+    }
+    check_shards(&request.stored, request.geometry.shards())
+}
+
+/// Shards must be of the stripe, each once, each on a server of its own.
+fn check_shards(shards: &[(u8, ServerId)], n: usize) -> Result<()> {
+    let indexes: BTreeSet<u8> = shards.iter().map(|s| s.0).collect();
+    let servers: BTreeSet<ServerId> = shards.iter().map(|s| s.1).collect();
+    if indexes.len() < shards.len() || servers.len() < shards.len() {
+        return Err(bad_request("a shard or a server is named twice"));
+    }
+    match indexes.last() {
+        Some(&last) if usize::from(last) >= n => {
+            Err(bad_request(format!("shard {last} of a stripe of {n}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The shards that need no place: those that the push stored and those committed as good.
+fn held(request: &PlaceRequest, known: &Placing, members: &[Member]) -> Result<Vec<Held>> {
+    let committed = known.holders.iter().filter(|h| !h.bad).map(|h| (h.index, h.server));
+    let held = |(index, server)| {
+        let member = members.iter().find(|m| m.row.server == server);
+        let zone = member.ok_or_else(|| unknown_server(server))?.row.zone.clone();
+        Ok(Held { index, server, zone })
+    };
+    let all: BTreeSet<(u8, ServerId)> = committed.chain(request.stored.iter().copied()).collect();
+    all.into_iter().map(held).collect()
+}
+
+fn candidate(member: &Member) -> Option<Candidate> {
+    let takes_writes = member.health.state == Health::Up && member.trouble.is_none();
+    takes_writes.then(|| Candidate {
+        server: member.row.server,
+        zone: member.row.zone.clone(),
+        weight: member.row.capacity_bytes.max(1) as f64,
+        room_bytes: member.row.free_bytes,
+    })
+}
+
+/// Refuses a placement of fewer shards than the push is content with, or than can be read back.
+fn check_enough(
+    core: &Core,
+    request: &PlaceRequest,
+    shards: usize,
+    members: &[Member],
+) -> Result<()> {
+    let (k, n) = (request.geometry.data(), request.geometry.shards());
+    let needed = usize::from(request.min_shards).clamp(k, n);
+    if shards >= needed {
+        return Ok(());
+    }
+    let now_ms = core.catalog.clock.now_ms();
+    let reasons: Vec<String> =
+        members.iter().filter_map(|m| why_not(m, request.file_bytes, now_ms)).collect();
+    let reasons = if reasons.is_empty() {
+        format!("{} have joined", members.len())
+    } else {
+        reasons.join(", ")
+    };
+    Err(Error::refuse(
+        Code::TooFewServers,
+        format!(
+            "a stripe of {} needs {needed} servers of its {n}, {shards} can be had: {reasons}",
+            request.geometry
+        ),
+    ))
+}
+
+/// Why a server takes no shard, for a person.
+fn why_not(member: &Member, file_bytes: u64, now_ms: u64) -> Option<String> {
+    let name = &member.row.name;
+    let since_s = now_ms.saturating_sub(member.health.since_ms) / 1000;
+    match (member.health.state, &member.trouble) {
+        (Health::Up, Some(trouble)) => Some(format!("{name} takes no writes: {trouble}")),
+        (Health::Up, None) if member.row.free_bytes < file_bytes => {
+            Some(format!("{name} is full ({} bytes free)", member.row.free_bytes))
+        }
+        (Health::Up, None) => None,
+        (Health::Unknown, _) => Some(format!("{name} has not answered yet, for {since_s} s")),
+        (Health::Suspect, _) => Some(format!("{name} is suspect since {since_s} s")),
+        (Health::Down, _) => Some(format!("{name} is down since {since_s} s")),
+    }
+}
+
+/// `POST /v1/stripes`
+pub(super) async fn commit_stripe(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Body(commit): Body<CommitStripe>,
+) -> Result<Json<Committed>> {
+    if commit.kind == Kind::Snapshot {
+        return Err(bad_request("a snapshot's stripe is committed with its snapshot"));
+    }
+    let lease = commit.lease;
+    let new = checked(&core, commit)?;
+    Ok(Json(core.catalog.commit_stripe(origin, lease, new).await?))
+}
+
+/// `POST /v1/snapshots`
+pub(super) async fn commit_snapshot(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Body(CommitSnapshot { stripe, source_set }): Body<CommitSnapshot>,
+) -> Result<Json<SnapshotRow>> {
+    if stripe.kind != Kind::Snapshot {
+        return Err(bad_request("a snapshot's stripe has the kind snapshot"));
+    }
+    let lease = stripe.lease;
+    let new = checked(&core, stripe)?;
+    Ok(Json(core.catalog.commit_snapshot(origin, lease, new, source_set).await?))
+}
+
+/// The stripe of a commit whose fields agree and whose receipts are genuine. Whether tickets
+/// were given for its shards is the catalog's to say.
+fn checked(core: &Core, commit: CommitStripe) -> Result<NewStripe> {
+    check_layout(&commit)?;
+    for receipt in &commit.receipts {
+        check_receipt(core, &commit, receipt)?;
+    }
+    let holders: Vec<_> = commit.receipts.iter().map(|r| (r.index, r.server)).collect();
+    check_shards(&holders, commit.geometry.shards())?;
+    let mut chunks: Vec<_> = commit.chunks.0.into_iter().zip(commit.chunk_frames).collect();
+    // In the table's order; random inserts into a long table are seven times as slow.
+    chunks.sort_unstable();
+    Ok(NewStripe {
+        stripe: commit.stripe,
+        kind: commit.kind,
+        geometry: commit.geometry,
+        pack_bytes: commit.pack_bytes,
+        pack_key: commit.pack_key.0,
+        frames: commit.frames,
+        chunks,
+        holders,
+    })
+}
+
+fn check_layout(commit: &CommitStripe) -> Result<()> {
+    let frames = commit.frames.len();
+    let (chunks, chunk_frames) = (commit.chunks.0.len(), commit.chunk_frames.len());
+    let ascending = |f: &[FrameEnd]| f.is_sorted_by(|a, b| a.1 < b.1);
+    let last = commit.frames.last().map_or(0, |f| u64::from(f.1));
+    let wrong = if !(1..=PACK_BYTES_MAX).contains(&commit.pack_bytes) {
+        format!("a pack of {} bytes", commit.pack_bytes)
+    } else if !(1..=PACK_KEY_FIELD_BYTES_MAX).contains(&commit.pack_key.0.len()) {
+        format!("a pack key of {} bytes", commit.pack_key.0.len())
+    } else if !ascending(&commit.frames) || last > commit.pack_bytes {
+        format!("frames that do not follow each other in {} bytes", commit.pack_bytes)
+    } else if commit.frames.iter().any(|f| f.0 > FRAME_KIND_MAX) {
+        "a frame of an unknown kind".into()
+    } else if chunks != chunk_frames {
+        format!("{chunks} chunks in {chunk_frames} frame numbers")
+    } else if commit.chunk_frames.iter().any(|&f| f as usize >= frames) {
+        format!("a chunk beyond the last of {frames} frames")
+    } else {
+        return Ok(());
+    };
+    Err(bad_request(format!("stripe {:.12}: {wrong}", commit.stripe)))
+}
+
+fn check_receipt(core: &Core, commit: &CommitStripe, receipt: &Receipt) -> Result<()> {
+    let member = core.fleet.get(receipt.server).ok_or_else(|| unknown_server(receipt.server))?;
+    let mac = auth::receipt_mac(&member.row.shared_key, core.catalog.vault, receipt);
+    let what = format!(
+        "the receipt of {} for shard {} of stripe {:.12}",
+        member.row.name, receipt.index, receipt.stripe
+    );
+    if receipt.stripe != commit.stripe {
+        return Err(bad_request(format!("{what} is in a commit of {:.12}", commit.stripe)));
+    }
+    if !auth::same(&mac, &receipt.mac.0) {
+        return Err(Error::refuse(Code::Forbidden, format!("{what} is not genuine")));
+    }
+    if receipt.epoch > core.catalog.epoch {
+        let (named, now) = (receipt.epoch, core.catalog.epoch);
+        let message = format!("{what} is of epoch {named}, and this is {now}");
+        return Err(Error::refuse(Code::Forbidden, message));
+    }
+    Ok(())
+}

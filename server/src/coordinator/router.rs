@@ -1,0 +1,166 @@
+//! The coordinator's paths: who may ask, how bodies are read, how long an answer may take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{delete, get, post};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::{Core, push, read, servers};
+use crate::auth::{self, Role, Token};
+use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery};
+use crate::{Error, Result};
+
+/// The longest body of a request.
+const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A request is answered or given up within this time.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Who asks: the id of the token, which what it brings is stamped with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller(pub(super) i64);
+
+/// All paths.
+pub(super) fn router(core: Arc<Core>) -> Router {
+    let owner = Router::new()
+        .route("/v1/vault", get(servers::vault).put(servers::put_vault))
+        .route("/v1/servers", get(servers::list))
+        .route("/v1/status", get(servers::status))
+        .route("/v1/leases", post(push::begin))
+        .route("/v1/leases/{id}", delete(push::close))
+        .route("/v1/leases/{id}/renew", post(push::renew))
+        .route("/v1/have", post(push::have))
+        .route("/v1/place", post(push::place))
+        .route("/v1/stripes", get(read::stripes).post(push::commit_stripe))
+        .route("/v1/snapshots", get(read::snapshots).post(push::commit_snapshot))
+        .route("/v1/lost-chunks", get(read::lost_chunks))
+        .route("/v1/locate", post(read::locate))
+        .route("/v1/stripe-maps", post(read::stripe_maps))
+        .route("/v1/read-tickets", post(read::read_tickets))
+        .route("/v1/reports", post(read::report))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
+    let join = Router::new()
+        .route("/v1/join", post(servers::join))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&core), join_only));
+    Router::new()
+        .route("/v1/hello", post(servers::hello))
+        .merge(owner)
+        .merge(join)
+        .method_not_allowed_fallback(no_such_path)
+        .fallback(no_such_path)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(in_time))
+        .with_state(core)
+}
+
+async fn no_such_path(request: Request) -> Error {
+    let what = format!("the coordinator has no {} {}", request.method(), request.uri().path());
+    Error::refuse(Code::NotFound, what)
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let after = format!("no answer within {} s, try again", REQUEST_TIMEOUT.as_secs());
+            Error::refuse(Code::Busy, after).into_response()
+        }
+    }
+}
+
+async fn owner_only(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    with_token(&core, Role::Owner, request, next).await
+}
+
+async fn join_only(State(core): State<Arc<Core>>, request: Request, next: Next) -> Response {
+    with_token(&core, Role::Join, request, next).await
+}
+
+async fn with_token(core: &Core, role: Role, mut request: Request, next: Next) -> Response {
+    match caller(core, role, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    }
+}
+
+/// The token that a request came with, which must be of this role. Compares hashes, all of
+/// them and in constant time.
+fn caller(core: &Core, role: Role, request: &Request) -> Result<Caller> {
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let secret = header
+        .and_then(|v| v.strip_prefix("Bearer "))
+        .ok_or_else(|| Error::refuse(Code::Unauthorized, "no token was sent"))?;
+    let hash = Token::secret_hash(secret);
+    let mut known = None;
+    for token in &core.tokens {
+        if auth::same(&token.hash, hash.as_bytes()) {
+            known = Some(token);
+        }
+    }
+    match known {
+        None => Err(Error::refuse(Code::Unauthorized, "this coordinator knows no such token")),
+        Some(token) if token.role == role => Ok(Caller(token.id)),
+        Some(_) => Err(Error::refuse(Code::Forbidden, "the token does not allow this")),
+    }
+}
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                let bound = format!("a request's body has at most {BODY_BYTES_MAX} bytes");
+                Error::refuse(Code::TooLarge, bound)
+            } else {
+                bad_request("the body was cut off")
+            }
+        })?;
+        serde_json::from_slice(&bytes).map(Self).map_err(|e| bad_request(format!("the body: {e}")))
+    }
+}
+
+/// A malformed request.
+pub(super) fn bad_request(message: impl Into<String>) -> Error {
+    Error::refuse(Code::BadRequest, message)
+}
+
+/// The query of a list.
+pub(super) struct List {
+    after: Option<String>,
+    /// Rows of a page.
+    pub(super) limit: usize,
+}
+
+impl List {
+    /// Where the page begins.
+    pub(super) fn after<T: std::str::FromStr>(&self) -> Result<Option<T>> {
+        let parse = |after: &String| after.parse().map_err(|_| after.clone());
+        let bad = |after| bad_request(format!("no page begins after {after:?}"));
+        self.after.as_ref().map(parse).transpose().map_err(bad)
+    }
+}
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for List {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self> {
+        let query = Query::<PageQuery>::from_request_parts(parts, state).await;
+        let PageQuery { after, limit } =
+            query.map_err(|e| bad_request(format!("the query: {e}")))?.0;
+        let limit = limit.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX);
+        Ok(Self { after, limit: limit as usize })
+    }
+}

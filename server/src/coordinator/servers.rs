@@ -1,0 +1,228 @@
+//! Requests about the vault and its servers: join, hello, vault record, lists, status.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::router::{Body, List, bad_request};
+use super::{Core, prober};
+use crate::wire::{
+    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, ServerId, ServerInfo,
+    State as Health, Status, VaultInfo,
+};
+use crate::{Error, Result, auth};
+
+/// Bytes of a name or a zone at most.
+const NAME_BYTES_MAX: usize = 64;
+/// Bytes of a URL at most.
+const URL_BYTES_MAX: usize = 256;
+/// Bytes of a vault record at most.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
+
+/// `POST /v1/join`
+pub(super) async fn join(
+    State(core): State<Arc<Core>>,
+    Body(mut request): Body<JoinRequest>,
+) -> Result<Json<JoinAnswer>> {
+    check_name("name", &request.name)?;
+    check_name("zone", &request.zone)?;
+    request.url = checked_url(&request.url)?;
+    // What the catalog's signed integers hold.
+    request.capacity_bytes = request.capacity_bytes.min(i64::MAX as u64);
+    request.free_bytes = request.free_bytes.min(request.capacity_bytes);
+    let row = core.catalog.join(request, auth::random::<32>()?).await?;
+    let (server, shared_key) = (row.server, row.shared_key);
+    tracing::info!(name = row.name, zone = row.zone, url = row.url, "server joined");
+    let now_ms = core.catalog.clock.now_ms();
+    core.fleet.add(row, now_ms);
+    tokio::spawn(prober::watch(Arc::downgrade(&core), server));
+    Ok(Json(JoinAnswer {
+        server,
+        vault: core.catalog.vault,
+        shared_key: Blob(shared_key.to_vec()),
+        ticket_key: Blob(core.signer.public_key()),
+        epoch: core.catalog.epoch,
+        now_ms,
+        record: record(&core),
+    }))
+}
+
+/// `POST /v1/hello`
+pub(super) async fn hello(
+    State(core): State<Arc<Core>>,
+    Body(hello): Body<Hello>,
+) -> Result<Json<HelloAnswer>> {
+    let member = core.fleet.get(hello.server).ok_or_else(|| unknown_server(hello.server))?;
+    if !auth::same(&auth::hello_mac(&member.row.shared_key, &hello), &hello.mac.0) {
+        return Err(Error::refuse(Code::Unauthorized, "the hello is not that server's"));
+    }
+    let url = checked_url(&hello.url)?;
+    if i64::try_from(hello.starts).is_err() {
+        return Err(bad_request(format!("{} starts", hello.starts)));
+    }
+    core.catalog.hello(hello.server, url.clone(), hello.starts).await?;
+    core.fleet.moved(hello.server, url);
+    let now_ms = core.catalog.clock.now_ms();
+    Ok(Json(HelloAnswer { epoch: core.catalog.epoch, now_ms, record: record(&core) }))
+}
+
+/// `GET /v1/vault`
+pub(super) async fn vault(State(core): State<Arc<Core>>) -> Json<VaultInfo> {
+    Json(vault_info(&core))
+}
+
+/// `PUT /v1/vault`. The same record again is no second one.
+pub(super) async fn put_vault(
+    State(core): State<Arc<Core>>,
+    Body(PutVault { record }): Body<PutVault>,
+) -> Result<Json<VaultInfo>> {
+    if record.0.is_empty() || record.0.len() > RECORD_BYTES_MAX {
+        let bytes = record.0.len();
+        return Err(bad_request(format!(
+            "a vault record of {bytes} bytes, not 1 to {RECORD_BYTES_MAX}"
+        )));
+    }
+    core.catalog.put_record(record.0.clone()).await?;
+    core.record.send_replace(Some(record.0.into()));
+    core.fleet.wake_all();
+    Ok(Json(vault_info(&core)))
+}
+
+/// `GET /v1/servers`
+pub(super) async fn list(
+    State(core): State<Arc<Core>>,
+    list: List,
+) -> Result<Json<Page<ServerInfo>>> {
+    let after: u32 = list.after()?.unwrap_or(0);
+    let shards = core.catalog.shards_by_server().await?;
+    let members = core.fleet.members();
+    let mut wanted = members.into_iter().filter(|m| m.row.server.0 > after);
+    let rows: Vec<ServerInfo> = wanted
+        .by_ref()
+        .take(list.limit)
+        .map(|m| {
+            let held = shards.iter().find(|(server, ..)| *server == m.row.server);
+            ServerInfo {
+                server: m.row.server,
+                name: m.row.name,
+                zone: m.row.zone,
+                url: m.row.url,
+                state: m.health.state,
+                last_seen_ms: m.row.last_seen_ms,
+                capacity_bytes: m.row.capacity_bytes,
+                free_bytes: m.row.free_bytes,
+                shards: held.map_or(0, |h| h.1),
+                shard_bytes: held.map_or(0, |h| h.2),
+            }
+        })
+        .collect();
+    let next = wanted.next().and(rows.last()).map(|row| row.server.0.to_string());
+    Ok(Json(Page { rows, next }))
+}
+
+/// `GET /v1/status`
+pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>> {
+    let states: Vec<Health> = core.fleet.members().iter().map(|m| m.health.state).collect();
+    let servers = [Health::Unknown, Health::Up, Health::Suspect, Health::Down]
+        .map(|state| (state, states.iter().filter(|s| **s == state).count() as u32));
+    let counts = core.catalog.counts(core.fleet.up()).await?;
+    Ok(Json(Status {
+        vault: core.catalog.vault,
+        epoch: core.catalog.epoch,
+        now_ms: core.catalog.clock.now_ms(),
+        snapshots: counts.snapshots,
+        stripes: counts.stripes,
+        chunks: counts.chunks,
+        pack_bytes: counts.pack_bytes,
+        shard_bytes: counts.shard_bytes,
+        margins: counts.margins,
+        stripes_below_target: counts.stripes_below_target,
+        leases: counts.leases,
+        leftover_shards: counts.leftover_shards,
+        servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
+    }))
+}
+
+fn vault_info(core: &Core) -> VaultInfo {
+    let members = core.fleet.members();
+    let zones: BTreeSet<&str> = members.iter().map(|m| m.row.zone.as_str()).collect();
+    VaultInfo {
+        vault: core.catalog.vault,
+        record: record(core),
+        epoch: core.catalog.epoch,
+        now_ms: core.catalog.clock.now_ms(),
+        servers: members.len() as u32,
+        zones: zones.len() as u32,
+    }
+}
+
+fn record(core: &Core) -> Option<Blob> {
+    core.record.borrow().as_ref().map(|record| Blob(record.to_vec()))
+}
+
+/// That there is no such server.
+pub(super) fn unknown_server(server: ServerId) -> Error {
+    Error::refuse(Code::NotFound, format!("no server {} has joined this vault", server.0))
+}
+
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    if !name.is_empty() && name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(bad_request(format!(
+        "{name:?} is no {what}: 1 to {NAME_BYTES_MAX} letters, digits, dots, underscores and dashes"
+    )))
+}
+
+/// A URL without the slash at its end.
+fn checked_url(url: &str) -> Result<String> {
+    let parsed = reqwest::Url::parse(url).ok().filter(|u| {
+        u.scheme() == "http"
+            && u.has_host()
+            && u.path() == "/"
+            && u.query().is_none()
+            && u.fragment().is_none()
+            && u.username().is_empty()
+            && u.password().is_none()
+    });
+    match parsed {
+        Some(parsed) if url.len() <= URL_BYTES_MAX => {
+            Ok(parsed.as_str().trim_end_matches('/').to_owned())
+        }
+        _ => Err(bad_request(format!("{url:?} is no server's URL, such as http://10.0.0.7:7071"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["a", "disk-1.rack_2", &"x".repeat(64)] {
+            assert!(check_name("name", name).is_ok(), "{name}");
+        }
+        for name in ["", "a b", "ä", "a/b", "a\n", &"x".repeat(65)] {
+            assert!(check_name("name", name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn urls_are_bare_http_addresses() {
+        assert_eq!(checked_url("http://127.0.0.1:7071/").unwrap(), "http://127.0.0.1:7071");
+        for url in [
+            "",
+            "127.0.0.1:7071",
+            "https://a",
+            "file:///etc/passwd",
+            "http://a/b",
+            "http://u:p@a",
+            "http://a?b",
+        ] {
+            assert!(checked_url(url).is_err(), "{url}");
+        }
+    }
+}

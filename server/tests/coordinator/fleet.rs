@@ -1,0 +1,155 @@
+//! Joins, hellos, probes and the vault record.
+
+use std::time::Duration;
+
+use arc_server::auth::hello_mac;
+use arc_server::coordinator::Timings;
+use arc_server::wire::*;
+use reqwest::Method;
+
+use crate::fixture::{FakeServer, Fixture, place_request, timings, vault_of};
+
+#[tokio::test]
+async fn a_name_joins_once_and_is_checked() {
+    let (mut fixture, _) = Fixture::with_servers(&["a"]).await;
+    let refused = fixture.send_join("s1", "b", "http://127.0.0.1:9").await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::NameTaken);
+    assert!(refused.refusal.message.contains("s1"), "{}", refused.refusal);
+    for (name, zone, url) in [
+        ("", "z", "http://127.0.0.1:9"),
+        ("a b", "z", "http://127.0.0.1:9"),
+        ("ok", "z/z", "http://127.0.0.1:9"),
+        ("ok", "z", "https://127.0.0.1:9"),
+    ] {
+        let refused = fixture.send_join(name, zone, url).await.unwrap_err();
+        assert_eq!(refused.refusal.code, Code::BadRequest, "{name:?} {zone:?} {url:?}");
+    }
+    fixture.join("s2", "b").await;
+    let info: VaultInfo = fixture.get("/v1/vault").await;
+    assert_eq!((info.vault, info.servers, info.zones), (vault_of(&fixture), 2, 2));
+}
+
+#[tokio::test]
+async fn the_vault_record_is_made_once_and_given_to_every_server() {
+    let (mut fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    let put = |bytes: &[u8]| PutVault { record: Blob(bytes.to_vec()) };
+    for bad in [vec![], vec![0; 64 * 1024 + 1]] {
+        let refused =
+            fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &put(&bad)).await.unwrap_err();
+        assert_eq!(refused.refusal.code, Code::BadRequest);
+    }
+    for _ in 0..2 {
+        let info: VaultInfo = fixture.ask(Method::PUT, "/v1/vault", &put(b"record")).await.unwrap();
+        assert_eq!(info.record, Some(Blob(b"record".to_vec())));
+    }
+    let refused =
+        fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &put(b"other")).await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::VaultExists);
+    let info: VaultInfo = fixture.get("/v1/vault").await;
+    assert_eq!(info.record, Some(Blob(b"record".to_vec())));
+
+    fixture.join("late", "c").await;
+    assert_eq!(fixture.servers[2].identity().record, Some(Blob(b"record".to_vec())));
+    for server in &fixture.servers {
+        assert_eq!(server.record().await, b"record", "{}", server.name);
+    }
+    // One that was away gets it again.
+    fixture.servers[0].answer(|a| a.silent = true);
+    fixture.state_becomes("s1", State::Suspect).await;
+    fixture.servers[0].forget_record();
+    fixture.servers[0].answer(|a| a.silent = false);
+    assert_eq!(fixture.servers[0].record().await, b"record");
+}
+
+#[tokio::test]
+async fn a_silent_server_is_suspect_then_down_and_comes_back() {
+    let timings = Timings { down_after: Duration::from_millis(1), ..timings() };
+    let mut fixture = Fixture::start_with(timings).await;
+    fixture.join("s1", "a").await;
+    fixture.servers[0].answer(|a| a.silent = true);
+    fixture.state_becomes("s1", State::Down).await;
+    assert_eq!(fixture.status().await.servers, [(State::Down, 1)]);
+    fixture.servers[0].answer(|a| a.silent = false);
+    fixture.state_becomes("s1", State::Up).await;
+}
+
+#[tokio::test]
+async fn another_server_at_the_same_place_does_not_count() {
+    let (fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    let mut other = fixture.servers[0].identity();
+    other.server = fixture.servers[1].id();
+    fixture.servers[0].belong_to(&other);
+    fixture.state_becomes("s1", State::Suspect).await;
+}
+
+#[tokio::test]
+async fn a_hello_moves_a_server_and_an_old_one_does_not() {
+    let (mut fixture, _) = Fixture::with_servers(&["a"]).await;
+    let identity = fixture.servers[0].identity();
+    let hello = |url: String, starts| {
+        let mut hello = Hello { server: identity.server, url, starts, mac: Blob(vec![]) };
+        hello.mac = Blob(hello_mac(&identity.shared_key.0, &hello));
+        hello
+    };
+    let old_url = fixture.servers[0].url();
+    let elsewhere = FakeServer::start("s1").await;
+    elsewhere.belong_to(&identity);
+    let moved = hello(elsewhere.url(), 3);
+    for _ in 0..2 {
+        let answer = fixture.send(Method::POST, "/v1/hello", None, &moved).await.unwrap();
+        let answer: HelloAnswer = serde_json::from_value(answer).unwrap();
+        assert_eq!(answer.epoch, identity.epoch);
+    }
+    let replay = hello(old_url, 2);
+    let refused = fixture.send(Method::POST, "/v1/hello", None, &replay).await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::Conflict);
+    let page: Page<ServerInfo> = fixture.get("/v1/servers").await;
+    assert_eq!(page.rows[0].url, elsewhere.url());
+    // It is probed where it is now.
+    fixture.servers[0].answer(|a| a.silent = true);
+    elsewhere.answer(|a| a.free_bytes = 12_345);
+    fixture.servers.push(elsewhere);
+    loop {
+        let page: Page<ServerInfo> = fixture.get("/v1/servers").await;
+        if page.rows[0].free_bytes == 12_345 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn servers_that_cannot_take_a_shard_are_named() {
+    let (fixture, lease) = Fixture::with_servers(&["a", "b", "c", "d"]).await;
+    fixture.servers[0].answer(|a| a.silent = true);
+    fixture.servers[1].answer(|a| a.trouble = Some("a sync failed".into()));
+    fixture.servers[2].answer(|a| a.free_bytes = 10);
+    fixture.state_becomes("s1", State::Suspect).await;
+    let mut request = place_request(&lease, 1, (2, 1));
+    let said = loop {
+        match fixture.place(&request).await {
+            Err(refused) if refused.refusal.message.contains("full") => break refused.refusal,
+            Err(refused) => assert_eq!(refused.refusal.code, Code::TooFewServers),
+            // The last probe is older than its trouble.
+            Ok(_) => {}
+        }
+    };
+    assert_eq!(said.code, Code::TooFewServers);
+    for part in ["s1 is suspect", "s2 takes no writes: a sync failed", "s3 is full"] {
+        assert!(said.message.contains(part), "{said}");
+    }
+    assert!(!said.message.contains("s4"), "{said}");
+
+    // Content with less, it gets what there is, but never what could not be read back.
+    request.min_shards = 1;
+    let refused = fixture.place(&request).await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::TooFewServers);
+    fixture.servers[2].answer(|a| a.free_bytes = 1 << 40);
+    let placement = loop {
+        if let Ok(placement) = fixture.place(&request).await {
+            break placement;
+        }
+    };
+    let named: Vec<&str> = placement.places.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(placement.places.len(), 2);
+    assert!(named.contains(&"s3") && named.contains(&"s4"), "{named:?}");
+}

@@ -1,0 +1,89 @@
+//! What a restart keeps, and who may have the folder.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use arc_server::Error;
+use arc_server::auth::Token;
+use arc_server::coordinator::{self, Config};
+use arc_server::wire::*;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::fixture::{Fixture, listen, timings};
+
+#[tokio::test]
+async fn a_restart_keeps_everything_and_raises_the_epoch() {
+    let (mut fixture, lease) = Fixture::with_servers(&["a", "b", "c"]).await;
+    let record = PutVault { record: Blob(b"record".to_vec()) };
+    fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &record).await.unwrap();
+    let first = fixture.push(&lease, 1, (2, 1)).await;
+    fixture.snapshot(&lease, 2).await;
+    let pending = fixture.stored(&lease, 3, (2, 1)).await;
+    let before = state(&fixture).await;
+    let (owner, status) = (fixture.coordinator.owner.clone(), fixture.status().await);
+
+    fixture.restart(timings()).await;
+    assert_eq!(state(&fixture).await, before);
+    assert_eq!(fixture.coordinator.owner.secret, owner.secret);
+    let after = fixture.status().await;
+    assert_eq!((after.vault, after.epoch), (status.vault, status.epoch + 1));
+    assert!(after.now_ms >= status.now_ms);
+    let info: VaultInfo = fixture.get("/v1/vault").await;
+    assert_eq!(info.record, Some(record.record));
+
+    // The push goes on: its receipts hold, tickets are of the new epoch.
+    assert_eq!(fixture.commit(&pending).await.unwrap().holders, 3);
+    assert_eq!(fixture.commit(&first).await.unwrap().holders, 3);
+    let next = fixture.stored(&lease, 4, (2, 1)).await;
+    assert_eq!(next.receipts[0].epoch, after.epoch);
+    fixture.commit(&next).await.unwrap();
+    assert_eq!(fixture.status().await.stripes, 4);
+}
+
+async fn state(fixture: &Fixture) -> (Value, Value) {
+    (fixture.get("/v1/stripes").await, fixture.get("/v1/snapshots").await)
+}
+
+#[tokio::test]
+async fn tokens_are_private_and_keep_their_secret_at_a_new_url() {
+    let mut fixture = Fixture::start().await;
+    let path = fixture.folder.path().join("coordinator/owner.token");
+    let read = || std::fs::read_to_string(&path).unwrap().parse::<Token>().unwrap();
+    let first = read();
+    assert_eq!(first, fixture.coordinator.owner);
+    assert_eq!(first.url, fixture.coordinator.running.url());
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    fixture.restart(timings()).await;
+    assert_eq!(read(), Token { url: fixture.coordinator.running.url(), ..first.clone() });
+
+    // A token that was deleted is replaced, and then worth nothing.
+    std::fs::remove_file(&path).unwrap();
+    fixture.restart(timings()).await;
+    assert_ne!(read().secret, first.secret);
+    let refused =
+        fixture.send(Method::GET, "/v1/vault", Some(&first.secret), &()).await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::Unauthorized);
+    fixture.get::<VaultInfo>("/v1/vault").await;
+}
+
+#[tokio::test]
+async fn a_second_coordinator_on_the_folder_is_refused() {
+    let fixture = Fixture::start().await;
+    let data = fixture.folder.path().join("coordinator");
+    let config = Config {
+        data: data.clone(),
+        listen: listen(),
+        advertise: Some("http://vault.example:7070".into()),
+        timings: timings(),
+    };
+    let Err(Error::Config(said)) = coordinator::start(config.clone()).await else {
+        panic!("two coordinators on one folder")
+    };
+    assert!(said.contains("another coordinator runs on"), "{said}");
+    fixture.coordinator.stop().await;
+    let second = coordinator::start(config).await.unwrap();
+    assert_eq!(second.owner.url, "http://vault.example:7070");
+    second.stop().await;
+}
