@@ -222,7 +222,7 @@ impl From<server::Error> for Failure {
                 )
             }
             E::Unreachable { .. } => {
-                Self::new(TooFewServers, what).next("arc servers    which servers are up")
+                Self::new(TooFewServers, what).next("arc servers    # which servers are up")
             }
             E::Refused { refusal, .. } | E::Refuse(refusal) => of_refusal(refusal.code, what),
             E::Io { source, .. } => Self::new(io_exit(&source), what),
@@ -249,19 +249,19 @@ fn is_full(error: &impl fmt::Display) -> bool {
 fn of_refusal(code: Code, what: String) -> Failure {
     match code {
         Code::Unauthorized | Code::Expired => Failure::new(WrongKey, what)
-            .next("arc init URL --token-file F    with a token of this coordinator"),
+            .next("arc init URL --token-file F    # with a token of this coordinator"),
         Code::Forbidden => Failure::new(WrongKey, what)
             .next("use the owner token: DIR/owner.token on the coordinator's machine"),
         Code::NoVault => Failure::new(NoVault, what)
-            .next("arc init URL --token-file F --code 4+2    makes the vault"),
-        Code::NotFound => Failure::new(NoSnapshot, what).next("arc snapshots    what there is"),
+            .next("arc init URL --token-file F --code 4+2    # makes the vault"),
+        Code::NotFound => Failure::new(NoSnapshot, what).next("arc snapshots    # what there is"),
         Code::NoSpace => Failure::new(NoSpace, what)
             .state("what was stored before stays; the next run goes on from there")
-            .next("arc servers    how full each one is"),
+            .next("arc servers    # how full each one is"),
         Code::TooFewServers => Failure::new(TooFewServers, what)
             .state("nothing new was committed; what is stored already is used by the next run")
-            .next("arc servers    which servers are up")
-            .next("arc push --wait-servers 30m …    waits for them"),
+            .next("arc servers    # which servers are up")
+            .next("arc push --wait-servers 30m …    # waits for them"),
         Code::LeaseOver => Failure::new(LockTimeout, what)
             .state("what was committed before stays")
             .next("run the same push again"),
@@ -270,11 +270,11 @@ fn of_refusal(code: Code, what: String) -> Failure {
             .next("run the same command again in a few seconds"),
         Code::Protocol => Failure::new(Failed, what),
         Code::VaultExists => Failure::new(Failed, what)
-            .next("arc init URL --token-file F    connects to the vault that is there"),
+            .next("arc init URL --token-file F    # connects to the vault that is there"),
         Code::NameTaken => {
             Failure::new(Failed, what).next("give the new server another name: --name NAME")
         }
-        Code::Damaged => Failure::new(Repairable, what).next("arc verify    finds what is damaged"),
+        Code::Damaged => Failure::new(Repairable, what).next("arc verify    # finds what is damaged"),
         Code::StaleEpoch => Failure::new(Failed, what).next("run the same command again"),
         Code::Conflict | Code::BadRequest | Code::TooLarge => Failure::new(Failed, what),
         Code::Internal => Failure::new(Failed, what).next("see the log of that service"),
@@ -290,10 +290,10 @@ impl From<codec::Error> for Failure {
                 "check ARC_PASSPHRASE, ARC_PASSPHRASE_FILE, ARC_PASSPHRASE_COMMAND or --key-file",
             ),
             E::Damaged { .. } | E::Bound { .. } => {
-                Self::new(Repairable, what).next("arc verify    finds what is damaged")
+                Self::new(Repairable, what).next("arc verify    # finds what is damaged")
             }
             E::TooFewShards { .. } => {
-                Self::new(TooFewServers, what).next("arc servers    which servers are up")
+                Self::new(TooFewServers, what).next("arc servers    # which servers are up")
             }
             E::Version { .. } => Self::new(Failed, what).next("upgrade arc on this machine"),
             E::Geometry(_) => Self::new(Usage, what).next("give a code such as --code 4+2"),

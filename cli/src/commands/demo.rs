@@ -232,7 +232,7 @@ impl Stage {
             ),
             format!("  {arc} snapshots"),
             format!("  {arc} ls latest"),
-            format!("  {arc} push {}    only what changed is sent", path_text(&self.source)),
+            format!("  {arc} push {}    # only what changed is sent", path_text(&self.source)),
             format!("  {arc} status"),
             "A vault of your own keeps its passphrase elsewhere:".into(),
             format!("  {arc} init DIR --code 4+2 --disks A,B,…"),

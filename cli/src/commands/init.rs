@@ -84,7 +84,7 @@ async fn remote(args: Args, global: &Global) -> Result<Exit, Failure> {
             Exit::Usage,
             "--disks goes with a folder, not with a coordinator",
         )
-        .next("arc serve storage    on each machine with a disk"));
+        .next("arc serve storage    # on each machine with a disk"));
     }
     let location = Location::from(args.place.clone());
     let path = args.token_file.as_ref().ok_or_else(|| {
@@ -116,8 +116,8 @@ async fn remote(args: Args, global: &Global) -> Result<Exit, Failure> {
 fn no_code(place: &str) -> Failure {
     Failure::new(Exit::Usage, "a new vault needs a code: --code K+M")
         .why("k+m disks or servers hold k+m shards; any m of them may be lost")
-        .next(format!("arc init {place} --code 4+2    six disks or servers, any two may be lost"))
-        .next(format!("arc init {place} --code 2+1    three, any one may be lost"))
+        .next(format!("arc init {place} --code 4+2    # six disks or servers, any two may be lost"))
+        .next(format!("arc init {place} --code 2+1    # three, any one may be lost"))
 }
 
 fn same_code(record: &VaultRecord, wanted: Option<Geometry>) -> Result<(), Failure> {

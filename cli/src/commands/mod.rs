@@ -65,28 +65,18 @@ pub struct Cli {
     pub log: Option<String>,
 }
 
-/// The commands.
+/// The commands; each one's text for `--help` stands at its arguments.
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Make a vault, or connect to one on a coordinator
     Init(init::Args),
-    /// Save files and folders as a new snapshot
     Push(push::Args),
-    /// Get a snapshot, or a part of it, back
     Pull(pull::Args),
-    /// Check that everything stored is there and whole
     Verify(verify::Args),
-    /// List the snapshots
     Snapshots(snapshots::Args),
-    /// List what is in a snapshot
     Ls(ls::Args),
-    /// How the vault is: what is stored and what it survives
     Status(status::Args),
-    /// List the storage servers
     Servers(servers::Args),
-    /// Run a coordinator or a storage server
     Serve(serve::Args),
-    /// Show it all once with a folder of yours: push, lose two servers, pull, compare
     Demo(demo::Args),
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use server::auth::Token;
 use server::coordinator::{self, Timings};
 use server::serve::Listen;
-use server::storage;
+use server::storage::{self, Fault, Limits};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Global;
@@ -30,12 +30,10 @@ pub struct Args {
     pub role: Role,
 }
 
-/// What to serve.
+/// What to serve; the text for `--help` stands at the arguments.
 #[derive(clap::Subcommand)]
 pub enum Role {
-    /// Run the coordinator: it knows where everything is, and sees ciphertext only
     Coordinator(Coordinator),
-    /// Run a storage server on one disk
     Storage(Storage),
 }
 
@@ -130,12 +128,34 @@ pub struct Storage {
     /// Leave so much of the disk free [default: 2 % or 1G, the smaller]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub reserve: Option<u64>,
+    /// Shards being written at once; more wait
+    #[arg(long, value_name = "N", default_value = "16", value_parser = parse_slots)]
+    pub puts: usize,
+    /// Shards being read at once; more wait
+    #[arg(long, value_name = "N", default_value = "16", value_parser = parse_slots)]
+    pub gets: usize,
+    /// How long a request waits for its turn before it is put off
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
+    pub busy_wait: Duration,
+    /// A client that sends or takes nothing for so long is dropped
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub client_silence: Duration,
+    /// A failure to plant, for tests
+    #[arg(long, hide = true)]
+    pub fault: Option<Fault>,
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How long requests under way may take to finish when it stops
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub drain: Duration,
+}
+
+fn parse_slots(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(slots) if (1..=1024).contains(&slots) => Ok(slots),
+        _ => Err(format!("{text:?} is not a number from 1 to 1024")),
+    }
 }
 
 /// See [`Args`].
@@ -190,8 +210,13 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
         advertise: args.advertise,
         reserve_bytes: args.reserve,
         drain: args.drain,
-        limits: storage::Limits::default(),
-        fault: None,
+        limits: Limits {
+            puts: args.puts,
+            gets: args.gets,
+            busy_wait: args.busy_wait,
+            client_silence: args.client_silence,
+        },
+        fault: args.fault,
     };
     let mut stop = stop;
     let Some(started) = stop.unless_before(storage::start(config)).await else {
@@ -201,7 +226,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
     listening(global, "storage", Some(&storage.name), &storage.running.url());
     stop.wait().await;
     tracing::info!("stopping");
-    storage.running.stop(args.drain).await;
+    storage.stop().await;
     Ok(Exit::Done)
 }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use server::client::CoordinatorClient;
 use server::coordinator::{self, Coordinator, Timings};
 use server::serve::Listen;
-use server::storage::{self, Storage};
+use server::storage::{self, Limits, Storage};
 use server::wire::{ServerId, State};
 
 use super::lock::Lock;
@@ -184,7 +184,7 @@ impl Embedded {
     /// Stops all services, and then lets the next command have the vault.
     pub(super) async fn stop(self) {
         self.coordinator.stop().await;
-        join_all(self.disks.into_iter().map(|disk| disk.running.stop(DRAIN))).await;
+        join_all(self.disks.into_iter().map(Storage::stop)).await;
     }
 
     /// Until every disk that is here is up, and every other one was looked for.
@@ -257,7 +257,13 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
         advertise: None,
         reserve_bytes: None,
         drain: DRAIN,
-        limits: storage::Limits::default(),
+        // The one client is this process, and all servers share its memory.
+        limits: Limits {
+            puts: 4,
+            gets: 4,
+            busy_wait: Duration::from_secs(60),
+            ..Limits::default()
+        },
         fault: None,
     }
 }
@@ -280,7 +286,7 @@ pub(super) fn check_new(
     }
     if super::lock::is_begun(dir) {
         return Err(Failure::new(Exit::Usage, format!("{shown} has what an unfinished init left"))
-            .next(format!("rm -r {shown}    if nothing in it is wanted, then init again")));
+            .next(format!("rm -r {shown}    # if nothing in it is wanted, then init again")));
     }
     let n = geometry.shards();
     let count = disks.map_or(n, <[_]>::len);

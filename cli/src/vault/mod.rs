@@ -278,7 +278,7 @@ fn select(config: &Config, wanted: Option<&str>) -> Result<Target, Failure> {
         _ => Err(Failure::new(Exit::NoVault, format!("no vault {}", path_text(dir)))
             .why("it is neither a name that this machine knows nor a folder with arc.toml")
             .why(known_names(config))
-            .next("arc init DIR --code 4+2    makes one on local folders")),
+            .next("arc init DIR --code 4+2    # makes one on local folders")),
     }
 }
 
@@ -290,8 +290,8 @@ fn none_meant(config: &Config) -> Failure {
             .next("--vault NAME, or ARC_VAULT=NAME"),
     };
     failure
-        .next("arc init DIR --code 4+2                     makes one on local folders or disks")
-        .next("arc init URL --token-file F --code 4+2      makes one on a running coordinator")
+        .next("arc init DIR --code 4+2                     # makes one on local folders or disks")
+        .next("arc init URL --token-file F --code 4+2      # makes one on a running coordinator")
 }
 
 fn known_names(config: &Config) -> String {

@@ -1,0 +1,33 @@
+# `just` lists what there is; each line can also be typed by hand.
+
+_list:
+    @just --list
+
+# build the release binary, target/release/arc
+build:
+    cargo build --release --locked
+
+# run all tests
+test *ARGS:
+    cargo test --locked {{ARGS}}
+
+# show it all once: push, lose two servers, pull, compare
+demo *ARGS:
+    cargo run --release --locked -- demo {{ARGS}}
+
+# formatting and lints, warnings denied
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# the crates' documentation
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# what benches/ measures
+bench *ARGS:
+    cargo bench --locked -p arc-benches {{ARGS}}
+
+# everything that must hold before a change goes in
+ci:
+    .ci/run
