@@ -132,7 +132,7 @@ fn content(keys: &VaultKeys) -> PushContent {
         began_ms: 1_700_000_000_000,
         ended_ms: 1_700_000_060_000,
         parent: Some(StripeId([9; 32])),
-        stats: Stats { entries: manifest.count, files: 60, warnings: 1, ..Stats::default() },
+        stats: Stats { entries: manifest.count, files: 3, warnings: 1, ..Stats::default() },
         program: "arc 0.0.1".into(),
     };
     content.snapshot = snapshot.encode().unwrap();

@@ -27,8 +27,6 @@ pub(super) struct Rules {
 pub(super) struct Health {
     /// The state.
     pub(super) state: State,
-    /// When it came into this state.
-    pub(super) since_ms: u64,
     /// When it last answered, or was first watched.
     pub(super) heard_ms: u64,
     /// Probes missed in a row.
@@ -40,7 +38,7 @@ pub(super) struct Health {
 impl Health {
     /// That of a server not probed yet.
     pub(super) fn unknown(now_ms: u64) -> Self {
-        Self { state: State::Unknown, since_ms: now_ms, heard_ms: now_ms, misses: 0, good: 0 }
+        Self { state: State::Unknown, heard_ms: now_ms, misses: 0, good: 0 }
     }
 
     /// Whether a probe has ended since it is watched.
@@ -64,8 +62,7 @@ pub(super) fn step(before: Health, event: Event, now_ms: u64, rules: &Rules) -> 
         (State::Suspect, Event::Missed) if silent_ms >= rules.down_after_ms => State::Down,
         (same, _) => same,
     };
-    let since_ms = if state == before.state { before.since_ms } else { now_ms };
-    Health { state, since_ms, heard_ms, misses, good }
+    Health { state, heard_ms, misses, good }
 }
 
 #[cfg(test)]

@@ -198,16 +198,16 @@ fn check_enough(
 /// Why a server takes no shard, for a person.
 fn why_not(member: &Member, file_bytes: u64, now_ms: u64) -> Option<String> {
     let name = &member.row.name;
-    let since_s = now_ms.saturating_sub(member.health.since_ms) / 1000;
+    let silent_s = now_ms.saturating_sub(member.health.heard_ms) / 1000;
     match (member.health.state, &member.trouble) {
         (Health::Up, Some(trouble)) => Some(format!("{name} takes no writes: {trouble}")),
         (Health::Up, None) if member.row.free_bytes < file_bytes => {
             Some(format!("{name} is full ({} bytes free)", member.row.free_bytes))
         }
         (Health::Up, None) => None,
-        (Health::Unknown, _) => Some(format!("{name} has not answered yet, for {since_s} s")),
-        (Health::Suspect, _) => Some(format!("{name} is suspect since {since_s} s")),
-        (Health::Down, _) => Some(format!("{name} is down since {since_s} s")),
+        (Health::Unknown, _) => Some(format!("{name} has not answered for {silent_s} s")),
+        (Health::Suspect, _) => Some(format!("{name} is suspect, silent for {silent_s} s")),
+        (Health::Down, _) => Some(format!("{name} is down, silent for {silent_s} s")),
     }
 }
 

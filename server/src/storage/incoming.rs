@@ -51,7 +51,7 @@ struct Incoming<'a> {
 enum State {
     /// The header as far as it came.
     Header(Vec<u8>),
-    Body(BodyCheck, Digest),
+    Body(Box<BodyCheck>, Digest),
 }
 
 /// A temporary file, removed on drop.
@@ -110,7 +110,7 @@ impl<'a> Incoming<'a> {
         let mut check = BodyCheck::new(&parsed);
         check.update(&piece)?;
         let header = std::mem::take(header);
-        self.state = State::Body(check, parsed.header_hash);
+        self.state = State::Body(Box::new(check), parsed.header_hash);
         self.write(&header)?;
         self.write(&piece)
     }

@@ -65,7 +65,7 @@ impl Fixture {
         Self { folder, coordinator, servers: Vec::new(), http }
     }
 
-    /// One with servers s1, s2, … in these zones, a vault record and a lease.
+    /// One with servers s1, s2, … in these zones, all up, and a lease.
     pub(crate) async fn with_servers(zones: &[&str]) -> (Self, Lease) {
         let mut fixture = Self::start().await;
         for (n, zone) in zones.iter().enumerate() {

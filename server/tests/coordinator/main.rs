@@ -1,6 +1,9 @@
 //! The coordinator as its clients and servers meet it: a real one on loopback, with storage
 //! servers that only answer probes, and receipts made by hand.
 
+// Clippy knows test functions, not the helpers beside them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod fixture;
 
 mod access;

@@ -98,3 +98,6 @@ fn tick(db: &Connection) -> Result<u64> {
     let sql = "UPDATE meta SET sequence = sequence + 1 RETURNING sequence";
     Ok(db.prepare_cached(sql)?.query_row([], |r| r.get(0))?)
 }
+
+#[cfg(test)]
+mod tests;

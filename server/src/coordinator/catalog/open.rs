@@ -16,8 +16,11 @@ const SCHEMA_VERSION: i32 = 1;
 /// Older ones can lose commits when the WAL is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Memory for pages: the writer's, and that of each reader.
-const WRITER_CACHE_KIB: i32 = 16 * 1024;
+const WRITER_CACHE_KIB: i32 = 32 * 1024;
 const READER_CACHE_KIB: i32 = 8 * 1024;
+/// Pages of the WAL (32 MiB) before they go into the database: chunk rows lie anywhere in
+/// their table, and a page that many commits change is then written back once.
+const WAL_PAGES: i32 = 8192;
 
 /// What stands in the catalog's one row of `meta` after this start.
 pub(super) struct Opened {
@@ -40,6 +43,7 @@ pub(super) fn writer(path: &Path, lease_ms: u64) -> Result<Opened> {
     let mut db = Connection::open(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     settings(&db, WRITER_CACHE_KIB)?;
     make_schema(&mut db, path)?;
     begin_epoch(db, lease_ms)

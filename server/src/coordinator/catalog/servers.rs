@@ -136,7 +136,10 @@ impl Catalog {
             match db.execute(sql, params![server.0, url, starts])? {
                 0 => Err(Error::refuse(
                     Code::Conflict,
-                    format!("server {} has said hello with a start after its {starts}th", server.0),
+                    format!(
+                        "server {} has said hello since, with a start after {starts}",
+                        server.0
+                    ),
                 )),
                 _ => Ok(()),
             }

@@ -1,12 +1,11 @@
-//! How much memory a server takes, measured in a process of its own.
+//! A server in a process of its own: how much memory it takes, and what a crash leaves.
 
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use arc_server::auth::Grant;
 use arc_server::storage;
 use arc_server::wire::*;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 
 use super::support::*;
 
@@ -14,10 +13,11 @@ const KIB_MAX: u64 = 64 * 1024;
 const DATA: &str = "ARC_TEST_STORAGE_DATA";
 const COORDINATOR: &str = "ARC_TEST_STORAGE_COORDINATOR";
 const SECRET: &str = "ARC_TEST_STORAGE_SECRET";
+const FAULT: &str = "ARC_TEST_STORAGE_FAULT";
 
 /// The other process: serves until it is killed.
 #[tokio::test]
-#[ignore = "run by the test below"]
+#[ignore = "run by the tests below"]
 async fn serve_until_killed() {
     let Ok(data) = std::env::var(DATA) else { return };
     let world = World::new().await;
@@ -26,6 +26,7 @@ async fn serve_until_killed() {
     if let Some(token) = &mut config.join_token {
         token.secret = std::env::var(SECRET).unwrap();
     }
+    config.fault = std::env::var(FAULT).ok().map(|name| name.parse().unwrap());
     let storage = storage::start(config.clone()).await.unwrap();
     let url = config.data.join("url");
     std::fs::write(url.with_extension("new"), storage.running.url()).unwrap();
@@ -49,34 +50,45 @@ fn peak_kib(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-async fn start_process(world: &World, data: &Path) -> (Killed, String) {
+async fn start_process(world: &World, fault: Option<&str>) -> (Killed, String) {
+    let data = world.data();
     let config = world.config();
     let process = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "memory::serve_until_killed", "--ignored"])
-        .env(DATA, data)
+        .args(["--exact", "process::serve_until_killed", "--ignored"])
+        .env(DATA, &data)
+        .envs(fault.map(|name| (FAULT, name)))
         .env(COORDINATOR, config.coordinator)
         .env(SECRET, config.join_token.unwrap().secret)
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let url: PathBuf = data.join("url");
+    let url = data.join("url");
     eventually(|| url.exists()).await;
     (Killed(process), std::fs::read_to_string(url).unwrap())
+}
+
+fn request(
+    world: &World,
+    method: Method,
+    url: &str,
+    shard: &TestShard,
+    grant: Grant,
+) -> RequestBuilder {
+    let ticket = world.coordinator.sign(&world.coordinator.ticket(grant));
+    world
+        .http
+        .request(method, format!("{url}{}", shard.url_path()))
+        .header(PROTOCOL_HEADER, PROTOCOL)
+        .header("authorization", format!("Ticket {ticket}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dozens_of_requests_at_once_fit_in_64_mib() {
     let world = World::new().await;
-    let (process, url) = start_process(&world, &world.data()).await;
+    let (process, url) = start_process(&world, None).await;
     let shards: Vec<_> = (0..16).flat_map(|seed| stripe(VAULT, 8 << 20, seed)).collect();
-    let request = |method, shard: &TestShard, grant| {
-        let ticket = world.coordinator.sign(&world.coordinator.ticket(grant));
-        world
-            .http
-            .request(method, format!("{url}{}", shard.url_path()))
-            .header(PROTOCOL_HEADER, PROTOCOL)
-            .header("authorization", format!("Ticket {ticket}"))
-    };
+    let request = |method, shard: &TestShard, grant| request(&world, method, &url, shard, grant);
     let put = async |shard: &TestShard| {
         loop {
             let request = request(Method::PUT, shard, shard.grant()).body(shard.file.clone());
@@ -101,4 +113,28 @@ async fn dozens_of_requests_at_once_fit_in_64_mib() {
     let gets_kib = peak_kib(process.0.id());
     println!("{puts_kib} KiB at most for PUTs, {gets_kib} KiB with GETs");
     assert!(gets_kib < KIB_MAX, "{puts_kib} KiB at most for PUTs, {gets_kib} KiB with GETs");
+}
+
+#[tokio::test]
+async fn a_crash_leaves_the_whole_shard_or_nothing() {
+    for (fault, left, found) in [
+        ("abort-before-sync", 1, Found::Missing),
+        ("abort-before-rename", 1, Found::Missing),
+        ("abort-after-rename", 0, Found::Good),
+    ] {
+        let world = World::new().await;
+        let shard = shard(1 << 20);
+        let (process, url) = start_process(&world, Some(fault)).await;
+        let put = request(&world, Method::PUT, &url, &shard, shard.grant());
+        assert!(put.body(shard.file.clone()).send().await.is_err(), "{fault}");
+        drop(process);
+        assert_eq!(names(&world.data().join("tmp")).len(), left, "{fault}");
+
+        let server = world.server().await;
+        assert_eq!(names(&world.data().join("tmp")).len(), 0, "{fault}");
+        assert_eq!(server.found(&shard, Thoroughness::Whole).await, found, "{fault}");
+        let receipt = server.put(&shard).await.unwrap();
+        assert_eq!(receipt.header_hash, shard.header_hash, "{fault}");
+        assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good, "{fault}");
+    }
 }

@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use codec::shard::Kind;
+use codec::{ChunkId, Geometry, StripeId};
+
+use super::*;
+use crate::auth::Role;
+use crate::wire::{JoinRequest, LeaseId, ServerId};
+
+const TERM: Duration = Duration::from_secs(3600);
+
+struct Fixture {
+    _folder: tempfile::TempDir,
+    catalog: Catalog,
+    owner: i64,
+    servers: Vec<ServerId>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (catalog, _) = Catalog::open(&folder.path().join("catalog.db"), 1000).unwrap();
+        let owner = catalog.set_token(Role::Owner, [1; 32]).await.unwrap().id;
+        let mut servers = Vec::new();
+        for name in ["a", "b"] {
+            let request = JoinRequest {
+                name: name.into(),
+                zone: name.into(),
+                url: "http://127.0.0.1:9".into(),
+                capacity_bytes: 1,
+                free_bytes: 1,
+            };
+            servers.push(catalog.join(request, [2; 32]).await.unwrap().server);
+        }
+        Self { _folder: folder, catalog, owner, servers }
+    }
+
+    async fn begin(&self) -> LeaseId {
+        self.catalog.begin(self.owner, TERM).await.unwrap().0
+    }
+
+    async fn commit(&self, lease: LeaseId, number: u8) -> Result<()> {
+        let stripe = StripeId([number; 32]);
+        let holders = vec![(0, self.servers[0]), (1, self.servers[1])];
+        let (stored, places) = (vec![], holders.clone());
+        let intended = Intended { lease, stripe, stored, places };
+        self.catalog.record_intent(self.owner, intended).await?;
+        let new = NewStripe {
+            stripe,
+            kind: Kind::Data,
+            geometry: Geometry::new(1, 1).unwrap(),
+            pack_bytes: 100,
+            pack_key: vec![0; 64],
+            frames: vec![(0, 90)],
+            chunks: vec![(ChunkId([number; 32]), 0)],
+            holders,
+        };
+        self.catalog.commit_stripe(self.owner, lease, new).await.map(drop)
+    }
+
+    /// (created, touched, version) of each stripe.
+    async fn stamps(&self) -> Vec<(u64, u64, u64)> {
+        let read = self.catalog.read(|db| {
+            let sql = "SELECT created_sequence, touched_sequence, version FROM stripes";
+            let mut rows = db.prepare(sql)?;
+            let rows = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        });
+        read.await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_stripe_is_touched_when_have_vouches_for_it() {
+    let fixture = Fixture::new().await;
+    let first = fixture.begin().await;
+    fixture.commit(first, 1).await.unwrap();
+    fixture.commit(first, 2).await.unwrap();
+    let before = fixture.stamps().await;
+    assert!(before.iter().all(|(created, touched, version)| created == touched && *version == 1));
+
+    let second = fixture.begin().await;
+    let asked = vec![ChunkId([1; 32]), ChunkId([9; 32])];
+    let have = fixture.catalog.have(fixture.owner, second, asked).await.unwrap();
+    assert_eq!(have, [true, false]);
+    let after = fixture.stamps().await;
+    assert!(after[0].1 > before[1].1, "touched after all that was before the lease");
+    assert_eq!((after[0].0, after[0].2), (before[0].0, before[0].2));
+    assert_eq!(after[1], before[1], "nobody asked for it");
+}
+
+#[tokio::test]
+async fn every_push_is_stamped_later_than_the_one_before() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    for number in 0..5 {
+        fixture.commit(lease, number).await.unwrap();
+    }
+    let created: Vec<u64> = fixture.stamps().await.iter().map(|s| s.0).collect();
+    assert!(created.is_sorted_by(|a, b| a < b), "{created:?}");
+}
+
+#[tokio::test]
+async fn a_lease_is_of_its_token() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    let error = fixture.catalog.close_lease(fixture.owner + 1, lease).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::NotFound));
+    fixture.catalog.close_lease(fixture.owner, lease).await.unwrap();
+    let error = fixture.commit(lease, 1).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::LeaseOver));
+    assert!(fixture.stamps().await.is_empty());
+}
+
+#[tokio::test]
+async fn many_jobs_at_once_are_all_committed() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    let commits = (0..100).map(|number| fixture.commit(lease, number));
+    for outcome in futures_util::future::join_all(commits).await {
+        outcome.unwrap();
+    }
+    fixture.catalog.close().await;
+    assert_eq!(fixture.stamps().await.len(), 100);
+    let error = fixture.commit(lease, 200).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Busy));
+}
