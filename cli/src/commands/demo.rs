@@ -13,7 +13,7 @@ use super::compare::{Compared, compare};
 use super::{Global, pull, push, verify};
 use crate::exit::{Exit, Failure};
 use crate::secret::{self, SecretArgs};
-use crate::ui::{bytes_text, path_text, plural};
+use crate::ui::{bytes_text, path_text, plural, shell_word};
 use crate::vault;
 
 /// Differences told before "and more".
@@ -220,19 +220,20 @@ impl Stage {
     }
 
     fn say_goodbye(&self, global: &Global) {
-        let arc = std::env::current_exe().map_or("arc".into(), |path| path_text(&path));
-        let folder = path_text(self.folder());
+        let word = |path: &Path| shell_word(&path_text(path));
+        let arc = std::env::current_exe().map_or("arc".into(), |path| word(&path));
+        let folder = word(self.folder());
         let lines = [
             String::new(),
             "Every byte came back with two of six servers gone. To go on with this vault:".into(),
             format!(
                 "  export ARC_PASSPHRASE_FILE={} ARC_VAULT={}",
-                path_text(&self.passphrase_file),
-                path_text(&self.vault)
+                word(&self.passphrase_file),
+                word(&self.vault)
             ),
             format!("  {arc} snapshots"),
             format!("  {arc} ls latest"),
-            format!("  {arc} push {}    # only what changed is sent", path_text(&self.source)),
+            format!("  {arc} push {}    # only what changed is sent", word(&self.source)),
             format!("  {arc} status"),
             "A vault of your own keeps its passphrase elsewhere:".into(),
             format!("  {arc} init DIR --code 4+2 --disks A,B,…"),

@@ -13,6 +13,7 @@ use super::serve::read_token;
 use crate::config::{Config, Known, Location};
 use crate::exit::{Exit, Failure};
 use crate::secret;
+use crate::ui::shell_word;
 use crate::vault::{self, Vault};
 
 /// Make a vault, or connect to one on a coordinator.
@@ -100,20 +101,18 @@ async fn remote(args: Args, global: &Global) -> Result<Exit, Failure> {
         let record = vault::record_of(&info, &location)?;
         same_code(&record, args.code)?;
         let keys = secret::unlock(&record, &global.secret).await?;
-        (
-            Vault::remote(keys, record, coordinator, location, info),
-            "connected to the existing vault",
-        )
+        (Vault::remote(keys, record, coordinator, location), "connected to the existing vault")
     } else {
         let geometry = args.code.ok_or_else(|| no_code(&args.place))?;
         let secret = choose_secret(global)?;
-        let (keys, record, info) = vault::create_record(&coordinator, geometry, secret).await?;
-        (Vault::remote(keys, record, coordinator, location, info), "made")
+        let (keys, record) = vault::create_record(&coordinator, geometry, secret).await?;
+        (Vault::remote(keys, record, coordinator, location), "made")
     };
     tell(&vault, done, args.name, Some(&token), global).await
 }
 
 fn no_code(place: &str) -> Failure {
+    let place = shell_word(place);
     Failure::new(Exit::Usage, "a new vault needs a code: --code K+M")
         .why("k+m disks or servers hold k+m shards; any m of them may be lost")
         .next(format!("arc init {place} --code 4+2    # six disks or servers, any two may be lost"))
@@ -221,7 +220,7 @@ async fn tell(
     let lines = [
         format!("vault {name} at {}: {done}", vault.location),
         survives.clone(),
-        format!("next: arc --vault {name} push PATH…"),
+        format!("next: arc --vault {} push PATH…", shell_word(&name)),
     ];
     let fields = json!({
         "vault": vault.record.vault,

@@ -27,7 +27,9 @@ use watch::{Style, Watched};
 
 pub use counters::Counters;
 pub use lines::View;
-pub use text::{bytes_text, count_text, duration_text, escaped, path_text, plural, time_text};
+pub use text::{
+    bytes_text, count_text, duration_text, escaped, path_text, plural, shell_word, time_text,
+};
 pub use watch::Watch;
 
 /// Version of the JSON lines.
@@ -181,11 +183,6 @@ impl Ui {
     /// Whether JSON lines were asked for.
     pub fn is_json(&self) -> bool {
         self.0.json
-    }
-
-    /// Whether nothing but warnings and errors shall be said.
-    pub fn is_quiet(&self) -> bool {
-        self.0.quiet
     }
 
     /// How often `-v` was given.

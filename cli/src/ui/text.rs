@@ -27,7 +27,7 @@ pub fn count_text(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -91,6 +91,15 @@ pub fn escaped(name: &[u8]) -> String {
     text
 }
 
+/// A word for a shell, quoted where that is needed: suggested commands work when pasted.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%=,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 fn push_hex(text: &mut String, byte: u8) {
     // Writing to a String does not fail.
     let _ = write!(text, "\\x{byte:02x}");
@@ -130,6 +139,14 @@ mod tests {
         assert_eq!(duration_text(Duration::from_secs(532)), "8:52");
         assert_eq!(duration_text(Duration::from_secs(7732)), "2:08:52");
         assert_eq!(duration_text(Duration::from_secs(3 * 86_400 + 7732)), "3 d 2:08:52");
+    }
+
+    #[test]
+    fn words_survive_a_shell() {
+        assert_eq!(shell_word("/srv/vault-1"), "/srv/vault-1");
+        assert_eq!(shell_word("My Files"), "'My Files'");
+        assert_eq!(shell_word("it's"), "'it'\\''s'");
+        assert_eq!(shell_word(""), "''");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use server::wire::{ServerId, State};
 use super::lock::Lock;
 use crate::config::write_durably;
 use crate::exit::{Exit, Failure};
-use crate::ui::{Ui, path_text};
+use crate::ui::{Ui, path_text, shell_word};
 
 /// Present disks are up after this, or something is wrong with them.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -279,14 +279,15 @@ pub(super) fn check_new(
     disks: Option<&[PathBuf]>,
 ) -> Result<(), Failure> {
     let shown = path_text(dir);
+    let word = shell_word(&shown);
     if Settings::exist(dir) {
         return Err(Failure::new(Exit::Usage, format!("{shown} has a vault already"))
             .state("it was left as it is")
-            .next(format!("arc --vault {shown} status")));
+            .next(format!("arc --vault {word} status")));
     }
     if super::lock::is_begun(dir) {
         return Err(Failure::new(Exit::Usage, format!("{shown} has what an unfinished init left"))
-            .next(format!("rm -r {shown}    # if nothing in it is wanted, then init again")));
+            .next(format!("rm -r {word}    # if nothing in it is wanted, then init again")));
     }
     let n = geometry.shards();
     let count = disks.map_or(n, <[_]>::len);

@@ -31,8 +31,6 @@ pub struct Connection {
     pub coordinator: CoordinatorClient,
     /// Where the vault is.
     pub location: Location,
-    /// What the coordinator said of it.
-    pub info: VaultInfo,
     /// Its record.
     pub record: VaultRecord,
     /// Its name in the configuration.
@@ -50,8 +48,6 @@ pub struct Vault {
     pub coordinator: CoordinatorClient,
     /// Where it is.
     pub location: Location,
-    /// What the coordinator said of it when the command began.
-    pub info: VaultInfo,
     embedded: Option<Embedded>,
 }
 
@@ -62,9 +58,8 @@ impl Vault {
         record: VaultRecord,
         coordinator: CoordinatorClient,
         location: Location,
-        info: VaultInfo,
     ) -> Self {
-        Self { keys, record, coordinator, location, info, embedded: None }
+        Self { keys, record, coordinator, location, embedded: None }
     }
 
     /// The code of its stripes.
@@ -96,8 +91,8 @@ impl Connection {
     }
 
     fn opened(self, keys: VaultKeys) -> Vault {
-        let Self { coordinator, location, info, record, embedded, .. } = self;
-        Vault { keys, record, coordinator, location, info, embedded }
+        let Self { coordinator, location, record, embedded, .. } = self;
+        Vault { keys, record, coordinator, location, embedded }
     }
 }
 
@@ -127,12 +122,12 @@ pub async fn connect(global: &Global) -> Result<Connection, Failure> {
         let info = coordinator.vault().await?;
         let record = record_of(&info, &target.location)?;
         recognise(&target, &record)?;
-        Ok((info, record))
+        Ok(record)
     };
     match checked.await {
-        Ok((info, record)) => {
+        Ok(record) => {
             let Target { location, name, .. } = target;
-            Ok(Connection { coordinator, location, info, record, name, embedded })
+            Ok(Connection { coordinator, location, record, name, embedded })
         }
         Err(failure) => {
             stop(embedded).await;
@@ -198,10 +193,10 @@ pub async fn create_local(
 ) -> Result<Vault, Failure> {
     let (embedded, settings) = Embedded::create(dir, geometry, disks, &global.ui).await?;
     let coordinator = embedded.client()?;
-    let (keys, record, info) = create_record(&coordinator, geometry, secret).await?;
+    let (keys, record) = create_record(&coordinator, geometry, secret).await?;
     settings.keep(dir)?;
     let location = Location::Dir(dir.to_owned());
-    Ok(Vault { keys, record, coordinator, location, info, embedded: Some(embedded) })
+    Ok(Vault { keys, record, coordinator, location, embedded: Some(embedded) })
 }
 
 /// What would make [`create_local`] refuse, found before a passphrase is asked for.
@@ -218,7 +213,7 @@ pub async fn create_record(
     coordinator: &CoordinatorClient,
     geometry: Geometry,
     secret: codec::keys::Secret,
-) -> Result<(VaultKeys, VaultRecord, VaultInfo), Failure> {
+) -> Result<(VaultKeys, VaultRecord), Failure> {
     use codec::keys::{Argon2Cost, VaultRandom};
     use server::auth::random;
     let vault = coordinator.vault().await?.vault;
@@ -231,8 +226,8 @@ pub async fn create_record(
     };
     let make = move || VaultRecord::create(vault, geometry, &secret, Argon2Cost::DEFAULT, random);
     let (record, keys) = server::cpu::run(make).await?;
-    let info = coordinator.put_vault(record.encode()).await?;
-    Ok((keys, record, info))
+    coordinator.put_vault(record.encode()).await?;
+    Ok((keys, record))
 }
 
 /// Which vault is meant.

@@ -1,0 +1,182 @@
+//! A machine for one test: its own home, configuration, and processes that end with it.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The passphrase of every vault in here.
+pub(crate) const PASSPHRASE: &str = "a passphrase of tests";
+
+/// Folders of one test, and `arc` run in them.
+pub(crate) struct Sandbox {
+    dir: TempDir,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A path below the sandbox; nothing is made.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `arc` with these arguments, not yet run; the passphrase is in the environment.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
+        // No ARC_ variable of the machine that runs the tests may take part.
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("TMPDIR", self.dir.path())
+            .env("ARC_PASSPHRASE", PASSPHRASE)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .args(args);
+        command
+    }
+
+    /// Runs `arc` and waits for its end.
+    pub(crate) fn arc<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
+        Ran(self.command(args).output().unwrap())
+    }
+
+    /// Starts `arc serve …` and waits for the line with its address.
+    pub(crate) fn serve<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Service {
+        let log = self.path("services.log");
+        let file = std::fs::File::options().append(true).create(true).open(&log).unwrap();
+        let mut child = self.command(args).stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim_end().rsplit(' ').next().unwrap().to_owned();
+        let service = Service { child, line, url };
+        assert!(
+            service.url.starts_with("http://"),
+            "instead of an address: {:?}\n{}",
+            service.line,
+            std::fs::read_to_string(&log).unwrap_or_default()
+        );
+        service
+    }
+
+    /// A coordinator with its data in `coordinator/`, probing fast.
+    pub(crate) fn coordinator(&self, listen: &str) -> Service {
+        let data = self.path("coordinator");
+        let fast = ["--probe-every=100ms", "--probe-timeout=5s", "--good=1", "--misses=2"];
+        let start = ["serve", "coordinator", "--listen", listen, "--data", text(&data)];
+        self.serve(start.into_iter().chain(fast))
+    }
+
+    /// A storage server with its data in `server-NAME/`.
+    pub(crate) fn storage(&self, coordinator: &Service, name: &str, zone: &str) -> Service {
+        let data = self.path(&format!("server-{name}"));
+        let token = self.path("coordinator/join.token");
+        self.serve([
+            "serve",
+            "storage",
+            "--listen",
+            "127.0.0.1:0",
+            "--data",
+            text(&data),
+            "--coordinator",
+            &coordinator.url,
+            "--join-token-file",
+            text(&token),
+            "--name",
+            name,
+            "--zone",
+            zone,
+        ])
+    }
+}
+
+/// A path of a sandbox as text.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A command that has ended.
+pub(crate) struct Ran(Output);
+
+impl Ran {
+    /// The exit code; a failure shows all output.
+    #[track_caller]
+    pub(crate) fn exits(self, code: i32) -> Self {
+        assert_eq!(self.0.status.code(), Some(code), "{}\n{}", self.stdout(), self.stderr());
+        self
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    /// The JSON lines of stdout; each must have the schema's version and a type.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let parse = |line: &str| {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+            assert_eq!(value["v"], 1, "{line}");
+            assert!(value["type"].is_string(), "{line}");
+            value
+        };
+        self.stdout().lines().map(parse).collect()
+    }
+
+    /// The one JSON line of that type.
+    #[track_caller]
+    pub(crate) fn json_of(&self, kind: &str) -> Value {
+        let mut of_kind: Vec<Value> = self.json();
+        of_kind.retain(|value| value["type"] == kind);
+        assert_eq!(of_kind.len(), 1, "lines of type {kind} in {}", self.stdout());
+        of_kind.remove(0)
+    }
+}
+
+/// A running service, killed with the test.
+pub(crate) struct Service {
+    child: Child,
+    /// What it printed.
+    pub(crate) line: String,
+    /// Its address.
+    pub(crate) url: String,
+}
+
+impl Service {
+    /// Its address without `http://`.
+    pub(crate) fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Both fail when it was ended before.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
