@@ -252,8 +252,8 @@ impl Push<'_> {
         sources: &[Vec<u8>],
     ) -> Result<(Stats, PageRef, Totals), Failure> {
         let pending = Pending::default();
-        let (to_router, batches) = mpsc::channel(2);
-        let (to_packer, chunks) = mpsc::channel(2);
+        let (to_router, batches) = mpsc::channel(1);
+        let (to_packer, chunks) = mpsc::channel(1);
         let (to_sender, packs) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let parent = Parent::new(
