@@ -4,6 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod sandbox;
+mod shards;
+mod trees;
 
 mod command_line;
+mod damage;
+mod hostile;
+mod local;
+mod output;
+mod pull;
+mod push;
+mod push_again;
+mod round_trip;
 mod services;

@@ -1,6 +1,6 @@
 //! A machine for one test: its own home, configuration, and processes that end with it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -19,6 +19,13 @@ pub(crate) struct Sandbox {
 impl Sandbox {
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// With a vault on local folders in `vault/`.
+    pub(crate) fn with_vault(code: &str) -> Self {
+        let sandbox = Self::new();
+        sandbox.arc(["init", "vault", "--code", code]).exits(0);
+        sandbox
     }
 
     /// A path below the sandbox; nothing is made.
@@ -47,6 +54,19 @@ impl Sandbox {
     /// Runs `arc` and waits for its end.
     pub(crate) fn arc<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
         Ran(self.command(args).output().unwrap())
+    }
+
+    /// Pushes with `--json`, and gives the summary.
+    #[track_caller]
+    pub(crate) fn pushed<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Value {
+        let args = args.into_iter().map(|arg| arg.as_ref().to_owned());
+        let words = ["--json", "push"].map(OsString::from);
+        self.arc(words.into_iter().chain(args)).exits(0).json_of("summary")
+    }
+
+    /// Pulls what `source`, an absolute path, is in the newest snapshot into `to`.
+    pub(crate) fn pull(&self, source: &Path, to: &Path) -> Ran {
+        self.arc(["pull", &format!("latest:{}", text(source)), "--to", text(to)])
     }
 
     /// Starts `arc serve …` and waits for the line with its address.
@@ -104,7 +124,7 @@ pub(crate) fn text(path: &Path) -> &str {
 }
 
 /// A command that has ended.
-pub(crate) struct Ran(Output);
+pub(crate) struct Ran(pub(crate) Output);
 
 impl Ran {
     /// The exit code; a failure shows all output.
@@ -132,6 +152,12 @@ impl Ran {
             value
         };
         self.stdout().lines().map(parse).collect()
+    }
+
+    /// The JSON lines of that type.
+    #[track_caller]
+    pub(crate) fn json_lines(&self, kind: &str) -> Vec<Value> {
+        self.json().into_iter().filter(|line| line["type"] == kind).collect()
     }
 
     /// The one JSON line of that type.
