@@ -1,6 +1,7 @@
 //! Fetches the chunks of a window, writes them where they belong, finishes files.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +15,7 @@ use server::cpu;
 use super::Outcome;
 use super::window::{Piece, Window};
 use crate::fetch::{self, FetchError, Fetcher, Places};
-use crate::tree::{Ended, FileWriter, Problem};
+use crate::tree::{Ended, FileWriter, LinkWriter, Problem};
 use crate::ui::Counters;
 
 /// A file that could not be read back, and why.
@@ -192,12 +193,36 @@ impl Deliver {
                 Err(problem) => outcome.problems.push(problem),
             }
         }
-        for link in window.links {
-            match link.finish() {
+        finish_links(window.links, outcome);
+    }
+}
+
+/// A further name of a file that is not whole shares its fate: what may stand under the
+/// file's name in the target is something else.
+fn finish_links(links: Vec<LinkWriter>, outcome: &mut Outcome) {
+    if links.is_empty() {
+        return;
+    }
+    let lost = outcome.lost.iter().map(|lost| (lost.path.clone(), Some(lost.why.clone())));
+    let unwritten = outcome.problems.iter().map(|problem| (problem.path.clone(), None));
+    let failed: HashMap<Vec<u8>, Option<FetchError>> = unwritten.chain(lost).collect();
+    for link in links {
+        let path = link.entry().path.clone();
+        let first = match &link.entry().node {
+            Node::Hardlink { first } => failed.get(first),
+            _ => None,
+        };
+        match first {
+            Some(Some(why)) => outcome.lost.push(Lost { path, why: why.clone() }),
+            Some(None) => {
+                let error = io::Error::other("the file itself could not be restored");
+                outcome.problems.push(Problem { path, doing: "link", error });
+            }
+            None => match link.finish() {
                 Ok(Ended::Placed) => outcome.entries += 1,
                 Ok(Ended::Skipped) => outcome.skipped += 1,
                 Err(problem) => outcome.problems.push(problem),
-            }
+            },
         }
     }
 }
