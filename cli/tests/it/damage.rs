@@ -1,1 +1,310 @@
-//! todo
+//! Damaged and missing shards: what a pull makes of them, and what verify says.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::sandbox::{Ran, Sandbox, text};
+use crate::shards::{self, ShardFile, first_data_stripe};
+use crate::trees::{assert_no_parts, assert_same, differences, names, noise, write};
+
+/// A tree in several data stripes.
+fn pushed(code: &str) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::with_vault(code);
+    let tree = sandbox.path("tree");
+    for n in 0..8 {
+        write(tree.join(format!("file {n}")), noise(n + 1, 700_000));
+    }
+    fs::hard_link(tree.join("file 0"), tree.join("link to 0")).unwrap();
+    sandbox.arc(["push", text(&tree), "--pack-size", "1M"]).exits(0);
+    (sandbox, tree)
+}
+
+fn verify(sandbox: &Sandbox, level: &str) -> Ran {
+    sandbox.arc(["--json", "verify", "--level", level])
+}
+
+/// The shards that a verify named: stripe and index.
+fn named(ran: &Ran) -> BTreeSet<(String, u64)> {
+    let lines = ran.json_lines("damage").into_iter();
+    lines
+        .map(|line| (line["stripe"].as_str().unwrap().into(), line["index"].as_u64().unwrap()))
+        .collect()
+}
+
+fn ids<'a>(files: impl IntoIterator<Item = &'a ShardFile>) -> BTreeSet<(String, u64)> {
+    files.into_iter().map(|file| (file.stripe.clone(), file.index)).collect()
+}
+
+/// The ways in which a shard file goes wrong.
+const DAMAGES: [fn(&ShardFile); 7] = [
+    |file| fs::remove_file(&file.path).unwrap(),
+    |file| file.change(Vec::clear),
+    |file| file.change(|bytes| bytes.truncate(bytes.len() / 2)),
+    |file| file.flip(20, 3),
+    |file| file.flip(file.header_bytes + file.body_bytes / 2, 0),
+    |file| file.change(|bytes| bytes[4096..].fill(0)),
+    |file| file.change(|bytes| *bytes = noise(1, bytes.len())),
+];
+
+#[test]
+fn i7_up_to_m_damaged_shards_are_got_around_and_told_once() {
+    for (round, damage) in DAMAGES.iter().enumerate() {
+        let (sandbox, tree) = if round == 0 { pushed("2+1") } else { small("2+1") };
+        // The shard at the index that is read first, of every stripe.
+        let files = shards::all(&sandbox);
+        let hurt: Vec<_> = files.iter().filter(|file| file.index == 0).collect();
+        hurt.iter().for_each(|file| damage(file));
+        let back = sandbox.path("back");
+        let source = format!("latest:{}", text(&tree));
+        let ran = sandbox.arc(["--json", "pull", &source, "--to", text(&back)]).exits(0);
+        assert_same(&tree, &back);
+        assert_no_parts(&back);
+        let healed: Vec<_> = ran
+            .json_lines("heal")
+            .into_iter()
+            .map(|line| (line["stripe"].as_str().unwrap().into(), line["index"].as_u64().unwrap()))
+            .collect();
+        let once: BTreeSet<_> = healed.iter().cloned().collect();
+        assert_eq!(healed.len(), once.len(), "round {round}: said once");
+        assert!(!once.is_empty() && once.is_subset(&ids(hurt)), "round {round}: {once:?}");
+        assert_eq!(ran.json_of("exit")["codes"], json!([]), "round {round}");
+    }
+}
+
+/// The same in one stripe, for what is done often.
+fn small(code: &str) -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::with_vault(code);
+    let tree = sandbox.path("tree");
+    write(tree.join("a"), noise(1, 300_000));
+    write(tree.join("b"), noise(2, 300_000));
+    sandbox.arc(["push", text(&tree)]).exits(0);
+    (sandbox, tree)
+}
+
+#[test]
+fn what_is_healed_is_told_to_people_and_to_the_next_push() {
+    let (sandbox, tree) = small("2+1");
+    let stripe = first_stripe(&sandbox);
+    stripe[0].flip(stripe[0].header_bytes + 10, 1);
+    let said = sandbox.pull(&tree, &sandbox.path("back")).exits(0).stderr();
+    let told = format!("stripe {} shard {} on disk", stripe[0].short(), stripe[0].index);
+    assert_eq!(said.matches(&told).count(), 1, "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let status = sandbox.arc(["--json", "status"]).exits(7).json_of("summary");
+    assert_eq!(status["well"], false);
+    let pushed = sandbox.arc(["--json", "push", text(&tree)]).exits(7).json_of("summary");
+    assert_eq!(pushed["stripes_below_target"], 1, "{pushed}");
+}
+
+fn first_stripe(sandbox: &Sandbox) -> Vec<ShardFile> {
+    let files = shards::all(sandbox);
+    let stripe = files[0].stripe.clone();
+    files.into_iter().filter(|file| file.stripe == stripe).collect()
+}
+
+/// Pulls over an older tree; the files that are said to be lost.
+fn pull_the_rest(sandbox: &Sandbox, tree: &Path, back: &Path) -> BTreeSet<PathBuf> {
+    let source = format!("latest:{}", text(tree));
+    let words = ["--json", "pull", &source, "--to", text(back), "--overwrite", "always"];
+    let ran = sandbox.arc(words).exits(5);
+    assert_eq!(ran.json_of("exit")["codes"], json!([5]));
+    let lost: BTreeSet<PathBuf> = ran
+        .json_lines("warning")
+        .iter()
+        .map(|warning| {
+            assert!(warning["what"].as_str().unwrap().starts_with("not restored"), "{warning}");
+            warning["path"].as_str().unwrap().into()
+        })
+        .collect();
+    assert_eq!(ran.json_of("summary")["lost"], lost.len());
+    lost
+}
+
+#[test]
+fn i7_more_than_m_damaged_shards_cost_their_files_and_no_other() {
+    let damages: [fn(&ShardFile); 3] = [
+        |file| fs::remove_file(&file.path).unwrap(),
+        |file| file.change(|bytes| bytes.truncate(5_000)),
+        // In every block.
+        |file| {
+            let body = file.header_bytes as usize..(file.header_bytes + file.body_bytes) as usize;
+            file.change(|bytes| bytes[body].iter_mut().step_by(60_000).for_each(|byte| *byte ^= 1));
+        },
+    ];
+    for damage in damages {
+        let (sandbox, tree) = pushed("2+1");
+        let stripe = first_data_stripe(&sandbox);
+        stripe[..2].iter().for_each(damage);
+        let back = sandbox.path("back");
+        let lost = pull_the_rest(&sandbox, &tree, &back);
+        assert!(!lost.is_empty() && lost.len() < 8, "{lost:?}");
+        let missing: BTreeSet<PathBuf> =
+            names(&tree).into_iter().filter(|name| !back.join(name).exists()).collect();
+        assert_eq!(lost, missing);
+        let others: Vec<_> = differences(&tree, &back)
+            .into_iter()
+            .filter(|difference| !difference.ends_with(": only in the first"))
+            .collect();
+        assert_eq!(others, Vec::<String>::new());
+        assert_no_parts(&back);
+
+        let ran = verify(&sandbox, "shards").exits(5);
+        assert_eq!(named(&ran), ids(&stripe[..2]));
+        let of_verify: BTreeSet<PathBuf> = ran
+            .json_lines("warning")
+            .iter()
+            .filter_map(|warning| warning["path"].as_str())
+            .map(|path| Path::new(path).strip_prefix(&tree).unwrap().to_owned())
+            .collect();
+        // A further name has no chunks of its own.
+        let first_names: BTreeSet<_> =
+            lost.into_iter().filter(|name| name != Path::new("link to 0")).collect();
+        assert_eq!(of_verify, first_names);
+    }
+}
+
+#[test]
+fn names_of_a_lost_file_are_not_linked_to_what_stood_there_before() {
+    let (sandbox, tree) = pushed("2+1");
+    // "file 0" is in the stripe that was written first, or in the other of the first two.
+    let mut files = shards::all(&sandbox);
+    files.retain(|file| file.kind == codec::shard::Kind::Data);
+    let last = files.last().unwrap().stripe.clone();
+    files.iter().filter(|f| f.stripe != last && f.index < 2).for_each(|f| {
+        fs::remove_file(&f.path).unwrap();
+    });
+    let back = sandbox.path("back");
+    write(back.join("file 0"), "older");
+    let lost = pull_the_rest(&sandbox, &tree, &back);
+    assert!(
+        lost.contains(Path::new("file 0")) && lost.contains(Path::new("link to 0")),
+        "{lost:?}"
+    );
+    assert_eq!(fs::read(back.join("file 0")).unwrap(), b"older");
+    assert!(!back.join("link to 0").exists());
+}
+
+#[test]
+fn a_push_sends_again_what_the_vault_has_lost() {
+    let (sandbox, tree) = pushed("2+1");
+    for file in &first_data_stripe(&sandbox)[..2] {
+        fs::remove_file(&file.path).unwrap();
+    }
+    verify(&sandbox, "shards").exits(5);
+    let again = sandbox.arc(["--json", "push", text(&tree)]).exits(7).json_of("summary");
+    assert!(again["stats"]["bytes_new"].as_u64().unwrap() >= 700_000, "{again}");
+    sandbox.pull(&tree, &sandbox.path("back")).exits(0);
+    assert_same(&tree, &sandbox.path("back"));
+}
+
+#[test]
+fn i16_verify_of_a_healthy_vault_reports_nothing() {
+    let (sandbox, tree) = pushed("4+2");
+    sandbox.arc(["push", text(&tree)]).exits(0);
+    let shards = shards::all(&sandbox).len();
+    for level in ["map", "shards", "data"] {
+        for snapshot in [None, Some("latest")] {
+            let args = ["--json", "verify", "--level", level].into_iter().chain(snapshot);
+            let ran = sandbox.arc(args).exits(0);
+            let types: Vec<Value> =
+                ran.json().into_iter().map(|line| line["type"].clone()).collect();
+            assert_eq!(types, ["start", "summary", "exit"], "{level}");
+            let summary = ran.json_of("summary");
+            for count in ["bad_shards", "below_target", "lost_stripes", "lost_files"] {
+                assert_eq!(summary[count], 0, "{count} of {level}");
+            }
+            assert_eq!(summary["margin_min"], 2);
+            if snapshot.is_none() {
+                assert_eq!(summary["shards"], shards);
+            }
+        }
+        let said = sandbox.arc(["verify", "--level", level]).exits(0);
+        assert_eq!(said.stderr(), "");
+        assert!(
+            said.stdout().contains("survives the loss of any 2 servers more"),
+            "{}",
+            said.stdout()
+        );
+    }
+}
+
+#[test]
+fn a_missing_disk_is_7_at_every_level() {
+    let (sandbox, _) = small("2+1");
+    fs::rename(sandbox.path("vault/disks/2"), sandbox.path("away")).unwrap();
+    for level in ["map", "shards", "data"] {
+        let ran = verify(&sandbox, level).exits(7);
+        assert_eq!(ran.json_of("summary")["unreachable_servers"], json!(["disk2"]), "{level}");
+        assert_eq!(named(&ran), BTreeSet::new(), "away is not gone");
+    }
+    fs::rename(sandbox.path("away"), sandbox.path("vault/disks/2")).unwrap();
+    verify(&sandbox, "data").exits(0);
+}
+
+#[test]
+fn a_missing_shard_is_found_at_every_level_and_a_damaged_one_where_it_is_read() {
+    for level in ["map", "shards", "data"] {
+        let (sandbox, _) = small("2+1");
+        let stripe = first_stripe(&sandbox);
+        fs::rename(&stripe[1].path, sandbox.path("aside")).unwrap();
+        let ran = verify(&sandbox, level).exits(4);
+        assert_eq!(named(&ran), ids(&stripe[1..2]), "{level}");
+        assert_eq!(ran.json_of("summary")["margin_min"], 0, "{level}");
+        fs::rename(sandbox.path("aside"), &stripe[1].path).unwrap();
+        verify(&sandbox, level).exits(0);
+        stripe[2].flip(stripe[2].header_bytes + 1, 0);
+        let ran = verify(&sandbox, level);
+        match level {
+            "map" => drop(ran.exits(0)),
+            _ => assert_eq!(named(&ran.exits(4)), ids(&stripe[2..3]), "{level}"),
+        }
+    }
+}
+
+#[test]
+fn i8_any_flipped_bit_is_found_by_verify() {
+    let (sandbox, _) = pushed("2+1");
+    let files = shards::all(&sandbox);
+    let mut seed = 20_260_701_u64;
+    let mut random = |bound: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % bound
+    };
+    // One bit in each of all shards at once: in the header with its table, the body, the footer,
+    // and anywhere.
+    for region in 0..4 {
+        let flipped: Vec<(u64, u32)> = files
+            .iter()
+            .map(|file| {
+                let all = file.path.metadata().unwrap().len();
+                let body = file.header_bytes..file.header_bytes + file.body_bytes;
+                let byte = match region {
+                    0 => random(body.start),
+                    1 => body.start + random(file.body_bytes),
+                    2 => body.end + random(all - body.end),
+                    _ => random(all),
+                };
+                let bit = random(8) as u32;
+                file.flip(byte, bit);
+                (byte, bit)
+            })
+            .collect();
+        let ran = verify(&sandbox, "shards").exits(5);
+        let found = named(&ran);
+        for (file, (byte, bit)) in files.iter().zip(&flipped) {
+            let id = (file.stripe.clone(), file.index);
+            assert!(
+                found.contains(&id),
+                "bit {bit} of byte {byte} of {} was missed",
+                file.path.display()
+            );
+        }
+        for (file, (byte, bit)) in files.iter().zip(flipped) {
+            file.flip(byte, bit);
+        }
+    }
+    verify(&sandbox, "shards").exits(0);
+}
