@@ -108,6 +108,11 @@ impl Embedded {
         wait: Option<Duration>,
         ui: &Ui,
     ) -> Result<Self, Failure> {
+        if !Settings::exist(dir) {
+            return Err(Failure::new(Exit::NoVault, format!("no vault at {}", path_text(dir)))
+                .why("it has no arc.toml: was it moved, or is its disk not mounted?")
+                .next("--vault DIR    # where it is now"));
+        }
         let lock = Lock::take(dir, wait, ui).await?;
         let settings = Settings::read(dir)?;
         let coordinator = start_coordinator(dir).await?;
