@@ -163,7 +163,7 @@ impl Sender {
         let enough = self.enough(shards.geometry);
         let mut stored: Vec<Receipt> = Vec::with_capacity(target);
         let mut avoid: Vec<ServerId> = Vec::new();
-        let mut errors: Vec<String> = Vec::new();
+        let mut errors: Vec<(Option<Code>, String)> = Vec::new();
         loop {
             let request = PlaceRequest {
                 lease: self.lease,
@@ -177,7 +177,7 @@ impl Sender {
             let (epoch, places) = match self.coordinator.place(&request).await {
                 Ok(placement) => (placement.epoch, placement.places),
                 Err(error) if error.code() == Some(Code::TooFewServers) => {
-                    push_new(&mut errors, error.to_string());
+                    push_new(&mut errors, (error.code(), error.to_string()));
                     (0, Vec::new())
                 }
                 Err(error) => return Err(error.into()),
@@ -192,7 +192,7 @@ impl Sender {
                     Err(error) if is_stale(&error) => {}
                     Err(error) => {
                         avoid.push(server);
-                        push_new(&mut errors, error.to_string());
+                        push_new(&mut errors, (error.code(), error.to_string()));
                     }
                 }
             }
@@ -243,16 +243,28 @@ impl Sender {
         }
     }
 
-    fn too_few(&self, stored: usize, enough: usize, target: usize, errors: Vec<String>) -> Failure {
+    fn too_few(
+        &self,
+        stored: usize,
+        enough: usize,
+        target: usize,
+        errors: Vec<(Option<Code>, String)>,
+    ) -> Failure {
         let what = format!(
             "only {stored} of {target} shards of a stripe could be stored; {} needs at least {enough} to accept a push",
             self.geometry
         );
-        let failure = Failure::new(Exit::TooFewServers, what)
-            .state("no snapshot was committed; what is stored already is used by the next push")
-            .next("arc servers                      which servers are down")
-            .next("arc push --wait-servers 30m …    to wait for them longer");
-        errors.into_iter().fold(failure, Failure::why)
+        let full = !errors.is_empty() && errors.iter().all(|(c, _)| *c == Some(Code::NoSpace));
+        let exit = if full { Exit::NoSpace } else { Exit::TooFewServers };
+        let failure = Failure::new(exit, what)
+            .state("no snapshot was committed; what is stored already is used by the next push");
+        let failure = match full {
+            true => failure.next("arc servers    # how full each one is"),
+            false => failure
+                .next("arc servers                      # which servers are down")
+                .next("arc push --wait-servers 30m …    # waits for them longer"),
+        };
+        errors.into_iter().fold(failure, |failure, (_, line)| failure.why(line))
     }
 }
 
@@ -326,8 +338,8 @@ fn is_stale(error: &server::Error) -> bool {
     matches!(error.code(), Some(Code::StaleEpoch | Code::Expired | Code::NotReady | Code::Busy))
 }
 
-fn push_new(lines: &mut Vec<String>, line: String) {
-    if !lines.contains(&line) {
-        lines.push(line);
+fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
     }
 }
