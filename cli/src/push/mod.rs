@@ -132,8 +132,7 @@ pub async fn push(
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
     let renewing =
         AbortOnDrop(tokio::spawn(renew(coordinator.clone(), lease.clone())).abort_handle());
-    let fetcher =
-        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), coordinator.clone())?);
+    let fetcher = Arc::new(Fetcher::new(vault, Arc::default())?);
     let parent = if options.force { None } else { lease.parent.clone() };
     let manifest = parent_manifest(&fetcher, parent.as_ref(), ui).await;
 
