@@ -274,7 +274,9 @@ fn of_refusal(code: Code, what: String) -> Failure {
         Code::NameTaken => {
             Failure::new(Failed, what).next("give the new server another name: --name NAME")
         }
-        Code::Damaged => Failure::new(Repairable, what).next("arc verify    # finds what is damaged"),
+        Code::Damaged => {
+            Failure::new(Repairable, what).next("arc verify    # finds what is damaged")
+        }
         Code::StaleEpoch => Failure::new(Failed, what).next("run the same command again"),
         Code::Conflict | Code::BadRequest | Code::TooLarge => Failure::new(Failed, what),
         Code::Internal => Failure::new(Failed, what).next("see the log of that service"),

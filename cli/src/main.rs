@@ -57,7 +57,17 @@ fn main() -> ExitCode {
     ExitCode::from(ui.exit(&[exit]).code())
 }
 
+/// A restore keeps a few thousand files and folders open, and 1,024 are allowed by default.
+fn allow_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it is not allowed, the default may do.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
+    allow_open_files();
     let workers = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

@@ -1,5 +1,6 @@
 //! What can go wrong in a service or in talking to one.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use axum::Json;
@@ -90,7 +91,9 @@ impl Error {
         match self {
             Self::Refuse(refusal) => refusal,
             Self::Codec(error) => Refusal { code: Code::Damaged, message: error.to_string() },
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Self::Io { source, .. }
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
                 Refusal { code: Code::NoSpace, message: "the disk is full".into() }
             }
             other => {

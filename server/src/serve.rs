@@ -23,6 +23,8 @@ use crate::{Error, Result};
 
 /// Connections served at once; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 512;
+/// Bytes of a connection that are buffered at most: with 512 connections this bounds a service's memory.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// A client has this long to send a request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -82,7 +84,10 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_headers(64);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(64)
+        .max_buf_size(BUFFER_BYTES_MAX);
     loop {
         let accepted = tokio::select! {
             // Dropping the sender stops the service too.

@@ -32,11 +32,14 @@ struct Columns {
 
 /// The columns decoded last.
 #[derive(Debug, Default)]
-pub(super) struct ColumnCache(Mutex<VecDeque<Arc<Columns>>>);
+pub(super) struct ColumnCache {
+    turn: tokio::sync::Mutex<()>,
+    kept: Mutex<VecDeque<Arc<Columns>>>,
+}
 
 impl ColumnCache {
     fn find(&self, stripe: StripeId, range: &Range<u64>) -> Option<Arc<Columns>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter()
             .find(|c| {
                 c.stripe == stripe && c.range.start <= range.start && range.end <= c.range.end
@@ -44,12 +47,15 @@ impl ColumnCache {
             .map(Arc::clone)
     }
 
+    /// Drops the oldest, so that it is gone before the next is read.
+    fn make_room(&self) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.truncate(CACHED_STRIPES - 1);
+    }
+
     fn keep(&self, columns: Arc<Columns>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= CACHED_STRIPES {
-            kept.pop_front();
-        }
-        kept.push_back(columns);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_front(columns);
     }
 }
 
@@ -92,21 +98,29 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         span: &Span,
     ) -> Result<Vec<u8>> {
-        let wanted = span.columns(map);
-        let columns = match self.cache.find(map.stripe, &wanted) {
-            Some(columns) => columns,
-            None => {
-                let columns = Arc::new(self.decode_columns(map, wanted).await?);
-                self.cache.keep(Arc::clone(&columns));
-                columns
-            }
-        };
+        let columns = self.cached_columns(map, span.columns(map)).await?;
         let start = columns.range.start;
         let parts = span.pieces(map).into_iter().map(|Piece { index, body }| {
             &columns.bodies[index as usize]
                 [(body.start - start) as usize..(body.end - start) as usize]
         });
         Ok(parts.collect::<Vec<_>>().concat())
+    }
+
+    /// One at a time: a stripe takes its size in memory, and whoever waits may want the same one.
+    async fn cached_columns(
+        &self,
+        map: &Arc<StripeMap>,
+        wanted: Range<u64>,
+    ) -> Result<Arc<Columns>> {
+        let _turn = self.cache.turn.lock().await;
+        if let Some(columns) = self.cache.find(map.stripe, &wanted) {
+            return Ok(columns);
+        }
+        self.cache.make_room();
+        let columns = Arc::new(self.decode_columns(map, wanted).await?);
+        self.cache.keep(Arc::clone(&columns));
+        Ok(columns)
     }
 
     /// The k data bodies of a stripe, from any k good shards: checked and decoded.

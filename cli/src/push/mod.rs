@@ -252,8 +252,8 @@ impl Push<'_> {
         sources: &[Vec<u8>],
     ) -> Result<(Stats, PageRef, Totals), Failure> {
         let pending = Pending::default();
-        let (to_router, batches) = mpsc::channel(2);
-        let (to_packer, chunks) = mpsc::channel(2);
+        let (to_router, batches) = mpsc::channel(1);
+        let (to_packer, chunks) = mpsc::channel(1);
         let (to_sender, packs) = mpsc::channel(1);
         let mut tasks = JoinSet::new();
         let parent = Parent::new(
@@ -338,6 +338,7 @@ impl Push<'_> {
             let coded = geometry.shard_bytes(bytes) as usize * geometry.shards();
             Packer::new(vault, keys.clone(), kind, bytes, Buffers::new(buffers, coded))
         };
+        let counters = Arc::clone(&self.counters);
         joined(tokio::task::spawn_blocking(move || {
             let mut data = packer(FrameKind::Data, data_bytes, STRIPES_IN_FLIGHT + 1);
             let mut metadata = packer(FrameKind::Metadata, metadata_bytes, 1);
@@ -346,11 +347,19 @@ impl Push<'_> {
                 |pack| out.blocking_send((Kind::Data, pack)).map_err(|_| closed());
             let mut deliver_metadata =
                 |pack| out.blocking_send((Kind::Metadata, pack)).map_err(|_| closed());
-            while let Some((kind, chunks)) = chunks.blocking_recv() {
+            let mut source = Duration::ZERO;
+            let mut work = Duration::ZERO;
+            loop {
+                let began = Instant::now();
+                let Some((kind, chunks)) = chunks.blocking_recv() else { break };
+                source += began.elapsed();
                 match kind {
                     FrameKind::Data => data.add(chunks, &mut deliver_data)?,
                     _ => metadata.add(chunks, &mut deliver_metadata)?,
                 }
+                work += began.elapsed();
+                let servers = data.waited() + metadata.waited();
+                counters.limited_by(limit(source, servers, work.saturating_sub(source + servers)));
             }
             data.absorb(&mut metadata, &mut deliver_data)?;
             data.finish(&mut deliver_data)?;
@@ -385,6 +394,15 @@ impl Push<'_> {
             totals.add(&flat(sent)?);
         }
         Ok(totals)
+    }
+}
+
+/// Where the packing stage, which stands in the middle, spends most of its time.
+fn limit(source: Duration, servers: Duration, work: Duration) -> &'static str {
+    match source.max(servers).max(work) {
+        longest if longest == servers => "servers and the network to them",
+        longest if longest == work => "processor (compression)",
+        _ => "source disk",
     }
 }
 

@@ -1,6 +1,8 @@
 //! From new chunks to finished packs: chunks are laid into frames, frames compressed
 //! on the rayon pool, sealed in order, and packs closed at their size.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use codec::keys::VaultKeys;
 use codec::pack::{PACK_CHUNKS_MAX, Pack, PackBuilder};
@@ -65,6 +67,7 @@ pub struct Packer {
     waiting: Vec<Chunk>,
     waiting_bytes: usize,
     open: Option<OpenPack>,
+    waited: Duration,
 }
 
 struct OpenPack {
@@ -94,6 +97,7 @@ impl Packer {
             waiting: Vec::new(),
             waiting_bytes: 0,
             open: None,
+            waited: Duration::ZERO,
         }
     }
 
@@ -108,6 +112,11 @@ impl Packer {
             }
         }
         self.append(self.kind, frames, deliver)
+    }
+
+    /// How long it has waited for packs before this one to be stored.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     /// Takes what `other` has not yet put into a pack, so that a quiet night is one small stripe.
@@ -171,7 +180,9 @@ impl Packer {
             let key = PackKey::new(random()?);
             let field = key.wrap(&self.keys, self.vault, random()?);
             // All senders are gone only when the push failed, and this side holds one.
+            let began = Instant::now();
             let buffer = self.buffers.free.blocking_recv().unwrap_or_default();
+            self.waited += began.elapsed();
             let pack = PackBuilder::new(self.vault, key, buffer);
             self.open = Some(OpenPack { pack, pack_key: field, chunks: 0 });
         }
@@ -184,7 +195,11 @@ impl Packer {
     fn close(&mut self, deliver: Deliver<'_>) -> Result<(), Failure> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let pack = open.pack.finish()?;
-        deliver(FinishedPack { pack, pack_key: open.pack_key, buffers: self.buffers.back.clone() })
+        let began = Instant::now();
+        let buffers = self.buffers.back.clone();
+        let delivered = deliver(FinishedPack { pack, pack_key: open.pack_key, buffers });
+        self.waited += began.elapsed();
+        delivered
     }
 }
 

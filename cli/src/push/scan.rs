@@ -30,7 +30,7 @@ const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// or when it has this many entries.
 const BATCH_ENTRIES: usize = 1024;
 /// Bytes of a long file that are read, cut and hashed at once.
-const READ_BYTES: usize = 4 * CHUNK_BYTES_MAX;
+const READ_BYTES: usize = 2 * CHUNK_BYTES_MAX;
 /// A file that was changed this short a time before it was read could have been changed
 /// again without its times telling (coarse clocks): it is read again next time.
 const RECENT_MS: i64 = 2_000;

@@ -69,7 +69,7 @@ fn restore(kept: &[Kept], target: &Path, overwrite: Overwrite) -> (Vec<Vec<u8>>,
                 }
                 files.push(file);
             }
-            Ok(Begun::Link(link)) => links.push(link),
+            Ok(Begun::Link(link)) => links.push((entry.path.clone(), link)),
             Err(problem) => problems.push(problem),
         }
     }
@@ -81,8 +81,8 @@ fn restore(kept: &[Kept], target: &Path, overwrite: Overwrite) -> (Vec<Vec<u8>>,
     for file in files.into_iter().rev() {
         ended(file.entry().path.clone(), file.finish());
     }
-    for link in links.into_iter().rev() {
-        ended(link.entry().path.clone(), link.finish());
+    for (path, link) in links.into_iter().rev() {
+        ended(path, link.finish());
     }
     problems.extend(restorer.finish());
     (skipped, problems)

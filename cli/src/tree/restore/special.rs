@@ -52,11 +52,6 @@ impl LinkWriter {
         Self { root, folder, name, entry }
     }
 
-    /// What is being restored.
-    pub(crate) fn entry(&self) -> &Entry {
-        &self.entry
-    }
-
     /// Makes the link.
     pub(crate) fn finish(self) -> Result<Ended, Problem> {
         let Self { root, folder, name, entry } = self;
