@@ -26,7 +26,7 @@ use crate::ui::{Counters, Ui};
 /// Files up to this are read side by side; longer ones one after the other, in pieces.
 const SMALL_FILE_BYTES: u64 = CHUNK_BYTES_MAX as u64;
 /// A batch is closed when its files have this many bytes,
-const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// or when it has this many entries.
 const BATCH_ENTRIES: usize = 1024;
 /// Bytes of a long file that are read, cut and hashed at once.
