@@ -303,6 +303,7 @@ impl Push<'_> {
             parent,
             lost,
             dry_run: self.options.dry_run,
+            counts: !self.ui.shows_progress(),
             counters: Arc::clone(&self.counters),
             ui: self.ui.clone(),
             out,
@@ -311,6 +312,12 @@ impl Push<'_> {
         let thread = match &self.options.source {
             Source::Paths(_) => {
                 let walk = Walk::new(sources.to_vec(), self.options.excludes.clone());
+                if !scan.counts {
+                    let ahead = Walk::new(sources.to_vec(), self.options.excludes.clone());
+                    let counters = Arc::clone(&self.counters);
+                    // It ends by itself, long before the scan.
+                    drop(tokio::task::spawn_blocking(move || scan::count_ahead(ahead, &counters)));
+                }
                 tokio::task::spawn_blocking(move || Ok(scan.run(walk)))
             }
             Source::Stdin(path) => {
