@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use codec::keys::{Secret, VaultKeys, VaultRecord};
 use dialoguer::Password;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::exit::{Exit, Failure};
@@ -42,7 +43,11 @@ pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys
     }
     must_be_terminal()?;
     for left in (0..TRIES).rev() {
-        let passphrase = prompt(Password::new().with_prompt("Passphrase of the vault"))?;
+        let text = match left + 1 {
+            TRIES => "Passphrase of the vault",
+            _ => "That does not open it. Passphrase of the vault",
+        };
+        let passphrase = prompt(move || Password::new().with_prompt(text)).await?;
         match open(record, Secret::Passphrase(passphrase)).await {
             Err(failure) if failure.code == Exit::WrongKey && left > 0 => {}
             opened => return opened,
@@ -52,16 +57,18 @@ pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys
 }
 
 /// The secret of a new vault. Second is a generated passphrase that the person must be told.
-pub fn choose(args: &SecretArgs) -> Result<(Secret, Option<Zeroizing<String>>), Failure> {
+pub async fn choose(args: &SecretArgs) -> Result<(Secret, Option<Zeroizing<String>>), Failure> {
     if let Some(secret) = given(args)? {
         return Ok((secret, None));
     }
     must_be_terminal()?;
-    let question = Password::new()
-        .with_prompt("Passphrase of the new vault (empty: generate one)")
-        .allow_empty_password(true)
-        .with_confirmation("The same again", "They differ");
-    let typed = prompt(question)?;
+    let question = || {
+        Password::new()
+            .with_prompt("Passphrase of the new vault (empty: generate one)")
+            .allow_empty_password(true)
+            .with_confirmation("The same again", "They differ")
+    };
+    let typed = prompt(question).await?;
     if !typed.is_empty() {
         return Ok((Secret::Passphrase(typed), None));
     }
@@ -174,10 +181,34 @@ fn must_be_terminal() -> Result<(), Failure> {
         .next(format!("set {VALUE}, {FILE} or {COMMAND}, or give --key-file FILE")))
 }
 
-fn prompt(question: Password<'_>) -> Result<Zeroizing<String>, Failure> {
-    question.interact().map(Zeroizing::new).map_err(|e| {
-        Failure::new(Exit::WrongKey, "the passphrase could not be asked for").why(e.to_string())
-    })
+/// Asks on a thread of its own, so that a signal is heard meanwhile.
+async fn prompt(
+    question: impl FnOnce() -> Password<'static> + Send + 'static,
+) -> Result<Zeroizing<String>, Failure> {
+    let _echo = Echo::remember();
+    let failed = |why: String| {
+        Failure::new(Exit::WrongKey, "the passphrase could not be asked for").why(why)
+    };
+    let typed = tokio::task::spawn_blocking(|| question().interact().map(Zeroizing::new)).await;
+    typed.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))
+}
+
+/// The terminal's settings before a prompt that may be left by a signal.
+struct Echo(Option<Termios>);
+
+impl Echo {
+    fn remember() -> Self {
+        Self(tcgetattr(io::stdin()).ok())
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // A terminal that is gone needs no echo.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ async fn local(args: Args, global: &Global) -> Result<Exit, Failure> {
     let dir = absolute(Path::new(&args.place))?;
     let disks = (!args.disks.is_empty()).then_some(args.disks.as_slice());
     vault::check_new_local(&dir, geometry, disks)?;
-    let secret = choose_secret(global)?;
+    let secret = choose_secret(global).await?;
     let vault = vault::create_local(&dir, geometry, disks, secret, global).await?;
     let told = tell(&vault, "made", args.name, None, global).await;
     vault.close().await;
@@ -104,7 +104,7 @@ async fn remote(args: Args, global: &Global) -> Result<Exit, Failure> {
         (Vault::remote(keys, record, coordinator, location), "connected to the existing vault")
     } else {
         let geometry = args.code.ok_or_else(|| no_code(&args.place))?;
-        let secret = choose_secret(global)?;
+        let secret = choose_secret(global).await?;
         let (keys, record) = vault::create_record(&coordinator, geometry, secret).await?;
         (Vault::remote(keys, record, coordinator, location), "made")
     };
@@ -132,8 +132,8 @@ fn same_code(record: &VaultRecord, wanted: Option<Geometry>) -> Result<(), Failu
     }
 }
 
-fn choose_secret(global: &Global) -> Result<codec::keys::Secret, Failure> {
-    let (secret, generated) = secret::choose(&global.secret)?;
+async fn choose_secret(global: &Global) -> Result<codec::keys::Secret, Failure> {
+    let (secret, generated) = secret::choose(&global.secret).await?;
     if let Some(passphrase) = generated {
         global.ui.tell(format!("The passphrase of the vault is   {}", *passphrase));
         global

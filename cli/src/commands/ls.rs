@@ -37,8 +37,7 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
 async fn list(vault: &Vault, args: &Args, ui: &Ui) -> Result<Exit, Failure> {
     let (name, path) = super::pull::split(&args.snapshot)?;
     let row = snapshots::find(&vault.coordinator, &name).await?;
-    let fetcher =
-        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let fetcher = Arc::new(Fetcher::new(vault, Arc::default())?);
     let record = snapshots::record(&fetcher, &row).await?;
     pull::find(&fetcher, record.manifest, &path).await?;
     let mut entries = Entries::new(Arc::clone(&fetcher), record.manifest);

@@ -61,8 +61,8 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
 async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> {
     let (name, path) = split(&args.snapshot)?;
     let snapshot = snapshots::find(&vault.coordinator, &name).await?;
-    let fetcher =
-        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let counters = Arc::new(Counters::default());
+    let fetcher = Arc::new(Fetcher::new(vault, Arc::clone(&counters))?);
     if args.to.as_os_str() == "-" {
         ui.take_stdout();
         let bytes = pull::to_stdout(&fetcher, &snapshot, &path).await?;
@@ -71,7 +71,6 @@ async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
         return Ok(Exit::Done);
     }
     let began = Instant::now();
-    let counters = Arc::new(Counters::default());
     let watch = ui.watch(Arc::clone(&counters), View::Pull);
     let id = snapshot.id;
     let options =

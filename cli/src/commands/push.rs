@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use codec::manifest::check_path;
 use serde_json::json;
+use server::wire::State;
 
 use super::Global;
 use super::quantity::{parse_bytes, parse_duration};
@@ -246,6 +247,11 @@ async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Re
         ),
     };
     lines.push(survives);
+    let away: Vec<&str> =
+        servers.iter().filter(|s| s.state != State::Up).map(|s| s.name.as_str()).collect();
+    if !away.is_empty() {
+        lines.push(format!("just now {} of them do not answer: {}", away.len(), away.join(", ")));
+    }
     if stats.warnings > 0 {
         lines.push(format!(
             "{} could not be read, or changed meanwhile; see above",

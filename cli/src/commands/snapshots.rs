@@ -1,5 +1,7 @@
 //! `arc snapshots`: the command line of listing snapshots.
 
+use std::sync::Arc;
+
 use codec::snapshot::Snapshot;
 use serde_json::json;
 use server::wire::SnapshotRow;
@@ -25,7 +27,7 @@ pub async fn run(_args: Args, global: &Global) -> Result<Exit, Failure> {
 }
 
 async fn list(vault: &Vault, ui: &Ui) -> Result<Exit, Failure> {
-    let fetcher = Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?;
+    let fetcher = Fetcher::new(vault, Arc::default())?;
     let mut rows = Rows::new(vault.coordinator.clone());
     let mut exits = Vec::new();
     let mut count = 0;

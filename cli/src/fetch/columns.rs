@@ -258,7 +258,10 @@ impl Fetcher {
         let Some(ticket) = tickets.servers.get(&holder.server) else { return Err(()) };
         let client = if patient { &self.patient } else { &self.quick };
         match client.get_range(ticket, map.stripe, holder.index, range).await {
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) => {
+                self.counters.sent(&ticket.name, bytes.len() as u64);
+                Ok(bytes)
+            }
             Err(error) => {
                 match error.code() {
                     Some(Refused::NotFound) => {

@@ -25,6 +25,8 @@ use server::cpu;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
 
 use crate::exit::{Exit, Failure};
+use crate::ui::Counters;
+use crate::vault::Vault;
 
 use self::columns::ColumnCache;
 use self::span::Span;
@@ -85,6 +87,7 @@ pub struct Fetcher {
     patient: StorageClient,
     trouble: Trouble,
     cache: ColumnCache,
+    counters: Arc<Counters>,
 }
 
 /// The frames of one stripe that hold wanted chunks.
@@ -97,20 +100,18 @@ pub struct Want {
 }
 
 impl Fetcher {
-    /// A reader of the vault behind `coordinator`.
-    pub fn new(
-        vault: VaultId,
-        keys: VaultKeys,
-        coordinator: CoordinatorClient,
-    ) -> server::Result<Self> {
+    /// A reader of `vault`; what comes from each server is counted in `counters`.
+    pub fn new(vault: &Vault, counters: Arc<Counters>) -> server::Result<Self> {
+        let coordinator = vault.coordinator.clone();
         Ok(Self {
-            vault,
-            keys,
+            vault: vault.record.vault,
+            keys: vault.keys.clone(),
             trouble: Trouble::new(coordinator.clone()),
             coordinator,
             quick: StorageClient::new(HEDGE_AFTER)?,
             patient: StorageClient::new(STALL)?,
             cache: ColumnCache::default(),
+            counters,
         })
     }
 

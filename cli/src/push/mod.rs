@@ -132,8 +132,7 @@ pub async fn push(
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
     let renewing =
         AbortOnDrop(tokio::spawn(renew(coordinator.clone(), lease.clone())).abort_handle());
-    let fetcher =
-        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), coordinator.clone())?);
+    let fetcher = Arc::new(Fetcher::new(vault, Arc::default())?);
     let parent = if options.force { None } else { lease.parent.clone() };
     let manifest = parent_manifest(&fetcher, parent.as_ref(), ui).await;
 
@@ -304,6 +303,7 @@ impl Push<'_> {
             parent,
             lost,
             dry_run: self.options.dry_run,
+            counts: !self.ui.shows_progress(),
             counters: Arc::clone(&self.counters),
             ui: self.ui.clone(),
             out,
@@ -312,6 +312,12 @@ impl Push<'_> {
         let thread = match &self.options.source {
             Source::Paths(_) => {
                 let walk = Walk::new(sources.to_vec(), self.options.excludes.clone());
+                if !scan.counts {
+                    let ahead = Walk::new(sources.to_vec(), self.options.excludes.clone());
+                    let counters = Arc::clone(&self.counters);
+                    // It ends by itself, long before the scan.
+                    drop(tokio::task::spawn_blocking(move || scan::count_ahead(ahead, &counters)));
+                }
                 tokio::task::spawn_blocking(move || Ok(scan.run(walk)))
             }
             Source::Stdin(path) => {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use codec::keys::VaultKeys;
-use codec::pack::{PACK_CHUNKS_MAX, Pack, PackBuilder};
+use codec::pack::{Pack, PackBuilder};
 use codec::seal::{FrameKind, PackKey, PackKeyField, TAG_BYTES};
 use codec::{ChunkId, VaultId, frame};
 use rayon::prelude::*;
@@ -16,6 +16,10 @@ use crate::exit::Failure;
 
 /// The zstd level of all frames: as dense as level 3 makes them, at its speed.
 const ZSTD_LEVEL: i32 = 3;
+
+/// A pack is closed at this many chunks: each takes its place in the directory, in the
+/// commit and in memory, however small it is.
+const CHUNKS_PER_PACK: usize = 64 * 1024;
 
 /// Plaintext that is new to the vault.
 #[derive(Debug, Clone)]
@@ -161,7 +165,7 @@ impl Packer {
             let full = |open: &OpenPack| {
                 let bytes = open.pack.bytes() + (encoded.len() + TAG_BYTES) as u64;
                 !open.pack.is_empty()
-                    && (bytes > self.pack_bytes || open.chunks + chunks.len() > PACK_CHUNKS_MAX)
+                    && (bytes > self.pack_bytes || open.chunks + chunks.len() > CHUNKS_PER_PACK)
             };
             if self.open.as_ref().is_some_and(full) {
                 self.close(deliver)?;

@@ -26,7 +26,7 @@ use crate::ui::{Counters, Ui};
 /// Files up to this are read side by side; longer ones one after the other, in pieces.
 const SMALL_FILE_BYTES: u64 = CHUNK_BYTES_MAX as u64;
 /// A batch is closed when its files have this many bytes,
-const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// or when it has this many entries.
 const BATCH_ENTRIES: usize = 1024;
 /// Bytes of a long file that are read, cut and hashed at once.
@@ -61,6 +61,8 @@ pub struct Scan {
     pub lost: HashSet<ChunkId>,
     /// Only compare, read nothing.
     pub dry_run: bool,
+    /// Count names as they are met; otherwise [`count_ahead`] does.
+    pub counts: bool,
     /// For the display.
     pub counters: Arc<Counters>,
     /// For warnings.
@@ -124,6 +126,19 @@ impl Parent {
     }
 }
 
+/// Walks ahead of the scan and counts, so that the display knows the totals early.
+pub fn count_ahead(walk: Walk, counters: &Counters) {
+    for found in walk.flatten() {
+        count_one(counters, &found);
+    }
+    counters.scan_done.store(true, Relaxed);
+}
+
+fn count_one(counters: &Counters, found: &Found) {
+    counters.scanned_files.fetch_add(1, Relaxed);
+    counters.scanned_bytes.fetch_add(file_bytes(&found.stat), Relaxed);
+}
+
 /// The receiver of batches went away: another stage failed and has said why.
 struct Stopped;
 
@@ -140,7 +155,9 @@ impl Scan {
         let _ = self.walk(walk);
         self.parent.drain();
         self.stats.files_removed = self.parent.files_removed;
-        self.counters.scan_done.store(true, Relaxed);
+        if self.counts {
+            self.counters.scan_done.store(true, Relaxed);
+        }
         if let Some(error) = &self.parent.failed {
             self.warn(format!("the parent's manifest could not be read to its end, so more was read anew: {error}"), None);
         }
@@ -177,8 +194,9 @@ impl Scan {
                     continue;
                 }
             };
-            self.counters.scanned_files.fetch_add(1, Relaxed);
-            self.counters.scanned_bytes.fetch_add(file_bytes(&found.stat), Relaxed);
+            if self.counts {
+                count_one(&self.counters, &found);
+            }
             let Some(next) = self.decide(found, &mut links) else { continue };
             if let Pending::Read(read) = &next {
                 let stat = read.0.stat;

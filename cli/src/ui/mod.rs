@@ -212,6 +212,11 @@ impl Ui {
         self.line(&format!("{} {failure}", self.painted("31", "error:")));
     }
 
+    /// Whether progress is shown while a command runs.
+    pub fn shows_progress(&self) -> bool {
+        !matches!(self.0.style, Style::Nothing)
+    }
+
     /// Remembers that `code` applies besides what the command returns.
     pub fn note(&self, code: Exit) {
         held(&self.0.codes).push(code);

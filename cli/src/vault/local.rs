@@ -147,7 +147,7 @@ impl Embedded {
     }
 
     /// Makes the folders of a new vault and starts its services. `arc.toml`, by which it is
-    /// a vault, is written by [`Embedded::keep`] once it has its record.
+    /// a vault, is written by [`NewSettings::keep`] once it has its record.
     pub(super) async fn create(
         dir: &Path,
         geometry: Geometry,

@@ -178,7 +178,10 @@ pub async fn all_servers(coordinator: &CoordinatorClient) -> Result<Vec<ServerIn
         match page.next {
             // A service that repeats its place would keep us here for ever.
             Some(next) if query.after.as_ref() != Some(&next) => query.after = Some(next),
-            _ => return Ok(servers),
+            _ => {
+                servers.sort_by(|a, b| a.name.cmp(&b.name));
+                return Ok(servers);
+            }
         }
     }
 }

@@ -88,10 +88,9 @@ pub async fn verify(
     vault: &Vault,
     snapshot: Option<SnapshotRow>,
     level: Level,
-    counters: &Counters,
+    counters: &Arc<Counters>,
 ) -> Result<Outcome, Failure> {
-    let fetcher =
-        Arc::new(Fetcher::new(vault.record.vault, vault.keys.clone(), vault.coordinator.clone())?);
+    let fetcher = Arc::new(Fetcher::new(vault, Arc::clone(counters))?);
     let mut verify = Verify { fetcher, level, counters, outcome: Outcome::default() };
     match &snapshot {
         Some(row) => {
