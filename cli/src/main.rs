@@ -45,6 +45,9 @@ fn main() -> ExitCode {
         }
     };
     let ui = Ui::new(&cli.ui);
+    if cli.command.takes_stdout() {
+        ui.take_stdout();
+    }
     ui.json(
         "start",
         serde_json::json!({ "command": cli.command.name(), "arc": env!("CARGO_PKG_VERSION") }),

@@ -96,6 +96,11 @@ impl Command {
             Self::Demo(_) => "demo",
         }
     }
+
+    /// Whether stdout carries the contents of a file: nothing else may go there.
+    pub fn takes_stdout(&self) -> bool {
+        matches!(self, Self::Pull(args) if args.takes_stdout())
+    }
 }
 
 /// What all commands share.

@@ -49,6 +49,13 @@ pub enum Overwrite {
     Always,
 }
 
+impl Args {
+    /// Whether the file goes to standard output, where nothing else may go then.
+    pub(super) fn takes_stdout(&self) -> bool {
+        self.to.as_os_str() == "-"
+    }
+}
+
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     check_target(&args)?;
@@ -63,8 +70,7 @@ async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
     let snapshot = snapshots::find(&vault.coordinator, &name).await?;
     let counters = Arc::new(Counters::default());
     let fetcher = Arc::new(Fetcher::new(vault, Arc::clone(&counters))?);
-    if args.to.as_os_str() == "-" {
-        ui.take_stdout();
+    if args.takes_stdout() {
         let bytes = pull::to_stdout(&fetcher, &snapshot, &path).await?;
         ui.detail(format!("{} written", bytes_text(bytes)));
         tell_heals(&fetcher, ui);
@@ -150,7 +156,7 @@ fn policy(overwrite: Option<Overwrite>) -> tree::Overwrite {
 
 /// Without `--overwrite` nothing may be in the target folder.
 fn check_target(args: &Args) -> Result<(), Failure> {
-    if args.overwrite.is_some() || args.to.as_os_str() == "-" {
+    if args.overwrite.is_some() || args.takes_stdout() {
         return Ok(());
     }
     match std::fs::read_dir(&args.to).map(is_empty) {

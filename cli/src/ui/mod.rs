@@ -283,7 +283,7 @@ impl Ui {
         self.line(&line.unwrap_or_else(|| "nothing is being counted just now".into()));
     }
 
-    /// From here on stdout carries a file's contents: summaries and JSON lines go to stderr.
+    /// Stdout carries a file's contents: summaries and JSON lines go to stderr.
     pub fn take_stdout(&self) {
         self.0.stdout_taken.store(true, Relaxed);
     }
