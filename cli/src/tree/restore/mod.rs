@@ -71,6 +71,8 @@ pub(crate) enum Ended {
 pub(crate) struct Restorer {
     /// From the target down to the folder of the entry that was begun last. Never empty.
     folders: Vec<Arc<Folder>>,
+    /// The path of the last entry that is no folder.
+    leaf: Option<Vec<u8>>,
     root: Arc<Folder>,
     shared: Arc<Shared>,
 }
@@ -104,7 +106,7 @@ impl Restorer {
             problems: Mutex::default(),
         });
         let root = Arc::new(Folder::target(handle, shared.clone(), entry));
-        Ok(Self { folders: Vec::new(), root, shared })
+        Ok(Self { folders: Vec::new(), leaf: None, root, shared })
     }
 
     /// Makes the next entry, or begins it. A problem is with this entry alone: go on.
@@ -114,6 +116,7 @@ impl Restorer {
             let error = io::Error::new(io::ErrorKind::InvalidData, error);
             Problem::new(&entry.path, "restore", error)
         })?;
+        self.check_above(&entry)?;
         let (parent, name) = split(&entry.path);
         let folder = self.enter(parent)?;
         let name = c_name(name).map_err(|error| Problem::new(&entry.path, "name", error))?;
@@ -133,6 +136,19 @@ impl Restorer {
                 Ended::Skipped => Begun::Skipped,
             }),
         }
+    }
+
+    /// Refuses an entry below one that is no folder: a file has no name yet when the next
+    /// entries are made, so the target alone does not tell.
+    fn check_above(&mut self, entry: &Entry) -> Result<(), Problem> {
+        if self.leaf.as_ref().is_some_and(|leaf| is_within(&entry.path, leaf)) {
+            let error =
+                io::Error::new(io::ErrorKind::InvalidData, "it lies below what is no folder");
+            return Err(Problem::new(&entry.path, "restore", error));
+        }
+        let is_folder = matches!(entry.node, Node::Directory);
+        self.leaf = (!is_folder).then(|| entry.path.clone());
+        Ok(())
     }
 
     /// Flushes the target's file system: what was finished before survives a power cut.
