@@ -1,1 +1,359 @@
-//! todo
+//! Manifests that no arc writes: whoever has the keys can store them, and a pull must not be
+//! led outside of its target by one.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use codec::keys::{Secret, VaultKeys, VaultRecord};
+use codec::manifest::{ChunkRef, Content, Entry, Node, PageRef};
+use codec::pack::{Pack, PackBuilder, seal_record};
+use codec::seal::{FrameKind, PackKey, PackKeyField};
+use codec::shard::Kind;
+use codec::snapshot::{Snapshot, Stats};
+use codec::stripe::Stripe;
+use codec::{Geometry, frame};
+use server::auth::{Token, random};
+use server::client::{CoordinatorClient, PutShard, StorageClient};
+use server::wire::{BeginRequest, CommitSnapshot, CommitStripe, Ids, Lease, PlaceRequest};
+
+use crate::sandbox::{PASSPHRASE, Ran, Sandbox, Service, text};
+use crate::trees::{names, write};
+
+/// A vault on servers, and a client of it that stores whatever it is told to.
+struct Hostile {
+    sandbox: Sandbox,
+    client: CoordinatorClient,
+    record: VaultRecord,
+    keys: VaultKeys,
+    _services: Vec<Service>,
+}
+
+/// Chunks to be stored: their kind and bytes.
+type Chunks<'a> = &'a [(FrameKind, &'a [u8])];
+
+impl Hostile {
+    async fn new() -> Self {
+        let sandbox = Sandbox::new();
+        let coordinator = sandbox.coordinator("127.0.0.1:0");
+        let storage = |name: &str| sandbox.storage(&coordinator, name, name);
+        let mut services: Vec<Service> = ["a", "b", "c"].map(storage).into();
+        let token = sandbox.path("coordinator/owner.token");
+        let init = ["init", &coordinator.url, "--token-file", text(&token), "--code", "2+1"];
+        sandbox.arc(init).exits(0);
+        let token: Token = fs::read_to_string(token).unwrap().trim().parse().unwrap();
+        let client = CoordinatorClient::new(&coordinator.url, &token.secret).unwrap();
+        let record = client.vault().await.unwrap().record.unwrap();
+        let record = VaultRecord::decode(&record.0).unwrap();
+        let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
+        let keys = record.unlock(&secret).unwrap();
+        services.push(coordinator);
+        Self { sandbox, client, record, keys, _services: services }
+    }
+
+    fn chunk_ref(&self, bytes: &[u8]) -> ChunkRef {
+        ChunkRef { id: self.keys.chunk_id(bytes), bytes: bytes.len() as u32 }
+    }
+
+    /// Makes a snapshot of one manifest page with these entries, unchecked; `chunks` besides.
+    async fn snapshot(&self, entries: &[Entry], chunks: Chunks<'_>) -> String {
+        let mut page = Vec::new();
+        ciborium::into_writer(&codec::FORMAT_VERSION, &mut page).unwrap();
+        ciborium::into_writer(&(0_u8, 0_u8, entries.len()), &mut page).unwrap();
+        for entry in entries {
+            ciborium::into_writer(entry, &mut page).unwrap();
+        }
+        let root = PageRef { chunk: self.chunk_ref(&page), height: 0, count: entries.len() as u64 };
+        let chunks = [chunks, &[(FrameKind::Metadata, &page)]].concat();
+        self.snapshot_of(root, &chunks).await
+    }
+
+    /// Makes a snapshot of that root.
+    async fn snapshot_of(&self, root: PageRef, chunks: Chunks<'_>) -> String {
+        let source_set = self.keys.source_set("hostile", &[]);
+        let lease = self.client.begin(&BeginRequest { source_set, parent: None }).await.unwrap();
+        let (key, field) = self.pack_key();
+        let mut pack = PackBuilder::new(self.record.vault, key, Vec::new());
+        for (kind, bytes) in chunks {
+            let id = self.keys.chunk_id(bytes);
+            let frame = frame::encode(&[(id, bytes)], 3).unwrap();
+            pack.append(*kind, frame, &[(id, bytes.len() as u32)]).unwrap();
+        }
+        let pack = pack.finish().unwrap();
+        let geometry = self.record.geometry.for_pack(pack.bytes.len() as u64);
+        let commit = self.store(&lease, Kind::Data, geometry, pack, field).await;
+        self.client.commit_stripe(&commit).await.unwrap();
+
+        let record = Snapshot {
+            manifest: root,
+            host: "hostile".into(),
+            user: String::new(),
+            sources: vec![],
+            tags: vec![],
+            began_ms: 0,
+            ended_ms: 0,
+            parent: None,
+            stats: Stats::default(),
+            program: String::new(),
+        };
+        let (key, field) = self.pack_key();
+        let pack = seal_record(self.record.vault, key, &record.encode().unwrap()).unwrap();
+        let copies = self.record.geometry.copies();
+        let stripe = self.store(&lease, Kind::Snapshot, copies, pack, field).await;
+        let commit = CommitSnapshot { stripe, source_set };
+        let row = self.client.commit_snapshot(&commit).await.unwrap();
+        self.client.end(lease.lease).await.unwrap();
+        row.id.to_string()
+    }
+
+    fn pack_key(&self) -> (PackKey, PackKeyField) {
+        let key = PackKey::new(random().unwrap());
+        let field = key.wrap(&self.keys, self.record.vault, random().unwrap());
+        (key, field)
+    }
+
+    /// Puts all shards of a pack where the coordinator says; the commit of its stripe.
+    async fn store(
+        &self,
+        lease: &Lease,
+        kind: Kind,
+        geometry: Geometry,
+        pack: Pack,
+        pack_key: PackKeyField,
+    ) -> CommitStripe {
+        let Pack { bytes, frames, chunks } = pack;
+        let stripe = Stripe::encode(self.record.vault, kind, geometry, pack_key, bytes).unwrap();
+        let place = PlaceRequest {
+            lease: lease.lease,
+            stripe: stripe.id,
+            geometry,
+            file_bytes: stripe.file_bytes(),
+            stored: vec![],
+            avoid: vec![],
+            min_shards: geometry.shards() as u8,
+        };
+        let placement = self.client.place(&place).await.unwrap();
+        let storage = StorageClient::new(Duration::from_secs(30)).unwrap();
+        let mut receipts = Vec::new();
+        for place in &placement.places {
+            let ends = &stripe.shards[usize::from(place.index)];
+            let shard = PutShard {
+                stripe: stripe.id,
+                header: Bytes::from(ends.header.clone()),
+                header_hash: ends.header_hash,
+                body: Bytes::copy_from_slice(stripe.body(place.index.into())),
+                footer: Bytes::from(ends.footer.clone()),
+                on_sent: Arc::new(|_| {}),
+            };
+            receipts.push(storage.put_shard(place, placement.epoch, shard).await.unwrap());
+        }
+        let (ids, chunk_frames) = chunks.into_iter().unzip();
+        CommitStripe {
+            lease: lease.lease,
+            stripe: stripe.id,
+            kind,
+            geometry,
+            pack_bytes: stripe.pack_bytes,
+            pack_key: stripe.pack_key.clone(),
+            frames: frames.into_iter().map(|(kind, end)| (kind as u8, end)).collect(),
+            chunks: Ids(ids),
+            chunk_frames,
+            receipts,
+        }
+    }
+
+    /// Pulls a snapshot into `out/target`, beside which stands `out/victim/file`.
+    fn pull(&self, snapshot: &str) -> Ran {
+        let _ = fs::remove_dir_all(self.sandbox.path("out"));
+        write(self.sandbox.path("out/victim/file"), "victim");
+        self.sandbox.arc(["pull", snapshot, "--to", "out/target"])
+    }
+
+    /// What is in the target; outside of it nothing was touched.
+    #[track_caller]
+    fn target(&self) -> BTreeSet<PathBuf> {
+        let out = self.sandbox.path("out");
+        let mut found: BTreeSet<PathBuf> = names(&out).into_iter().collect();
+        for name in ["", "victim", "victim/file"] {
+            assert!(found.remove(&PathBuf::from(name)), "{name} is gone");
+        }
+        assert_eq!(fs::read(out.join("victim/file")).unwrap(), b"victim");
+        assert!(out.join("victim").symlink_metadata().unwrap().is_dir());
+        let inside = |name: PathBuf| {
+            let inside = name.strip_prefix("target");
+            inside.unwrap_or_else(|_| panic!("{} is outside", name.display())).to_owned()
+        };
+        found.into_iter().map(inside).filter(|name| name.as_os_str() != "").collect()
+    }
+}
+
+fn entry(path: &str, node: Node) -> Entry {
+    Entry {
+        path: path.into(),
+        node,
+        mode: 0o644,
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        mtime: (1_000_000_000, 0),
+        ctime: (1_000_000_000, 0),
+        inode: 1,
+        device: 1,
+        xattrs: vec![],
+        read_again: false,
+    }
+}
+
+fn link(path: &str, target: &str) -> Entry {
+    entry(path, Node::Symlink { target: target.into() })
+}
+
+fn hard_link(path: &str, first: &str) -> Entry {
+    entry(path, Node::Hardlink { first: first.into() })
+}
+
+const EVIL: &[u8] = b"evil";
+const EVIL_CHUNK: Chunks<'static> = &[(FrameKind::Data, EVIL)];
+
+impl Hostile {
+    /// An entry of a file of [`EVIL`].
+    fn file(&self, path: &str) -> Entry {
+        let content = Content::Chunks(vec![self.chunk_ref(EVIL)]);
+        entry(path, Node::File { bytes: EVIL.len() as u64, content, holes: vec![] })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_that_lead_outside_are_refused_with_their_page() {
+    let hostile = Hostile::new().await;
+    let folder = |path: &str| entry(path, Node::Directory);
+    let file = |path: &str| hostile.file(path);
+    let outside = text(&hostile.sandbox.path("out/victim/file")).to_owned();
+    let cases: Vec<(&str, Vec<Entry>)> = vec![
+        ("a parent", vec![file("../victim/file")]),
+        ("a parent further in", vec![folder("a"), file("a/../../victim/file")]),
+        ("only a parent", vec![folder("..")]),
+        ("an absolute path", vec![file(&outside)]),
+        ("the folder itself", vec![file("./x")]),
+        ("an empty path", vec![file("")]),
+        ("an empty name", vec![file("a//x")]),
+        ("a NUL", vec![file("a\0b")]),
+        ("a duplicate", vec![file("a"), file("a")]),
+        ("a duplicate that was a link", vec![link("a", "../victim/file"), file("a")]),
+        ("another order", vec![file("b"), file("a")]),
+        ("a hard link to a parent", vec![file("a"), hard_link("b", "../victim/file")]),
+        ("an absolute hard link", vec![file("a"), hard_link("b", &outside)]),
+        ("a hard link to itself", vec![hard_link("a", "a")]),
+        ("a link to nothing", vec![link("a", "")]),
+        ("more than permission bits", vec![Entry { mode: 0o100_644, ..file("a") }]),
+        ("a path that is too long", vec![file(&"x/".repeat(40_000))]),
+    ];
+    for (what, entries) in cases {
+        let snapshot = hostile.snapshot(&entries, EVIL_CHUNK).await;
+        let ran = hostile.pull(&snapshot).exits(5);
+        assert!(
+            ran.stderr().contains("damaged") || ran.stderr().contains("allows at most"),
+            "{what}: {}",
+            ran.stderr()
+        );
+        assert_eq!(hostile.target(), BTreeSet::new(), "{what}");
+        let listed = hostile.sandbox.arc(["ls", &snapshot]).exits(5);
+        assert_eq!(listed.stdout(), "", "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_or_linked_through_a_link() {
+    let hostile = Hostile::new().await;
+    let file = |path: &str| hostile.file(path);
+    let outside = text(&hostile.sandbox.path("out/victim")).to_owned();
+    let cases: Vec<(&str, Vec<Entry>, &[&str])> = vec![
+        (
+            "a file through a link",
+            vec![link("a", "../victim"), file("a/file"), file("b")],
+            &["a", "b"],
+        ),
+        (
+            "through an absolute one",
+            vec![link("a", &outside), file("a/new"), file("b")],
+            &["a", "b"],
+        ),
+        (
+            "a folder through a link",
+            vec![link("a", "../victim"), entry("a/folder", Node::Directory), file("a/folder/x")],
+            &["a"],
+        ),
+        ("a folder that is a link", vec![link("a", ".."), link("a/b", "x")], &["a"]),
+        ("a file below a file", vec![file("a"), file("a/b")], &["a"]),
+        ("a fifo through a link", vec![link("a", "../victim"), entry("a/p", Node::Fifo)], &["a"]),
+        (
+            "a hard link to what is behind a link",
+            vec![link("a", "../victim"), hard_link("b", "a/file")],
+            &["a"],
+        ),
+        (
+            "a hard link made behind a link",
+            vec![file("a"), link("b", "../victim"), hard_link("b/c", "a")],
+            &["a", "b"],
+        ),
+        ("a hard link to a name that is not there", vec![file("b"), hard_link("c", "a")], &["b"]),
+    ];
+    for (what, entries, expected) in cases {
+        let snapshot = hostile.snapshot(&entries, EVIL_CHUNK).await;
+        let said = hostile.pull(&snapshot).exits(1).stderr();
+        assert!(said.starts_with("warning: "), "{what}: {said}");
+        let expected: BTreeSet<PathBuf> = expected.iter().map(PathBuf::from).collect();
+        assert_eq!(hostile.target(), expected, "{what}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_not_what_their_entry_says_are_not_made() {
+    let hostile = Hostile::new().await;
+    let chunk = hostile.chunk_ref(EVIL);
+    let of = |bytes: u64, chunks: Vec<ChunkRef>| {
+        entry("a", Node::File { bytes, content: Content::Chunks(chunks), holes: vec![] })
+    };
+    let list = |bytes: u64| {
+        let root = PageRef { chunk, height: 0, count: 1 };
+        entry("a", Node::File { bytes, content: Content::List(root), holes: vec![] })
+    };
+    let longer = ChunkRef { bytes: 9, ..chunk };
+    let unknown = hostile.chunk_ref(b"never stored");
+    let cases: Vec<(&str, Entry, i32)> = vec![
+        ("more bytes than its chunks", of(5, vec![chunk]), 5),
+        ("a chunk that is shorter than it says", of(9, vec![longer]), 1),
+        ("a chunk that nobody stored", of(12, vec![unknown]), 5),
+        ("a chunk list that is none", list(4), 5),
+        ("a chunk list of a file without end", list(u64::MAX), 5),
+    ];
+    for (what, entry, code) in cases {
+        let snapshot = hostile.snapshot(&[entry], EVIL_CHUNK).await;
+        let ran = hostile.pull(&snapshot);
+        assert!(!ran.stderr().is_empty(), "{what}");
+        ran.exits(code);
+        assert_eq!(hostile.target(), BTreeSet::new(), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_are_none_are_refused() {
+    let hostile = Hostile::new().await;
+    let mut huge = Vec::new();
+    ciborium::into_writer(&codec::FORMAT_VERSION, &mut huge).unwrap();
+    // A page that says it has 2^60 entries.
+    ciborium::into_writer(&(0_u8, 0_u8, 1_u64 << 60), &mut huge).unwrap();
+    let mut newer = Vec::new();
+    ciborium::into_writer(&(codec::FORMAT_VERSION + 1), &mut newer).unwrap();
+    let noise = crate::trees::noise(1, 5_000);
+    for (what, page) in [("noise", &noise[..]), ("too many", &huge), ("a newer version", &newer)] {
+        for height in [0, 1, 8] {
+            let root = PageRef { chunk: hostile.chunk_ref(page), height, count: 3 };
+            let snapshot = hostile.snapshot_of(root, &[(FrameKind::Metadata, page)]).await;
+            hostile.pull(&snapshot).exits(5);
+            assert_eq!(hostile.target(), BTreeSet::new(), "{what}");
+        }
+    }
+}
