@@ -3,7 +3,11 @@
 // A test may fail where it stands.
 #![allow(clippy::unwrap_used)]
 
+mod fleet;
 mod sandbox;
+mod source;
 
 mod command_line;
+mod pushes;
+mod servers_fail;
 mod services;

@@ -147,7 +147,7 @@ fn refusal_of(error: &rusqlite::Error) -> Refusal {
         ),
         _ => (Code::Internal, "the catalog could not commit, see the coordinator's log"),
     };
-    Refusal { code, message: message.into() }
+    Refusal::new(code, message)
 }
 
 #[cfg(test)]

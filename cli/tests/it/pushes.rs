@@ -1,0 +1,87 @@
+//! Pushes that are killed, and pushes that meet each other.
+
+use crate::fleet::Fleet;
+use crate::sandbox::{Sandbox, text};
+use crate::source;
+
+const MIB: u64 = 1 << 20;
+/// Stripes that a push has on their way at once.
+const STRIPES_IN_FLIGHT: usize = 2;
+
+#[test]
+fn i14_a_push_killed_again_and_again_sends_little_twice_and_ends_well() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 1, 60);
+    let all_bytes = 60 * MIB * 6 / 4;
+    for (kills, percent) in [10, 30, 50, 70, 90].into_iter().enumerate() {
+        // What the stripes in flight had sent before counts for the push that was killed.
+        let sent = all_bytes * percent / 100 - committed_bytes(&fleet);
+        let left_over = fleet.stored_bytes() - committed_bytes(&fleet);
+        fleet.push_until(sent.saturating_sub(left_over), &[]).kill();
+        assert_eq!(fleet.snapshots(), 0, "killed at {percent} %");
+        check_left_overs(&fleet, kills + 1);
+    }
+    fleet.push(&[]).exits(0);
+    check_left_overs(&fleet, 5);
+    // Nothing was committed twice: the vault is as long as after one push.
+    let committed = committed_bytes(&fleet);
+    assert!(committed < all_bytes + all_bytes / 50, "{committed} bytes for {all_bytes}");
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}
+
+/// Bytes of the shards that the catalog has.
+fn committed_bytes(fleet: &Fleet) -> u64 {
+    let status = fleet.sandbox.arc(["--json", "status"]).exits(0);
+    status.json_of("summary")["shard_bytes"].as_u64().unwrap()
+}
+
+/// That no more shard files lie on the servers than the catalog has, and those of two stripes
+/// for every push that was killed.
+#[track_caller]
+fn check_left_overs(fleet: &Fleet, kills: usize) {
+    let servers = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+    let shards = |row: &serde_json::Value| row["shards"].as_u64().unwrap() as usize;
+    let known: usize = servers["servers"].as_array().unwrap().iter().map(shards).sum();
+    let there = fleet.shards().len();
+    assert!(there >= known, "{there} files for {known} shards");
+    let most = kills * STRIPES_IN_FLIGHT * 6;
+    assert!(there - known <= most, "{} shards sent in vain by {kills} kills", there - known);
+}
+
+#[test]
+fn two_pushes_of_one_tree_at_once_both_end_well() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 2, 24);
+    let other = Sandbox::new();
+    fleet.init(&other, None);
+    let first = fleet.start_push(&["--host", "one", "--tag", "first"]);
+    let second = other.start(fleet.push_line(&["--host", "two", "--tag", "second"]));
+    let snapshots = [first, second].map(|push| {
+        let summary = push.finish().exits(0).json_of("summary");
+        summary["snapshot"].as_str().unwrap().to_owned()
+    });
+    assert_ne!(snapshots[0], snapshots[1]);
+    for snapshot in &snapshots {
+        fleet.pull_exact(snapshot);
+    }
+    fleet.is_whole();
+    let third = fleet.push(&["--host", "one"]).exits(0).json_of("summary");
+    assert_eq!(third["stats"]["bytes_new"], 0, "{third}");
+}
+
+#[test]
+fn a_push_to_another_persons_vault_is_refused() {
+    let (mine, theirs) = (Fleet::new("2+1", 3), Fleet::new("2+1", 3));
+    source::make(&mine.source(), 3, 1);
+    let url = theirs.url();
+    // Their coordinator now answers at an address that this machine knows a token for.
+    let config = mine.sandbox.path("config/arc/config.toml");
+    let text_of = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text_of.replace(&mine.url(), &url)).unwrap();
+    let refused = mine.push(&[]).exits(12);
+    assert!(refused.stdout().contains(&url), "{}", refused.stdout());
+    assert_eq!(theirs.snapshots(), 0);
+    assert_eq!(theirs.stored_bytes(), 0);
+    let _ = text(&config);
+}
