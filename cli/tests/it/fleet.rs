@@ -63,7 +63,11 @@ impl Fleet {
 
     /// A coordinator alone.
     pub(crate) fn bare(coordinator_options: &[&str]) -> Self {
-        let sandbox = Sandbox::new();
+        Self::bare_in(Sandbox::new(), coordinator_options)
+    }
+
+    /// A coordinator alone, in a sandbox that was prepared.
+    pub(crate) fn bare_in(sandbox: Sandbox, coordinator_options: &[&str]) -> Self {
         let options: Vec<String> = coordinator_options.iter().map(|&o| o.to_owned()).collect();
         let coordinator = serve_coordinator(&sandbox, "127.0.0.1:0", &options);
         Self {

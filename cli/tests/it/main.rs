@@ -4,10 +4,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod fleet;
+mod http;
 mod sandbox;
 mod source;
 
+mod bits;
 mod command_line;
+mod coordinator_fails;
+mod full_disks;
+mod nonsense;
 mod pushes;
 mod servers_fail;
 mod services;

@@ -88,8 +88,7 @@ fn entries(root: &Path) -> BTreeMap<PathBuf, Entry> {
             kind if kind.is_symlink() => Content::Link(path.read_link().unwrap()),
             _ => Content::File(fs::read(&path).unwrap()),
         };
-        let entry =
-            Entry { mode: stat.mode(), mtime: (stat.mtime(), stat.mtime_nsec()), content };
+        let entry = Entry { mode: stat.mode(), mtime: (stat.mtime(), stat.mtime_nsec()), content };
         (path.strip_prefix(root).unwrap().to_owned(), entry)
     };
     walk(root).into_iter().map(read).collect()
@@ -99,6 +98,12 @@ fn entries(root: &Path) -> BTreeMap<PathBuf, Entry> {
 pub(crate) fn bytes_below(root: &Path) -> u64 {
     let bytes = |path: PathBuf| path.symlink_metadata().map_or(0, |stat| stat.len());
     walk(root).into_iter().filter(|path| !path.is_dir()).map(bytes).sum()
+}
+
+/// The files below `root`, symlinks aside.
+pub(crate) fn files(root: &Path) -> Vec<PathBuf> {
+    let is_file = |path: &PathBuf| path.symlink_metadata().is_ok_and(|stat| stat.is_file());
+    walk(root).into_iter().filter(is_file).collect()
 }
 
 fn walk(root: &Path) -> Vec<PathBuf> {
