@@ -104,6 +104,11 @@ impl Error {
             {
                 Refusal::new(Code::NoSpace, "the disk is full")
             }
+            Self::Catalog(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+            {
+                Refusal::new(Code::NoSpace, "the coordinator's disk is full")
+            }
             other => {
                 tracing::error!(error = %other, "request failed");
                 Refusal::new(Code::Internal, "internal error, see the service's log")
