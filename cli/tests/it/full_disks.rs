@@ -85,7 +85,7 @@ fn without_a_spare_a_full_server_is_done_without_and_two_are_too_many() {
 #[test]
 fn a_full_disk_of_the_coordinator_is_15_and_loses_nothing() {
     let sandbox = crate::sandbox::Sandbox::new();
-    let Some(disk) = SmallDisk::mount(sandbox.path("coordinator"), 16) else { return };
+    let Some(disk) = SmallDisk::mount(sandbox.path("coordinator"), 64) else { return };
     let mut fleet = Fleet::bare_in(sandbox, &[]);
     for _ in 0..3 {
         fleet.join(&[]);
@@ -96,10 +96,11 @@ fn a_full_disk_of_the_coordinator_is_15_and_loses_nothing() {
     let first = fleet.pull_exact("latest").json_of("summary")["snapshot"].clone();
     // Something else takes all the room but some pages.
     let other = disk.0.join("other");
-    assert!(std::fs::write(&other, vec![1; 20 * MIB]).is_err());
+    assert!(std::fs::write(&other, vec![1; 70 * MIB]).is_err());
     let filled = std::fs::metadata(&other).unwrap().len();
     let file = std::fs::File::options().write(true).open(&other).unwrap();
     file.set_len(filled - MIB as u64 / 2).unwrap();
+    drop(file);
     let before = source::files(&fleet.source()).len();
     for n in 0..40 {
         source::make(&fleet.source().join(format!("more-{n}")), 100 * n, 1);

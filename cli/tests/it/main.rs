@@ -14,5 +14,6 @@ mod coordinator_fails;
 mod full_disks;
 mod nonsense;
 mod pushes;
+mod refusals;
 mod servers_fail;
 mod services;
