@@ -36,6 +36,8 @@ pub enum Code {
     Expired,
     /// A ticket of an epoch before the coordinator's present one: ask `place` again.
     StaleEpoch,
+    /// A receipt that its server did not give; the refusal names the server.
+    BadReceipt,
     /// No such shard, snapshot, lease or server.
     NotFound,
     /// Something else stands there already.
@@ -73,7 +75,7 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::Unauthorized | Self::Expired => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::BadReceipt => 403,
             Self::NotFound | Self::NoVault => 404,
             Self::Conflict | Self::StaleEpoch | Self::NameTaken | Self::VaultExists => 409,
             Self::LeaseOver => 410,
@@ -94,6 +96,16 @@ pub struct Refusal {
     pub code: Code,
     /// What to tell a person.
     pub message: String,
+    /// The storage server that is to blame, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerId>,
+}
+
+impl Refusal {
+    /// A refusal that blames no storage server.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), server: None }
+    }
 }
 
 impl fmt::Display for Refusal {

@@ -29,7 +29,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use self::packer::{Buffers, FinishedPack, Packer};
 use self::route::{Pending, Router, ToPacker};
 use self::scan::{Batch, Parent, Scan};
-use self::send::{Sender, Sent, WaitBudget};
+use self::send::{Failing, Sender, Sent, WaitBudget};
 use crate::exit::{Exit, Failure};
 use crate::fetch::{Entries, Fetcher};
 use crate::snapshots;
@@ -45,8 +45,6 @@ const METADATA_PACK_BYTES: u64 = 16 * 1024 * 1024;
 const WORKING_SET_BYTES: u64 = 72 * 1024 * 1024;
 /// Sizes of data packs, the largest that fits the memory allowed is taken.
 const PACK_BYTES: [u64; 4] = [64 << 20, 32 << 20, 16 << 20, 8 << 20];
-/// A server to which nothing moves for this long has failed the shard.
-const STALL: Duration = Duration::from_secs(30);
 
 /// What to push.
 pub enum Source {
@@ -78,6 +76,8 @@ pub struct Options {
     pub min_shards: Option<u8>,
     /// How long to wait for servers that are away.
     pub wait_servers: Duration,
+    /// A server to which nothing moves for this long has failed the shard.
+    pub stall: Duration,
     /// Bytes of memory.
     pub memory_bytes: u64,
     /// Bytes of a data pack, instead of what fits the memory.
@@ -141,10 +141,12 @@ pub async fn push(
         geometry: vault.record.geometry,
         lease: lease.lease,
         coordinator: coordinator.clone(),
-        storage: StorageClient::new(STALL)?,
+        storage: StorageClient::new(options.stall)?,
         min_shards: options.min_shards,
         wait_until: WaitBudget::new(options.wait_servers),
+        failing: Failing::default(),
         counters: Arc::clone(&counters),
+        ui: ui.clone(),
     };
     let push =
         Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };

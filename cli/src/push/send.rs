@@ -3,8 +3,9 @@
 //! when there is none, the push waits for as long as it was told, then is content
 //! with fewer.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ use server::wire::{
 
 use super::packer::{BufferReturn, FinishedPack};
 use crate::exit::{Exit, Failure};
-use crate::ui::Counters;
+use crate::ui::{Counters, Ui};
 
 /// The pause before servers that failed are asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -46,25 +47,53 @@ pub struct Sender {
     pub min_shards: Option<u8>,
     /// Until when to wait for servers that are away.
     pub wait_until: WaitBudget,
+    /// Servers that failed so far.
+    pub failing: Failing,
     /// For the display.
     pub counters: Arc<Counters>,
+    /// For warnings.
+    pub ui: Ui,
+}
+
+/// Servers that failed a push, all stripes together.
+#[derive(Default)]
+pub struct Failing {
+    told: Mutex<BTreeSet<ServerId>>,
+    forgers: Mutex<BTreeSet<ServerId>>,
+}
+
+impl Failing {
+    /// Whether nothing was said of this server before.
+    fn is_first(&self, server: ServerId) -> bool {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(server)
+    }
+
+    fn distrust(&self, server: ServerId) {
+        self.forgers.lock().unwrap_or_else(PoisonError::into_inner).insert(server);
+    }
+
+    /// Those whose receipts are not genuine: they are given nothing more.
+    fn forgers(&self) -> Vec<ServerId> {
+        let forgers = self.forgers.lock().unwrap_or_else(PoisonError::into_inner);
+        forgers.iter().copied().collect()
+    }
 }
 
 /// How long a push waits for servers, all stripes together.
 pub struct WaitBudget {
-    left: std::sync::Mutex<Duration>,
+    left: Mutex<Duration>,
 }
 
 impl WaitBudget {
     /// A budget of `wait`.
     pub fn new(wait: Duration) -> Self {
-        Self { left: std::sync::Mutex::new(wait) }
+        Self { left: Mutex::new(wait) }
     }
 
     /// Takes a pause from the budget; false when it is used up.
     async fn pause(&self) -> bool {
         {
-            let mut left = self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             if left.is_zero() {
                 return false;
             }
@@ -91,15 +120,15 @@ impl Sender {
     pub async fn send_pack(&self, finished: FinishedPack, kind: Kind) -> Result<Sent, Failure> {
         let FinishedPack { pack, pack_key, buffers } = finished;
         let geometry = self.geometry.for_pack(pack.bytes.len() as u64);
-        let (commit, receipts) = self.store(pack, pack_key, kind, geometry, Some(buffers)).await?;
-        let file_bytes = receipts.file_bytes;
-        let request = CommitStripe { receipts: receipts.receipts, ..commit };
-        let committed = self.coordinator.commit_stripe(&request).await?;
-        Ok(Sent {
-            pack_bytes: request.pack_bytes,
-            server_bytes: file_bytes * u64::from(committed.holders),
-            committed,
-        })
+        let (mut stripe, shards) =
+            self.encode(pack, pack_key, kind, geometry, Some(buffers)).await?;
+        loop {
+            self.put_shards(&shards, &mut stripe.receipts).await?;
+            match self.coordinator.commit_stripe(&stripe).await {
+                Ok(committed) => return Ok(shards.sent(&stripe, committed)),
+                Err(error) => self.distrust(error, &mut stripe.receipts)?,
+            }
+        }
     }
 
     /// Stores a snapshot record on m+1 servers and commits the snapshot.
@@ -113,27 +142,31 @@ impl Sender {
         let pack_key = key.wrap(keys, self.vault, random()?);
         let pack = pack::seal_record(self.vault, key, record)?;
         let geometry = self.geometry.copies();
-        let (commit, stored) = self.store(pack, pack_key, Kind::Snapshot, geometry, None).await?;
-        let holders = stored.receipts.len() as u8;
-        let stripe = CommitStripe { receipts: stored.receipts, ..commit };
-        let sent = Sent {
-            pack_bytes: stripe.pack_bytes,
-            server_bytes: stored.file_bytes * u64::from(holders),
-            committed: Committed { holders, target: geometry.shards() as u8 },
-        };
-        let row = self.coordinator.commit_snapshot(&CommitSnapshot { stripe, source_set }).await?;
-        Ok((row, sent))
+        let (stripe, shards) = self.encode(pack, pack_key, Kind::Snapshot, geometry, None).await?;
+        let mut commit = CommitSnapshot { stripe, source_set };
+        loop {
+            let receipts = &mut commit.stripe.receipts;
+            self.put_shards(&shards, receipts).await?;
+            let holders = receipts.len() as u8;
+            match self.coordinator.commit_snapshot(&commit).await {
+                Ok(row) => {
+                    let committed = Committed { holders, target: geometry.shards() as u8 };
+                    return Ok((row, shards.sent(&commit.stripe, committed)));
+                }
+                Err(error) => self.distrust(error, &mut commit.stripe.receipts)?,
+            }
+        }
     }
 
-    /// Encodes a pack and has its shards stored; the commit without its receipts, and these.
-    async fn store(
+    /// Encodes a pack; its commit, still without receipts, and its shards.
+    async fn encode(
         &self,
         pack: Pack,
         pack_key: PackKeyField,
         kind: Kind,
         geometry: Geometry,
         buffers: Option<BufferReturn>,
-    ) -> Result<(CommitStripe, Stored), Failure> {
+    ) -> Result<(CommitStripe, Shards), Failure> {
         let Pack { bytes, frames, chunks } = pack;
         let vault = self.vault;
         let stripe =
@@ -152,17 +185,15 @@ impl Sender {
             receipts: Vec::new(),
         };
         self.counters.packed_bytes.fetch_add(stripe.pack_bytes, Ordering::Relaxed);
-        let file_bytes = stripe.file_bytes();
-        let receipts = self.put_shards(Shards::new(stripe, buffers)).await?;
-        Ok((commit, Stored { file_bytes, receipts }))
+        Ok((commit, Shards::new(stripe, buffers)))
     }
 
-    /// Gets as many of the shards stored as can be had.
-    async fn put_shards(&self, shards: Shards) -> Result<Vec<Receipt>, Failure> {
+    /// Gets as many of the shards that are not `stored` yet stored as can be had.
+    async fn put_shards(&self, shards: &Shards, stored: &mut Vec<Receipt>) -> Result<(), Failure> {
         let target = shards.geometry.shards();
         let enough = self.enough(shards.geometry);
-        let mut stored: Vec<Receipt> = Vec::with_capacity(target);
-        let mut avoid: Vec<ServerId> = Vec::new();
+        let mut avoid = self.failing.forgers();
+        let mut asked_again: BTreeSet<ServerId> = BTreeSet::new();
         let mut errors: Vec<(Option<Code>, String)> = Vec::new();
         loop {
             let request = PlaceRequest {
@@ -184,20 +215,21 @@ impl Sender {
             };
             let asked = places.len();
             for (server, outcome) in
-                join_all(places.iter().map(|place| self.put(place, epoch, &shards))).await
+                join_all(places.iter().map(|place| self.put(place, epoch, shards))).await
             {
                 match outcome {
                     Ok(receipt) => stored.push(receipt),
-                    // The coordinator started anew in between: `place` gives new tickets.
-                    Err(error) if is_stale(&error) => {}
+                    // The coordinator or the server started anew: a new ticket may do, once.
+                    Err(error) if is_stale(&error) && asked_again.insert(server) => {}
                     Err(error) => {
                         avoid.push(server);
+                        self.tell_once(server, &error.to_string());
                         push_new(&mut errors, (error.code(), error.to_string()));
                     }
                 }
             }
             if stored.len() == target {
-                return Ok(stored);
+                return Ok(());
             }
             // Another server may take the place of one that failed just now; else wait for one.
             let spare_may_help = asked > 0;
@@ -205,13 +237,32 @@ impl Sender {
                 continue;
             }
             if self.wait_until.pause().await {
-                avoid.clear();
+                avoid = self.failing.forgers();
+                asked_again.clear();
                 continue;
             }
             if stored.len() >= enough {
-                return Ok(stored);
+                return Ok(());
             }
             return Err(self.too_few(stored.len(), enough, target, errors));
+        }
+    }
+
+    /// After a commit that was refused for the receipt of one server: does without that server
+    /// from here on. Every other refusal is a failure.
+    fn distrust(&self, error: server::Error, stored: &mut Vec<Receipt>) -> Result<(), Failure> {
+        let forger = error.blamed().filter(|blamed| stored.iter().any(|r| r.server == *blamed));
+        let Some(forger) = forger else { return Err(error.into()) };
+        stored.retain(|receipt| receipt.server != forger);
+        self.failing.distrust(forger);
+        self.tell_once(forger, &error.to_string());
+        Ok(())
+    }
+
+    /// Warns of a server when it fails this push for the first time.
+    fn tell_once(&self, server: ServerId, error: &str) {
+        if self.failing.is_first(server) {
+            self.ui.warn(&format!("{error}; its shards wait, or go to other servers"), None);
         }
     }
 
@@ -268,11 +319,6 @@ impl Sender {
     }
 }
 
-struct Stored {
-    file_bytes: u64,
-    receipts: Vec<Receipt>,
-}
-
 /// A stripe's shards, ready to be sent any number of times without a copy.
 struct Shards {
     stripe: codec::StripeId,
@@ -297,6 +343,11 @@ impl Shards {
                 .collect(),
             bodies: Bytes::from_owner(Lent { buffer: stripe.bodies, buffers }),
         }
+    }
+
+    fn sent(&self, stripe: &CommitStripe, committed: Committed) -> Sent {
+        let server_bytes = self.file_bytes * u64::from(committed.holders);
+        Sent { pack_bytes: stripe.pack_bytes, server_bytes, committed }
     }
 
     fn shard(&self, index: u8, on_sent: Arc<dyn Fn(u64) + Send + Sync>) -> Option<PutShard> {

@@ -105,7 +105,7 @@ fn parse_range(text: &str, file_bytes: u64) -> Option<Range<u64>> {
 
 fn not_satisfiable(text: &str, file_bytes: u64) -> Response {
     let message = format!("{text:?} is not a range bytes=a-b of {file_bytes} bytes");
-    let refusal = Refusal { code: Code::BadRequest, message };
+    let refusal = Refusal::new(Code::BadRequest, message);
     let whole = [(CONTENT_RANGE, format!("bytes */{file_bytes}"))];
     (StatusCode::RANGE_NOT_SATISFIABLE, whole, Json(refusal)).into_response()
 }
