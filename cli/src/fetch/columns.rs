@@ -187,7 +187,7 @@ impl Fetcher {
     fn candidates(&self, map: &StripeMap, tickets: &Tickets) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = Vec::with_capacity(map.shards.len());
         for holder in &map.shards {
-            if self.trouble.is_bad(map.stripe, holder.index)
+            if self.trouble.is_bad(map.stripe, holder)
                 || !tickets.servers.contains_key(&holder.server)
             {
                 continue;
@@ -241,7 +241,7 @@ impl Fetcher {
         match checked {
             Ok(body) => Some((index, body)),
             Err(error) => {
-                self.trouble.bad_shard(map, index, Found::Damaged(error.to_string())).await;
+                self.trouble.bad_shard(map, holder, Found::Damaged(error.to_string())).await;
                 None
             }
         }
@@ -265,18 +265,18 @@ impl Fetcher {
             Err(error) => {
                 match error.code() {
                     Some(Refused::NotFound) => {
-                        self.trouble.bad_shard(map, holder.index, Found::Missing).await
+                        self.trouble.bad_shard(map, holder, Found::Missing).await
                     }
                     Some(Refused::Damaged) => {
                         let found = Found::Damaged(error.to_string());
-                        self.trouble.bad_shard(map, holder.index, found).await;
+                        self.trouble.bad_shard(map, holder, found).await;
                     }
                     Some(Refused::Expired | Refused::StaleEpoch | Refused::Unauthorized) => {
                         self.trouble.renew_tickets().await;
                     }
                     _ if matches!(error, server::Error::Nonsense { .. }) => {
                         let found = Found::Damaged(error.to_string());
-                        self.trouble.bad_shard(map, holder.index, found).await;
+                        self.trouble.bad_shard(map, holder, found).await;
                     }
                     _ => self.trouble.silent_server(holder.server, error.to_string()),
                 }
@@ -289,8 +289,7 @@ impl Fetcher {
     /// More than m shards known bad: lost. Otherwise servers are away, and the data may be whole.
     fn too_few(&self, map: &StripeMap, tickets: &Tickets, good: usize) -> FetchError {
         let geometry = map.geometry;
-        let bad =
-            (0..geometry.shards() as u8).filter(|&i| self.trouble.is_bad(map.stripe, i)).count();
+        let bad = self.trouble.bad_shards(map);
         let summary =
             format!("stripe {:.8}: {good} good shards, {} are needed", map.stripe, geometry.data());
         if bad > geometry.parity() {

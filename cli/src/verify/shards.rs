@@ -32,7 +32,7 @@ impl Verify<'_> {
                     Some(Found::Good) => {
                         tally.good += 1;
                         if holder.bad {
-                            self.fetcher.report(map, holder.index, Found::Good).await;
+                            self.fetcher.note(map, holder, Found::Good).await;
                         }
                     }
                     Some(bad) => {
@@ -44,7 +44,7 @@ impl Verify<'_> {
                             server: server.unwrap_or_else(|| holder.server.0.to_string()),
                             found: bad.clone(),
                         });
-                        self.fetcher.report(map, holder.index, bad.clone()).await;
+                        self.fetcher.note(map, holder, bad.clone()).await;
                     }
                     // Its server did not answer: unknown, not gone.
                     None => {}
