@@ -29,7 +29,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use self::packer::{Buffers, FinishedPack, Packer};
 use self::route::{Pending, Router, ToPacker};
 use self::scan::{Batch, Parent, Scan};
-use self::send::{Sender, Sent, WaitBudget};
+use self::send::{Sender, Sent, SilentServers, WaitBudget};
 use crate::exit::{Exit, Failure};
 use crate::fetch::{Entries, Fetcher};
 use crate::snapshots;
@@ -144,6 +144,7 @@ pub async fn push(
         storage: StorageClient::new(STALL)?,
         min_shards: options.min_shards,
         wait_until: WaitBudget::new(options.wait_servers),
+        silent: SilentServers::default(),
         counters: Arc::clone(&counters),
     };
     let push =

@@ -3,9 +3,10 @@
 //! when there is none, the push waits for as long as it was told, then is content
 //! with fewer.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use codec::keys::VaultKeys;
@@ -29,6 +30,12 @@ use crate::ui::Counters;
 
 /// The pause before servers that failed are asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// A server may put a shard off this often (it has just started, it is busy); then it failed it.
+const PUT_OFFS_MAX: usize = 5;
+/// A server that did not take a shard for this long is avoided by other stripes,
+const SILENT_AFTER: Duration = Duration::from_secs(2);
+/// and for this long.
+const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// Sends the stripes of one push.
 pub struct Sender {
@@ -44,8 +51,10 @@ pub struct Sender {
     pub storage: StorageClient,
     /// The fewest shards of a stripe to be content with, where it was said.
     pub min_shards: Option<u8>,
-    /// Until when to wait for servers that are away.
+    /// How long to wait for servers that are away.
     pub wait_until: WaitBudget,
+    /// Servers that other stripes gave up.
+    pub silent: SilentServers,
     /// For the display.
     pub counters: Arc<Counters>,
 }
@@ -61,17 +70,46 @@ impl WaitBudget {
         Self { left: std::sync::Mutex::new(wait) }
     }
 
-    /// Takes a pause from the budget; false when it is used up.
-    async fn pause(&self) -> bool {
-        {
-            let mut left = self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if left.is_zero() {
-                return false;
-            }
-            *left = left.saturating_sub(RETRY_PAUSE);
+    /// Pauses, and takes that from the budget with what was `spent` waiting in vain; false when
+    /// it is used up.
+    async fn pause(&self, spent: Duration) -> bool {
+        let paid = self.take(RETRY_PAUSE + spent);
+        if paid {
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
-        true
+        paid
+    }
+
+    fn take(&self, wait: Duration) -> bool {
+        let mut left = self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let had = !left.is_zero();
+        *left = left.saturating_sub(wait);
+        had
+    }
+}
+
+/// Servers that did not take a shard lately: other stripes go elsewhere where they can, and do
+/// not wait for the same server again and again.
+#[derive(Default)]
+pub struct SilentServers(std::sync::Mutex<HashMap<ServerId, Instant>>);
+
+impl SilentServers {
+    /// Notes how a PUT ended that was begun then. One that was refused at once cost nothing.
+    fn note<T>(&self, server: ServerId, outcome: &server::Result<T>, began: Instant) {
+        let mut since = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match outcome {
+            Ok(_) => drop(since.remove(&server)),
+            Err(server::Error::Unreachable { .. }) if began.elapsed() >= SILENT_AFTER => {
+                since.insert(server, Instant::now());
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn now(&self) -> Vec<ServerId> {
+        let mut since = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        since.retain(|_, at| at.elapsed() < SILENT_FOR);
+        since.keys().copied().collect()
     }
 }
 
@@ -162,9 +200,13 @@ impl Sender {
         let target = shards.geometry.shards();
         let enough = self.enough(shards.geometry);
         let mut stored: Vec<Receipt> = Vec::with_capacity(target);
-        let mut avoid: Vec<ServerId> = Vec::new();
+        let mut avoid: Vec<ServerId> = self.silent.now();
+        let mut avoids_early = !avoid.is_empty();
+        let mut put_off: Vec<ServerId> = Vec::new();
+        let mut in_vain = Duration::ZERO;
         let mut errors: Vec<String> = Vec::new();
         loop {
+            let (began, had, put_offs) = (Instant::now(), stored.len(), put_off.len());
             let request = PlaceRequest {
                 lease: self.lease,
                 stripe: shards.stripe,
@@ -188,8 +230,15 @@ impl Sender {
             {
                 match outcome {
                     Ok(receipt) => stored.push(receipt),
-                    // The coordinator started anew in between: `place` gives new tickets.
-                    Err(error) if is_stale(&error) => {}
+                    // The coordinator started anew in between (`place` gives new tickets), or
+                    // the server did, or it is busy.
+                    Err(error)
+                        if is_passing(&error)
+                            && put_off.iter().filter(|s| **s == server).count() < PUT_OFFS_MAX =>
+                    {
+                        put_off.push(server);
+                        push_new(&mut errors, error.to_string());
+                    }
                     Err(error) => {
                         avoid.push(server);
                         push_new(&mut errors, error.to_string());
@@ -199,17 +248,29 @@ impl Sender {
             if stored.len() == target {
                 return Ok(stored);
             }
+            if put_off.len() > put_offs {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            }
+            if stored.len() == had {
+                in_vain += began.elapsed();
+            }
             // Another server may take the place of one that failed just now; else wait for one.
             let spare_may_help = asked > 0;
             if spare_may_help && avoid.len() < target {
                 continue;
             }
-            if self.wait_until.pause().await {
-                avoid.clear();
+            if self.wait_until.pause(std::mem::take(&mut in_vain)).await {
+                (avoid, avoids_early) = (Vec::new(), false);
                 continue;
             }
             if stored.len() >= enough {
                 return Ok(stored);
+            }
+            // It may have come back since.
+            if std::mem::take(&mut avoids_early) {
+                avoid.clear();
+                continue;
             }
             return Err(self.too_few(stored.len(), enough, target, errors));
         }
@@ -223,6 +284,7 @@ impl Sender {
     ) -> (ServerId, server::Result<Receipt>) {
         let (counters, name) = (Arc::clone(&self.counters), place.name.clone());
         let on_sent = Arc::new(move |bytes| counters.sent(&name, bytes));
+        let began = Instant::now();
         let outcome = match shards.shard(place.index, on_sent) {
             Some(shard) => self.storage.put_shard(place, epoch, shard).await,
             None => Err(server::Error::Nonsense {
@@ -230,6 +292,7 @@ impl Sender {
                 why: format!("a place for shard {} of {}", place.index, shards.geometry),
             }),
         };
+        self.silent.note(place.server, &outcome, began);
         (place.server, outcome)
     }
 
@@ -322,12 +385,39 @@ impl Drop for Lent {
     }
 }
 
-fn is_stale(error: &server::Error) -> bool {
+fn is_passing(error: &server::Error) -> bool {
     matches!(error.code(), Some(Code::StaleEpoch | Code::Expired | Code::NotReady | Code::Busy))
 }
 
 fn push_new(lines: &mut Vec<String>, line: String) {
     if !lines.contains(&line) {
         lines.push(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_in_vain_uses_the_budget_up() {
+        let budget = WaitBudget::new(Duration::from_secs(60));
+        assert!(budget.take(Duration::from_secs(31)));
+        assert!(budget.take(Duration::from_secs(31)));
+        assert!(!budget.take(RETRY_PAUSE));
+    }
+
+    #[test]
+    fn a_server_that_was_waited_for_is_avoided_until_it_takes_a_shard() {
+        let silent = SilentServers::default();
+        let away = || server::Error::Unreachable { service: "a".into(), why: "silent".into() };
+        let now = Instant::now();
+        silent.note(ServerId(1), &Err::<(), _>(away()), now);
+        assert!(silent.now().is_empty(), "it refused at once");
+        let Some(before) = now.checked_sub(SILENT_AFTER) else { return };
+        silent.note(ServerId(1), &Err::<(), _>(away()), before);
+        assert_eq!(silent.now(), [ServerId(1)]);
+        silent.note(ServerId(1), &Ok(()), now);
+        assert!(silent.now().is_empty());
     }
 }
