@@ -21,6 +21,10 @@ pub const PROTOCOL_HEADER: &str = "arc-protocol";
 pub const BUILD_HEADER: &str = "arc-build";
 /// Chunk ids in one request of `have` or `locate` at most.
 pub const CHUNKS_PER_REQUEST_MAX: usize = 8192;
+/// Bytes of any request to the coordinator at most.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Chunks of one stripe at most: its commit, with every chunk's id, is one request.
+pub const CHUNKS_PER_STRIPE_MAX: usize = 1 << 18;
 /// Rows in one page of any list at most.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 
@@ -682,4 +686,40 @@ pub struct TrashRequest {
 pub struct TrashAnswer {
     /// Shards moved.
     pub trashed: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_commit_of_a_stripe_is_one_request() {
+        let n = CHUNKS_PER_STRIPE_MAX;
+        // A frame has dozens of chunks at least where there are so many.
+        let frames = (0..n as u32 / 16).map(|frame| (0, u32::MAX - frame)).collect();
+        let commit = CommitStripe {
+            lease: LeaseId(u64::MAX),
+            stripe: StripeId([0xff; 32]),
+            kind: Kind::Metadata,
+            geometry: Geometry::new(127, 128).unwrap(),
+            pack_bytes: u64::MAX,
+            pack_key: PackKeyField(vec![0xff; 1024]),
+            frames,
+            chunks: Ids(vec![ChunkId([0xff; 32]); n]),
+            chunk_frames: vec![n as u32 / 16; n],
+            receipts: vec![
+                Receipt {
+                    stripe: StripeId([0xff; 32]),
+                    index: 255,
+                    server: ServerId(u32::MAX),
+                    header_hash: Digest([0xff; 32]),
+                    epoch: u64::MAX,
+                    mac: Blob(vec![0xff; 32]),
+                };
+                255
+            ],
+        };
+        let bytes = serde_json::to_vec(&commit).unwrap().len();
+        assert!(bytes < REQUEST_BYTES_MAX, "{bytes}");
+    }
 }

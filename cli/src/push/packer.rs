@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use codec::keys::VaultKeys;
-use codec::pack::{PACK_CHUNKS_MAX, Pack, PackBuilder};
+use codec::pack::{Pack, PackBuilder};
 use codec::seal::{FrameKind, PackKey, PackKeyField, TAG_BYTES};
 use codec::{ChunkId, VaultId, frame};
 use rayon::prelude::*;
 use server::auth::random;
+use server::wire::CHUNKS_PER_STRIPE_MAX;
 use tokio::sync::mpsc;
 
 use crate::exit::Failure;
@@ -161,7 +162,8 @@ impl Packer {
             let full = |open: &OpenPack| {
                 let bytes = open.pack.bytes() + (encoded.len() + TAG_BYTES) as u64;
                 !open.pack.is_empty()
-                    && (bytes > self.pack_bytes || open.chunks + chunks.len() > PACK_CHUNKS_MAX)
+                    && (bytes > self.pack_bytes
+                        || open.chunks + chunks.len() > CHUNKS_PER_STRIPE_MAX)
             };
             if self.open.as_ref().is_some_and(full) {
                 self.close(deliver)?;
