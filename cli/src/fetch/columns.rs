@@ -354,6 +354,9 @@ fn check_columns(
     if header.stripe != map.stripe || header.index != index {
         return Err(codec::Error::damaged("shard", "the header is another shard's"));
     }
+    if (header.geometry, header.pack_bytes) != (map.geometry, map.pack_bytes) {
+        return Err(codec::Error::damaged("shard", "its stripe is of another shape"));
+    }
     for (number, block) in (first..).zip(body.chunks(BLOCK_BYTES)) {
         header.check_block(number as usize, block)?;
     }
