@@ -298,17 +298,14 @@ impl Fetcher {
                     Some(Refused::NotFound) => {
                         self.trouble.bad_shard(map, holder, Found::Missing).await
                     }
-                    Some(Refused::Damaged) => {
+                    Some(Refused::Damaged | Refused::BadRequest) => {
                         let found = Found::Damaged(error.to_string());
                         self.trouble.bad_shard(map, holder, found).await;
                     }
                     Some(Refused::Expired | Refused::StaleEpoch | Refused::Unauthorized) => {
                         self.trouble.renew_tickets().await;
                     }
-                    _ if matches!(error, server::Error::Nonsense { .. }) => {
-                        let found = Found::Damaged(error.to_string());
-                        self.trouble.bad_shard(map, holder, found).await;
-                    }
+                    // Nonsense is no answer of a server of ours and says nothing of the shard.
                     _ => self.trouble.silent_server(holder.server, error.to_string()),
                 }
                 tracing::debug!(%error, stripe = %map.stripe, index = holder.index, "read failed");
