@@ -127,7 +127,11 @@ fn sizes_of_packs_have_bounds() {
     // 4 MB in packs of 1 MiB or a frame more, and the record.
     let stripes = pushed["stripes"].as_u64().unwrap();
     assert!((4..=6).contains(&stripes), "{pushed}");
-    assert_eq!(sandbox.pushed(["--force", text(&tree)])["stripes"], 1, "what is there is enough");
+    let again = sandbox.pushed(["--force", text(&tree)]);
+    assert!(
+        again["stats"]["bytes_new"].as_u64().unwrap() < 20_000,
+        "packs of another size: {again}"
+    );
 }
 
 #[test]
@@ -164,8 +168,8 @@ fn an_unreadable_file_is_named_and_the_rest_is_saved() {
     for name in ["a", "closed", "folder/x", "z"] {
         write(tree.join(name), name);
     }
-    fs::set_permissions(tree.join("closed"), Permissions::from_mode(0)).unwrap();
-    fs::set_permissions(tree.join("folder"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.join("closed"), Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(tree.join("folder"), Permissions::from_mode(0o0)).unwrap();
     let push = sandbox.command(["push", text(&tree)]);
     let ran = if rustix::process::geteuid().is_root() {
         let Some(command) = as_nobody(&sandbox, &push) else {

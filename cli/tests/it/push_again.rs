@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -175,10 +176,13 @@ fn a_file_changed_within_the_clocks_grain_is_read_again() {
     let sandbox = Sandbox::with_vault("2+1");
     let tree = sandbox.path("tree");
     write(tree.join("file"), "one");
-    // As young as this, its times may not tell the next change.
+    let wrote = Instant::now();
     sandbox.pushed([text(&tree)]);
     let again = sandbox.pushed([text(&tree)]);
-    assert_eq!(again["stats"]["files_changed"], 1);
+    // On a busy machine it may be old enough by then.
+    if wrote.elapsed() < Duration::from_secs(2) {
+        assert_eq!(again["stats"]["files_changed"], 1);
+    }
     // A time in the future never gets old.
     set_mtime(&tree.join("file"), 4_000_000_000, 0);
     settle(&tree);

@@ -125,6 +125,27 @@ impl Sandbox {
     }
 }
 
+/// A file system in memory on a folder, gone with the test.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts one of `bytes` (as in `2m`) at `path`, which is made; none where that is not allowed.
+    pub(crate) fn mount(path: &Path, bytes: &str) -> Option<Self> {
+        std::fs::create_dir(path).unwrap();
+        let size = format!("size={bytes}");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(path).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then(|| Self(path.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A mount that stays is seen when the sandbox cannot be removed.
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// A path of a sandbox as text.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()

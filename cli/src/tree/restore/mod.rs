@@ -141,7 +141,8 @@ impl Restorer {
     /// Refuses an entry below one that is no folder: a file has no name yet when the next
     /// entries are made, so the target alone does not tell.
     fn check_above(&mut self, entry: &Entry) -> Result<(), Problem> {
-        if self.leaf.as_ref().is_some_and(|leaf| is_within(&entry.path, leaf)) {
+        let below = |leaf: &Vec<u8>| entry.path != *leaf && is_within(&entry.path, leaf);
+        if self.leaf.as_ref().is_some_and(below) {
             let error =
                 io::Error::new(io::ErrorKind::InvalidData, "it lies below what is no folder");
             return Err(Problem::new(&entry.path, "restore", error));
