@@ -54,10 +54,11 @@ pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<Snapsho
     };
     let mut rows = Rows::new(coordinator.clone());
     if let Some(back) = steps_back(name) {
+        let few = || none("the vault has not as many".into());
         for _ in 0..back {
-            rows.next().await?;
+            rows.next().await?.ok_or_else(few)?;
         }
-        return rows.next().await?.ok_or_else(|| none("the vault has not as many".into()));
+        return rows.next().await?.ok_or_else(few);
     }
     if name.len() < DIGITS_MIN || !name.bytes().all(|c| c.is_ascii_hexdigit()) {
         return Err(none(format!(

@@ -16,7 +16,7 @@ use server::cpu;
 use server::wire::{Code as Refused, Found, Holder, StripeMap};
 
 use super::span::{Piece, Span, shard_bytes};
-use super::trouble::{Doubt, Tickets};
+use super::trouble::{Doubt, Tickets, is_stale};
 use super::{FetchError, Fetcher, Result};
 
 /// Stripes whose decoded columns are kept for the next span.
@@ -302,9 +302,7 @@ impl Fetcher {
                         let found = Found::Damaged(error.to_string());
                         self.trouble.bad_shard(map, holder, found).await;
                     }
-                    Some(Refused::Expired | Refused::StaleEpoch | Refused::Unauthorized) => {
-                        self.trouble.renew_tickets().await;
-                    }
+                    _ if is_stale(&error) => self.trouble.renew_tickets().await,
                     // Nonsense is no answer of a server of ours and says nothing of the shard.
                     _ => self.trouble.silent_server(holder.server, error.to_string()),
                 }

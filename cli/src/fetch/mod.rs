@@ -22,7 +22,9 @@ use codec::{ChunkId, StripeId, VaultId};
 use rayon::prelude::*;
 use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
-use server::wire::{CHUNKS_PER_REQUEST_MAX, Found, Holder, StripeMap};
+use server::wire::{
+    CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Found, Holder, ReadTicket, StripeMap,
+};
 
 use crate::exit::{Exit, Failure};
 use crate::ui::Counters;
@@ -51,6 +53,14 @@ pub enum FetchError {
     /// The coordinator.
     #[error("{0}")]
     Coordinator(Arc<server::Error>),
+}
+
+impl FetchError {
+    /// What to say of a chunk when one of its places failed with this and another with `other`:
+    /// it is lost only where all are.
+    pub fn or(self, other: Self) -> Self {
+        if matches!(self, Self::Lost(_)) { other } else { self }
+    }
 }
 
 impl From<server::Error> for FetchError {
@@ -135,9 +145,26 @@ impl Fetcher {
         self.trouble.tickets().await
     }
 
-    /// The storage client that waits long.
-    pub fn storage(&self) -> &StorageClient {
-        &self.patient
+    /// Has a server look at its own shards; once more with a new ticket where it refuses the
+    /// one it is given, as after a restart of the coordinator. An error says why not.
+    pub async fn check(
+        &self,
+        ticket: &ReadTicket,
+        request: &CheckRequest,
+    ) -> Result<CheckAnswer, String> {
+        let answer = self.patient.check(ticket, request).await;
+        let answer = match answer {
+            Err(error) if trouble::is_stale(&error) => {
+                self.trouble.renew_tickets().await;
+                let tickets = self.tickets().await.map_err(|error| error.to_string())?;
+                match tickets.servers.get(&ticket.server) {
+                    Some(renewed) => self.patient.check(renewed, request).await,
+                    None => Err(error),
+                }
+            }
+            answer => answer,
+        };
+        answer.map_err(|error| error.to_string())
     }
 
     /// Takes note of what a server said of one of its shards, and tells the coordinator.
@@ -165,25 +192,26 @@ impl Fetcher {
                     .collect::<Vec<_>>()
             });
             let places = self.locate(&open).await?;
+            let mut failed: Option<FetchError> = None;
             // A chunk may have several places: when one cannot be read, the next is tried.
             for attempt in 0.. {
                 let (wants, placeless) = wants(&open, &places, attempt);
                 if let Some(id) = placeless.first() {
-                    return Err(self.no_place(*id, attempt));
+                    return Err(failed.unwrap_or_else(|| self.no_place(*id, attempt)));
                 }
-                let mut last = None;
                 for want in wants {
                     let frames = self.frames(kind, &want, &each).await;
                     found.extend(frames.made.into_iter().flatten());
-                    last = frames.failed.into_iter().map(|(_, error)| error).next().or(last);
+                    for (_, error) in frames.failed {
+                        failed = Some(match failed {
+                            Some(before) => before.or(error),
+                            None => error,
+                        });
+                    }
                 }
                 open.retain(|id| !found.contains_key(id));
                 if open.is_empty() {
                     break;
-                }
-                let more = open.iter().all(|id| places[id].len() > attempt + 1);
-                if !more && let Some(error) = last {
-                    return Err(error);
                 }
             }
         }

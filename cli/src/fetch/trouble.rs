@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use codec::StripeId;
 use server::client::CoordinatorClient;
-use server::wire::{Found, Holder, ReadTicket, Report, ServerId, State, StripeMap};
+use server::wire::{Code, Found, Holder, ReadTicket, Report, ServerId, State, StripeMap};
 use tokio::sync::RwLock;
 
 use super::Result;
@@ -58,6 +58,11 @@ pub(super) enum Doubt {
     Silent,
     /// It was reported bad before; it may have been mended since.
     Reported,
+}
+
+/// Whether a server refused a ticket that another may replace.
+pub(super) fn is_stale(error: &server::Error) -> bool {
+    matches!(error.code(), Some(Code::Expired | Code::StaleEpoch | Code::Unauthorized))
 }
 
 impl Trouble {

@@ -58,7 +58,11 @@ impl Deliver {
         let mut open: Vec<ChunkId> = Vec::new();
         let mut seen = HashSet::new();
         open.extend(pieces.iter().map(|piece| piece.chunk.id).filter(|id| seen.insert(*id)));
-        let mut broken = Broken::new();
+        let mut broken: Broken = window
+            .broken
+            .iter()
+            .map(|(path, why)| (path.clone(), Why::Fetch(why.clone())))
+            .collect();
         let errors = match self.fetcher.locate(&open).await {
             Ok(places) => self.write_all(pieces, open, &places, &mut broken).await,
             Err(error) => open.into_iter().map(|id| (id, error.clone())).collect(),
@@ -106,7 +110,13 @@ impl Deliver {
                 let place = places.get(id).and_then(|rows| rows.get(attempt));
                 let error = place.and_then(|(map, frame)| failed.get(&(map.stripe, *frame)));
                 match error {
-                    Some(error) => drop(errors.insert(*id, error.clone())),
+                    Some(error) => {
+                        let error = match errors.remove(id) {
+                            Some(before) => before.or(error.clone()),
+                            None => error.clone(),
+                        };
+                        errors.insert(*id, error);
+                    }
                     None if place.is_some() => drop(errors.remove(id)),
                     None => {}
                 }
@@ -175,10 +185,14 @@ impl Deliver {
                     _ => 0,
                 };
                 // Earlier windows let go of it when they were done.
-                let file = Arc::into_inner(file)?;
-                Some(file.finish().map(|ended| (ended, bytes)))
+                let file = Arc::try_unwrap(file).map_err(|file| Problem {
+                    path: file.entry().path.clone(),
+                    doing: "finish",
+                    error: std::io::Error::other("it is still being written"),
+                })?;
+                file.finish().map(|ended| (ended, bytes))
             };
-            whole.into_par_iter().filter_map(finish).collect::<Vec<_>>()
+            whole.into_par_iter().map(finish).collect::<Vec<_>>()
         })
         .await;
         for ended in ended {

@@ -153,6 +153,8 @@ pub enum Item {
     Entry(Box<Entry>),
     /// More chunks of the file that came last.
     Chunks(Vec<ChunkRef>),
+    /// The other chunks of that file are not known.
+    Broken(FetchError),
 }
 
 struct Feed {
@@ -162,11 +164,18 @@ struct Feed {
 }
 
 impl Feed {
-    /// Sends all entries at or below the path, and the chunks of long files after these.
+    /// Sends all entries at or below the path, and the chunks of long files after these; those
+    /// before a page that cannot be read too.
     async fn run(self, root: PageRef) -> Result<(), FetchError> {
+        let mut items = Vec::with_capacity(LIST_CHUNKS);
+        let done = self.entries(root, &mut items).await;
+        self.send(&mut items).await;
+        done
+    }
+
+    async fn entries(&self, root: PageRef, items: &mut Vec<Item>) -> Result<(), FetchError> {
         let mut entries = Entries::new(Arc::clone(&self.fetcher), root);
         entries.seek(self.path.clone());
-        let mut items = Vec::with_capacity(LIST_CHUNKS);
         while let Some(entry) = entries.next().await? {
             if !is_within(&entry.path, &self.path) {
                 break;
@@ -177,26 +186,41 @@ impl Feed {
                 _ => None,
             };
             items.push(Item::Entry(Box::new(entry)));
-            if let Some(list) = list {
-                let mut chunks = ChunkList::new(Arc::clone(&self.fetcher), list);
-                let mut group = Vec::with_capacity(LIST_CHUNKS);
-                while let Some(chunk) = chunks.next().await? {
-                    group.push(chunk);
-                    if group.len() == LIST_CHUNKS {
-                        items.push(Item::Chunks(std::mem::take(&mut group)));
-                        if !self.send(&mut items).await {
-                            return Ok(());
-                        }
-                    }
-                }
-                items.push(Item::Chunks(group));
-            }
-            if items.len() >= LIST_CHUNKS && !self.send(&mut items).await {
-                return Ok(());
+            let listened = match list {
+                Some(list) => self.list(list, items).await?,
+                None => true,
+            };
+            if !listened || (items.len() >= LIST_CHUNKS && !self.send(items).await) {
+                break;
             }
         }
-        self.send(&mut items).await;
         Ok(())
+    }
+
+    /// Sends the chunks of a long file; false when nobody listens any more. A page of its list
+    /// that cannot be read costs this file alone.
+    async fn list(&self, list: PageRef, items: &mut Vec<Item>) -> Result<bool, FetchError> {
+        let mut chunks = ChunkList::new(Arc::clone(&self.fetcher), list);
+        let mut group = Vec::with_capacity(LIST_CHUNKS);
+        loop {
+            match chunks.next().await {
+                Ok(Some(chunk)) => group.push(chunk),
+                Ok(None) => break,
+                Err(error @ FetchError::Coordinator(_)) => return Err(error),
+                Err(error) => {
+                    items.push(Item::Broken(error));
+                    return Ok(true);
+                }
+            }
+            if group.len() == LIST_CHUNKS {
+                items.push(Item::Chunks(std::mem::take(&mut group)));
+                if !self.send(items).await {
+                    return Ok(false);
+                }
+            }
+        }
+        items.push(Item::Chunks(group));
+        Ok(true)
     }
 
     /// False when nobody listens any more.

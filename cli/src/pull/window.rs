@@ -6,11 +6,12 @@ use codec::manifest::{ChunkRef, Content, Entry, Node};
 use tokio::sync::mpsc;
 
 use super::{Item, relative};
+use crate::fetch::FetchError;
 use crate::tree::{Begun, FileWriter, LinkWriter, Problem, Restorer};
 
 /// A window is closed when its chunks have this many bytes,
 const WINDOW_BYTES: u64 = 24 * 1024 * 1024;
-/// or when it has this many files: each is open.
+/// or when it has this many files and links: each, or the folder above it, is open.
 const WINDOW_FILES: usize = 512;
 
 /// Chunks that are fetched together, and the files and links that are complete with them.
@@ -22,6 +23,8 @@ pub struct Window {
     pub files: Vec<Arc<FileWriter>>,
     /// Hard links to files that are complete with this window.
     pub links: Vec<LinkWriter>,
+    /// Files, by path, whose list of chunks cannot be had, and why.
+    pub broken: Vec<(Vec<u8>, FetchError)>,
     bytes: u64,
 }
 
@@ -90,8 +93,10 @@ impl Windows {
                 match item {
                     Item::Entry(entry) => self.entry(*entry),
                     Item::Chunks(chunks) => self.more(&chunks),
+                    Item::Broken(why) => self.broken(why),
                 }
-                if self.window.bytes >= WINDOW_BYTES || self.window.files.len() >= WINDOW_FILES {
+                let files = self.window.files.len() + self.window.links.len();
+                if self.window.bytes >= WINDOW_BYTES || files >= WINDOW_FILES {
                     self.close();
                 }
             }
@@ -143,6 +148,12 @@ impl Windows {
         if let Some((file, offset)) = self.long.take() {
             let end = self.place(&file, offset, chunks);
             self.long = Some((file, end));
+        }
+    }
+
+    fn broken(&mut self, why: FetchError) {
+        if let Some((file, _)) = &self.long {
+            self.window.broken.push((file.entry().path.clone(), why));
         }
     }
 

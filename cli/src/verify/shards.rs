@@ -49,10 +49,8 @@ impl Verify<'_> {
                 let found = found.get(&(map.stripe, holder.index, holder.server));
                 told.push((holder.index, found));
                 match found {
-                    Some(Found::Good) if holder.bad => {
-                        self.fetcher.note(map, holder, Found::Good).await;
-                    }
-                    Some(Found::Good) => {}
+                    Some(Found::Good) if !holder.bad => {}
+                    Some(Found::Good) => self.fetcher.note(map, holder, Found::Good).await,
                     Some(bad) => {
                         let server = tickets.servers.get(&holder.server).map(|t| t.name.clone());
                         self.outcome.bad.push(BadShard {
@@ -126,9 +124,9 @@ impl Verify<'_> {
                 let mut answers = Vec::with_capacity(shards.len());
                 for shards in shards.chunks(SHARDS_PER_REQUEST) {
                     let request = CheckRequest { shards: shards.to_vec(), thoroughness };
-                    match fetcher.storage().check(&ticket, &request).await {
+                    match fetcher.check(&ticket, &request).await {
                         Ok(answer) => answers.extend(shards.iter().copied().zip(answer.found)),
-                        Err(error) => return (server, ticket.name, Err(error.to_string())),
+                        Err(why) => return (server, ticket.name, Err(why)),
                     }
                 }
                 (server, ticket.name, Ok(answers))
