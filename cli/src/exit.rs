@@ -277,6 +277,9 @@ fn of_refusal(code: Code, what: String) -> Failure {
         Code::Damaged => {
             Failure::new(Repairable, what).next("arc verify    # finds what is damaged")
         }
+        Code::BadReceipt => {
+            Failure::new(Failed, what).next("look at that server, it is not to be trusted as it is")
+        }
         Code::StaleEpoch => Failure::new(Failed, what).next("run the same command again"),
         Code::Conflict | Code::BadRequest | Code::TooLarge => Failure::new(Failed, what),
         Code::Internal => Failure::new(Failed, what).next("see the log of that service"),
@@ -348,7 +351,7 @@ mod tests {
     #[test]
     fn codes_of_services_become_exit_codes() {
         let exit = |code| {
-            let refusal = Refusal { code, message: "no".into() };
+            let refusal = Refusal::new(code, "no");
             Failure::from(server::Error::Refuse(refusal)).code
         };
         assert_eq!(exit(Code::NoSpace), NoSpace);

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use crate::wire::{Code, Refusal};
+use crate::wire::{Code, Refusal, ServerId};
 
 /// The result of every fallible function of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -66,7 +66,7 @@ pub enum Error {
 impl Error {
     /// Refuses a request with `code` and a message for a person.
     pub fn refuse(code: Code, message: impl Into<String>) -> Self {
-        Self::Refuse(Refusal { code, message: message.into() })
+        Self::Refuse(Refusal::new(code, message))
     }
 
     /// For `map_err` on file operations.
@@ -86,22 +86,32 @@ impl Error {
         }
     }
 
+    /// The storage server that a service blames, where it does.
+    pub fn blamed(&self) -> Option<ServerId> {
+        match self {
+            Self::Refused { refusal, .. } | Self::Refuse(refusal) => refusal.server,
+            _ => None,
+        }
+    }
+
     /// What a service answers for this error. Inner texts of unforeseen errors go to the log only.
     pub fn into_refusal(self) -> Refusal {
         match self {
             Self::Refuse(refusal) => refusal,
-            Self::Codec(error) => Refusal { code: Code::Damaged, message: error.to_string() },
+            Self::Codec(error) => Refusal::new(Code::Damaged, error.to_string()),
             Self::Io { source, .. }
                 if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
             {
-                Refusal { code: Code::NoSpace, message: "the disk is full".into() }
+                Refusal::new(Code::NoSpace, "the disk is full")
+            }
+            Self::Catalog(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+            {
+                Refusal::new(Code::NoSpace, "the coordinator's disk is full")
             }
             other => {
                 tracing::error!(error = %other, "request failed");
-                Refusal {
-                    code: Code::Internal,
-                    message: "internal error, see the service's log".into(),
-                }
+                Refusal::new(Code::Internal, "internal error, see the service's log")
             }
         }
     }

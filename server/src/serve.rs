@@ -137,5 +137,5 @@ fn protocol_refusal(headers: &HeaderMap) -> Option<Refusal> {
         env!("CARGO_PKG_VERSION"),
         spoken.map_or_else(|| "none".to_owned(), |p| p.to_string()),
     );
-    Some(Refusal { code: Code::Protocol, message })
+    Some(Refusal::new(Code::Protocol, message))
 }

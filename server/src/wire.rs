@@ -8,8 +8,8 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use codec::seal::PackKeyField;
-use codec::shard::Kind;
+use codec::seal::{PACK_KEY_FIELD_BYTES_MAX, PackKeyField};
+use codec::shard::{Kind, PACK_BYTES_MAX};
 use codec::{ChunkId, Digest, Geometry, StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,10 @@ pub const PROTOCOL_HEADER: &str = "arc-protocol";
 pub const BUILD_HEADER: &str = "arc-build";
 /// Chunk ids in one request of `have` or `locate` at most.
 pub const CHUNKS_PER_REQUEST_MAX: usize = 8192;
+/// Bytes of any request to the coordinator at most.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Chunks of one stripe at most: its commit, with every chunk's id, is one request.
+pub const CHUNKS_PER_STRIPE_MAX: usize = 1 << 18;
 /// Rows in one page of any list at most.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 
@@ -36,6 +40,8 @@ pub enum Code {
     Expired,
     /// A ticket of an epoch before the coordinator's present one: ask `place` again.
     StaleEpoch,
+    /// A receipt that its server did not give; the refusal names the server.
+    BadReceipt,
     /// No such shard, snapshot, lease or server.
     NotFound,
     /// Something else stands there already.
@@ -73,7 +79,7 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::Unauthorized | Self::Expired => 401,
-            Self::Forbidden => 403,
+            Self::Forbidden | Self::BadReceipt => 403,
             Self::NotFound | Self::NoVault => 404,
             Self::Conflict | Self::StaleEpoch | Self::NameTaken | Self::VaultExists => 409,
             Self::LeaseOver => 410,
@@ -94,6 +100,16 @@ pub struct Refusal {
     pub code: Code,
     /// What to tell a person.
     pub message: String,
+    /// The storage server that is to blame, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerId>,
+}
+
+impl Refusal {
+    /// A refusal that blames no storage server.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), server: None }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -520,6 +536,20 @@ pub struct StripeMap {
     pub shards: Vec<Holder>,
 }
 
+impl StripeMap {
+    /// Whether its fields are in their bounds and fit each other, so that readers may compute
+    /// with them. What a shard's header says of the stripe is checked when it is read.
+    pub fn is_sound(&self) -> bool {
+        let n = self.geometry.shards();
+        let last = self.frames.last().map_or(0, |frame| u64::from(frame.1));
+        (1..=PACK_BYTES_MAX).contains(&self.pack_bytes)
+            && (1..=PACK_KEY_FIELD_BYTES_MAX).contains(&self.pack_key.0.len())
+            && self.frames.is_sorted_by(|a, b| a.1 < b.1)
+            && last <= self.pack_bytes
+            && self.shards.iter().all(|holder| usize::from(holder.index) < n)
+    }
+}
+
 /// A server that holds a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
@@ -682,4 +712,65 @@ pub struct TrashRequest {
 pub struct TrashAnswer {
     /// Shards moved.
     pub trashed: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_commit_of_a_stripe_is_one_request() {
+        let n = CHUNKS_PER_STRIPE_MAX;
+        // A frame has dozens of chunks at least where there are so many.
+        let frames = (0..n as u32 / 16).map(|frame| (0, u32::MAX - frame)).collect();
+        let commit = CommitStripe {
+            lease: LeaseId(u64::MAX),
+            stripe: StripeId([0xff; 32]),
+            kind: Kind::Metadata,
+            geometry: Geometry::new(127, 128).unwrap(),
+            pack_bytes: u64::MAX,
+            pack_key: PackKeyField(vec![0xff; 1024]),
+            frames,
+            chunks: Ids(vec![ChunkId([0xff; 32]); n]),
+            chunk_frames: vec![n as u32 / 16; n],
+            receipts: vec![
+                Receipt {
+                    stripe: StripeId([0xff; 32]),
+                    index: 255,
+                    server: ServerId(u32::MAX),
+                    header_hash: Digest([0xff; 32]),
+                    epoch: u64::MAX,
+                    mac: Blob(vec![0xff; 32]),
+                };
+                255
+            ],
+        };
+        let bytes = serde_json::to_vec(&commit).unwrap().len();
+        assert!(bytes < REQUEST_BYTES_MAX, "{bytes}");
+    }
+
+    #[test]
+    fn a_stripe_map_that_readers_cannot_compute_with_is_not_sound() {
+        let sound = StripeMap {
+            stripe: StripeId([1; 32]),
+            kind: Kind::Data,
+            geometry: Geometry::new(2, 1).unwrap(),
+            pack_bytes: 100,
+            pack_key: PackKeyField(vec![1]),
+            frames: vec![(0, 40), (1, 100)],
+            shards: vec![Holder { index: 2, server: ServerId(1), bad: false }],
+        };
+        assert!(sound.is_sound());
+        let bend = |bend: fn(&mut StripeMap)| {
+            let mut map = sound.clone();
+            bend(&mut map);
+            map.is_sound()
+        };
+        assert!(!bend(|map| map.pack_bytes = 0));
+        assert!(!bend(|map| map.pack_bytes = 99));
+        assert!(!bend(|map| map.pack_bytes = u64::MAX));
+        assert!(!bend(|map| map.pack_key.0.clear()));
+        assert!(!bend(|map| map.frames[1].1 = 40));
+        assert!(!bend(|map| map.shards[0].index = 3));
+    }
 }

@@ -26,6 +26,8 @@ const PACK_BYTES_MIN: u64 = 1 << 20;
 const PACK_BYTES_MAX: u64 = 1 << 30;
 /// How long to wait for servers unless `--wait-servers` says otherwise.
 const WAIT_SERVERS: Duration = Duration::from_secs(120);
+/// When a server is given up unless `--stall` says otherwise.
+const STALL: Duration = Duration::from_secs(30);
 
 /// Save files and folders as a new snapshot.
 ///
@@ -78,6 +80,9 @@ pub struct Args {
     /// Wait so long for servers that are away before going on without them [default: 120s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub wait_servers: Option<Duration>,
+    /// Give a server up for a shard when nothing moves for so long [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub stall: Option<Duration>,
     /// Memory to work in, as in 256M [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
@@ -152,6 +157,7 @@ fn options(args: Args, parent: Option<codec::StripeId>) -> Result<Options, Failu
         trust: Trust { ignore_inode: args.ignore_inode, ignore_ctime: args.ignore_ctime },
         min_shards: args.min_shards,
         wait_servers: args.wait_servers.unwrap_or(WAIT_SERVERS),
+        stall: args.stall.unwrap_or(STALL),
         memory_bytes: args.memory.unwrap_or(MEMORY_BYTES),
         pack_bytes: args.pack_size,
     })

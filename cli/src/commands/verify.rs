@@ -81,7 +81,12 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     ui.summary(&lines(outcome, geometry, took), fields(outcome, took));
     let found = [
         (!outcome.lost.is_empty() || !outcome.lost_files.is_empty(), Exit::Lost),
-        (!outcome.unreachable.is_empty() || outcome.below_target > 0, Exit::BelowTarget),
+        (
+            !outcome.unreachable.is_empty()
+                || !outcome.unknown.is_empty()
+                || outcome.below_target > 0,
+            Exit::BelowTarget,
+        ),
         (!outcome.bad.is_empty(), Exit::Repairable),
     ];
     let exits: Vec<Exit> = found.into_iter().filter(|(is, _)| *is).map(|(_, exit)| exit).collect();
@@ -117,6 +122,7 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
                 plural(outcome.lost.len() as u64, "stripe"),
                 plural(outcome.lost_files.len() as u64, "file")
             ),
+            (true, _) if !outcome.unknown.is_empty() => "nothing is known to be lost".to_owned(),
             (true, None) => "nothing is stored yet".to_owned(),
             (true, Some(margin)) => match usize::try_from(margin) {
                 Err(_) => "nothing is known to be lost".to_owned(),

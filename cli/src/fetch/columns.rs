@@ -65,6 +65,14 @@ struct Candidate {
     doubt: Doubt,
 }
 
+impl Candidate {
+    /// Whether it is the same shard on the same server.
+    fn is_of(&self, other: &Self) -> bool {
+        let of = |c: &Self| (c.holder.index, c.holder.server);
+        of(self) == of(other)
+    }
+}
+
 impl Fetcher {
     /// The span's bytes from its data shards alone; `None` when one of them is in doubt or fails.
     pub(super) async fn read_direct(
@@ -152,42 +160,66 @@ impl Fetcher {
     }
 
     /// The columns `range` of k shards, every block checked against its shard's root. Shards
-    /// without doubt come first; each one that fails is replaced by the next.
+    /// without doubt come first; each one that fails is replaced by the next. Those that were
+    /// only too slow, or refused an old ticket, are asked once more, patiently.
     async fn good_columns(
         &self,
         map: &Arc<StripeMap>,
         range: &Range<u64>,
     ) -> Result<Vec<(u8, Vec<u8>)>> {
-        let tickets = self.trouble.tickets().await?;
         let needed = map.geometry.data();
+        let mut good: Vec<(u8, Vec<u8>)> = Vec::with_capacity(needed);
+        let tickets = self.trouble.tickets().await?;
         let mut candidates = self.candidates(map, &tickets);
         // Data shards need no decoding: they come first among equals.
         candidates.sort_by_key(|c| (c.doubt, c.holder.index));
+        self.add_columns(map, range, &tickets, &candidates, &mut good).await;
+        if good.len() < needed {
+            let renewed = self.trouble.tickets().await?;
+            let mut again = self.candidates(map, &renewed);
+            again.retain(|c| good.iter().all(|(index, _)| *index != c.holder.index));
+            if Arc::ptr_eq(&renewed, &tickets) {
+                again.retain(|c| candidates.iter().any(|b| b.is_of(c) && b.doubt == Doubt::None));
+            }
+            again.iter_mut().for_each(|c| c.doubt = c.doubt.max(Doubt::Suspect));
+            self.add_columns(map, range, &renewed, &again, &mut good).await;
+        }
+        if good.len() < needed {
+            return Err(self.too_few(map, &tickets, good.len()));
+        }
+        Ok(good)
+    }
+
+    /// Reads candidates, in order, until there are k good columns or none is left.
+    async fn add_columns(
+        &self,
+        map: &Arc<StripeMap>,
+        range: &Range<u64>,
+        tickets: &Tickets,
+        candidates: &[Candidate],
+        good: &mut Vec<(u8, Vec<u8>)>,
+    ) {
+        let needed = map.geometry.data();
         let mut next = candidates.iter();
         let mut under_way = FuturesUnordered::new();
-        let mut good: Vec<(u8, Vec<u8>)> = Vec::with_capacity(needed);
         loop {
             while good.len() + under_way.len() < needed
                 && let Some(candidate) = next.next()
             {
-                under_way.push(self.read_checked(map, &tickets, candidate, range));
+                let patient = candidate.doubt != Doubt::None;
+                under_way.push(self.read_checked(map, tickets, &candidate.holder, range, patient));
             }
             match under_way.next().await {
-                Some(Some(column)) => good.push(column),
-                Some(None) => {}
-                None => break,
-            }
-            if good.len() == needed {
-                return Ok(good);
+                Some(column) => good.extend(column),
+                None => return,
             }
         }
-        Err(self.too_few(map, &tickets, good.len()))
     }
 
     fn candidates(&self, map: &StripeMap, tickets: &Tickets) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = Vec::with_capacity(map.shards.len());
         for holder in &map.shards {
-            if self.trouble.is_bad(map.stripe, holder.index)
+            if self.trouble.is_bad(map.stripe, holder)
                 || !tickets.servers.contains_key(&holder.server)
             {
                 continue;
@@ -220,11 +252,10 @@ impl Fetcher {
         &self,
         map: &Arc<StripeMap>,
         tickets: &Tickets,
-        candidate: &Candidate,
+        holder: &Holder,
         range: &Range<u64>,
+        patient: bool,
     ) -> Option<(u8, Vec<u8>)> {
-        let holder = &candidate.holder;
-        let patient = candidate.doubt != Doubt::None;
         let start = header_bytes(map);
         let (header, body) = futures_util::future::join(
             self.read_range(map, tickets, holder, 0..start, patient),
@@ -241,7 +272,7 @@ impl Fetcher {
         match checked {
             Ok(body) => Some((index, body)),
             Err(error) => {
-                self.trouble.bad_shard(map, index, Found::Damaged(error.to_string())).await;
+                self.trouble.bad_shard(map, holder, Found::Damaged(error.to_string())).await;
                 None
             }
         }
@@ -265,19 +296,16 @@ impl Fetcher {
             Err(error) => {
                 match error.code() {
                     Some(Refused::NotFound) => {
-                        self.trouble.bad_shard(map, holder.index, Found::Missing).await
+                        self.trouble.bad_shard(map, holder, Found::Missing).await
                     }
-                    Some(Refused::Damaged) => {
+                    Some(Refused::Damaged | Refused::BadRequest) => {
                         let found = Found::Damaged(error.to_string());
-                        self.trouble.bad_shard(map, holder.index, found).await;
+                        self.trouble.bad_shard(map, holder, found).await;
                     }
                     Some(Refused::Expired | Refused::StaleEpoch | Refused::Unauthorized) => {
                         self.trouble.renew_tickets().await;
                     }
-                    _ if matches!(error, server::Error::Nonsense { .. }) => {
-                        let found = Found::Damaged(error.to_string());
-                        self.trouble.bad_shard(map, holder.index, found).await;
-                    }
+                    // Nonsense is no answer of a server of ours and says nothing of the shard.
                     _ => self.trouble.silent_server(holder.server, error.to_string()),
                 }
                 tracing::debug!(%error, stripe = %map.stripe, index = holder.index, "read failed");
@@ -289,8 +317,7 @@ impl Fetcher {
     /// More than m shards known bad: lost. Otherwise servers are away, and the data may be whole.
     fn too_few(&self, map: &StripeMap, tickets: &Tickets, good: usize) -> FetchError {
         let geometry = map.geometry;
-        let bad =
-            (0..geometry.shards() as u8).filter(|&i| self.trouble.is_bad(map.stripe, i)).count();
+        let bad = self.trouble.bad_shards(map);
         let summary =
             format!("stripe {:.8}: {good} good shards, {} are needed", map.stripe, geometry.data());
         if bad > geometry.parity() {
@@ -323,6 +350,9 @@ fn check_columns(
     let header = Header::parse(header)?;
     if header.stripe != map.stripe || header.index != index {
         return Err(codec::Error::damaged("shard", "the header is another shard's"));
+    }
+    if (header.geometry, header.pack_bytes) != (map.geometry, map.pack_bytes) {
+        return Err(codec::Error::damaged("shard", "its stripe is of another shape"));
     }
     for (number, block) in (first..).zip(body.chunks(BLOCK_BYTES)) {
         header.check_block(number as usize, block)?;

@@ -22,7 +22,7 @@ use codec::{ChunkId, StripeId, VaultId};
 use rayon::prelude::*;
 use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
-use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
+use server::wire::{CHUNKS_PER_REQUEST_MAX, Found, Holder, StripeMap};
 
 use crate::exit::{Exit, Failure};
 use crate::ui::Counters;
@@ -140,9 +140,12 @@ impl Fetcher {
         &self.patient
     }
 
-    /// Tells the coordinator what was found where a shard should be.
-    pub async fn report(&self, map: &StripeMap, index: u8, found: server::wire::Found) {
-        self.trouble.bad_shard(map, index, found).await;
+    /// Takes note of what a server said of one of its shards, and tells the coordinator.
+    pub async fn note(&self, map: &StripeMap, holder: &Holder, found: Found) {
+        match found {
+            Found::Good => self.trouble.good_shard(map, holder).await,
+            bad => self.trouble.bad_shard(map, holder, bad).await,
+        }
     }
 
     /// Whole chunks, by id. All of them are held in memory: ask for few.

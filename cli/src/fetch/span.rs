@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use codec::frame::FRAME_BYTES_MAX;
 use server::wire::StripeMap;
 
 use super::{FetchError, Result};
@@ -10,6 +11,9 @@ use super::{FetchError, Result};
 const GAP_BYTES_MAX: u64 = 64 * 1024;
 /// A span is closed when it has this many bytes.
 const SPAN_BYTES_TARGET: u64 = 8 * 1024 * 1024;
+
+/// No sealed frame is longer: its plaintext, stored, with a little around it.
+const SEALED_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64 + 64;
 
 /// A run of a pack's bytes with the frames wanted from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +62,11 @@ fn frame_range(map: &StripeMap, number: u32) -> Result<Range<u64>> {
     let n = number as usize;
     let start = if n == 0 { Some(0) } else { end(n - 1) };
     match (start, end(n)) {
-        (Some(start), Some(end)) if start < end && end <= map.pack_bytes => Ok(start..end),
+        (Some(start), Some(end))
+            if start < end && end <= map.pack_bytes && end - start <= SEALED_BYTES_MAX =>
+        {
+            Ok(start..end)
+        }
         _ => Err(FetchError::Lost(format!("stripe {:.8} has no frame {number}", map.stripe))),
     }
 }
@@ -125,6 +133,16 @@ mod tests {
             [0..2_000, 90_000..91_000]
         );
         assert!(coalesce(&map, &[4]).is_err());
+    }
+
+    #[test]
+    fn frames_that_no_pack_has_are_refused_before_they_are_read() {
+        let long = SEALED_BYTES_MAX as u32;
+        let map = StripeMap { pack_bytes: u64::from(u32::MAX), ..map(&[long, 2 * long + 1, 9]) };
+        assert!(coalesce(&map, &[0]).is_ok());
+        assert!(coalesce(&map, &[1]).is_err(), "too long");
+        assert!(coalesce(&map, &[2]).is_err(), "it ends before it begins");
+        assert!(coalesce(&map, &[3]).is_err());
     }
 
     #[test]

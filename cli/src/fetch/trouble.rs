@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use codec::StripeId;
 use server::client::CoordinatorClient;
-use server::wire::{Found, ReadTicket, Report, ServerId, State, StripeMap};
+use server::wire::{Found, Holder, ReadTicket, Report, ServerId, State, StripeMap};
 use tokio::sync::RwLock;
 
 use super::Result;
@@ -43,7 +43,7 @@ struct Known {
     /// Servers that did not answer in time, and why.
     silent: HashMap<ServerId, String>,
     /// Shards that are not what they should be.
-    bad: HashSet<(StripeId, u8)>,
+    bad: HashSet<(StripeId, u8, ServerId)>,
     heals: Vec<Heal>,
 }
 
@@ -100,25 +100,45 @@ impl Trouble {
     }
 
     /// Remembers that a shard is bad; told to the coordinator once.
-    pub(super) async fn bad_shard(&self, map: &StripeMap, index: u8, found: Found) {
-        let Some(holder) = map.shards.iter().find(|h| h.index == index) else { return };
-        if !self.known().bad.insert((map.stripe, index)) {
+    pub(super) async fn bad_shard(&self, map: &StripeMap, holder: &Holder, found: Found) {
+        let Holder { index, server, .. } = *holder;
+        if !self.known().bad.insert((map.stripe, index, server)) {
             return;
         }
-        let server = match self.tickets().await {
-            Ok(tickets) => tickets.servers.get(&holder.server).map(|t| t.name.clone()),
+        let name = match self.tickets().await {
+            Ok(tickets) => tickets.servers.get(&server).map(|t| t.name.clone()),
             Err(_) => None,
         };
-        let server = server.unwrap_or_else(|| format!("server {}", holder.server.0));
+        let server = name.unwrap_or_else(|| format!("server {}", server.0));
         self.known().heals.push(Heal { stripe: map.stripe, index, server, found: found.clone() });
-        let report = Report { stripe: map.stripe, index, server: holder.server, found };
+        self.report(map, holder, found).await;
+    }
+
+    /// Tells the coordinator that a shard is whole after all.
+    pub(super) async fn good_shard(&self, map: &StripeMap, holder: &Holder) {
+        self.report(map, holder, Found::Good).await;
+    }
+
+    async fn report(&self, map: &StripeMap, holder: &Holder, found: Found) {
+        let Holder { index, server, .. } = *holder;
+        let report = Report { stripe: map.stripe, index, server, found };
         if let Err(error) = self.coordinator.report(&report).await {
-            tracing::warn!(%error, "could not report a bad shard");
+            tracing::warn!(%error, "could not report what was found of a shard");
         }
     }
 
-    pub(super) fn is_bad(&self, stripe: StripeId, index: u8) -> bool {
-        self.known().bad.contains(&(stripe, index))
+    pub(super) fn is_bad(&self, stripe: StripeId, holder: &Holder) -> bool {
+        self.known().bad.contains(&(stripe, holder.index, holder.server))
+    }
+
+    /// How many of the stripe's shards are known to be nowhere: each of their holders was found
+    /// bad, or they have none.
+    pub(super) fn bad_shards(&self, map: &StripeMap) -> usize {
+        let gone = |index: &u8| {
+            let mut holders = map.shards.iter().filter(|holder| holder.index == *index);
+            holders.all(|holder| self.is_bad(map.stripe, holder))
+        };
+        (0..map.geometry.shards() as u8).filter(gone).count()
     }
 
     pub(super) fn doubt(&self, tickets: &Tickets, server: ServerId, reported: bool) -> Doubt {
@@ -137,5 +157,40 @@ impl Trouble {
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         // Nothing panics while the lock is held; what stands there is whole in any case.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::Geometry;
+    use codec::seal::PackKeyField;
+    use codec::shard::Kind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shard_is_gone_when_all_its_holders_are_bad_or_it_has_none() {
+        // Nobody listens there: what is found is remembered all the same.
+        let nobody = CoordinatorClient::new("http://127.0.0.1:1", "").unwrap();
+        let trouble = Trouble::new(nobody.with_patience(Duration::ZERO));
+        let holder = |index, server| Holder { index, server: ServerId(server), bad: false };
+        let map = StripeMap {
+            stripe: StripeId([1; 32]),
+            kind: Kind::Data,
+            geometry: Geometry::new(2, 2).unwrap(),
+            pack_bytes: 1,
+            pack_key: PackKeyField(vec![0]),
+            frames: vec![],
+            shards: vec![holder(0, 1), holder(1, 2), holder(1, 3), holder(2, 4)],
+        };
+        assert_eq!(trouble.bad_shards(&map), 1, "shard 3 has no holder");
+        trouble.bad_shard(&map, &map.shards[2], Found::Missing).await;
+        assert_eq!(trouble.bad_shards(&map), 1, "shard 1 has another holder");
+        assert!(!trouble.is_bad(map.stripe, &map.shards[1]));
+        trouble.bad_shard(&map, &map.shards[1], Found::Missing).await;
+        assert_eq!(trouble.bad_shards(&map), 2);
+        trouble.good_shard(&map, &map.shards[0]).await;
+        assert_eq!(trouble.bad_shards(&map), 2, "a shard that is whole is not bad");
+        assert_eq!(trouble.heals().len(), 2);
     }
 }

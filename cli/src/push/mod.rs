@@ -6,9 +6,12 @@
 //! snapshot record. A stage that fails ends the others by closing its channels.
 
 mod packer;
+mod renewal;
 mod route;
 mod scan;
 mod send;
+mod shards;
+mod standing;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -21,15 +24,17 @@ use codec::seal::FrameKind;
 use codec::shard::Kind;
 use codec::snapshot::{Snapshot, Stats};
 use codec::{ChunkId, Geometry, StripeId};
-use server::client::{CoordinatorClient, StorageClient};
+use server::client::StorageClient;
 use server::wire::{BeginRequest, Lease, PageQuery, SnapshotRow};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use self::packer::{Buffers, FinishedPack, Packer};
+use self::renewal::Renewal;
 use self::route::{Pending, Router, ToPacker};
 use self::scan::{Batch, Parent, Scan};
-use self::send::{Sender, Sent, WaitBudget};
+use self::send::{Sender, Sent};
+use self::standing::{Patience, Standing};
 use crate::exit::{Exit, Failure};
 use crate::fetch::{Entries, Fetcher};
 use crate::snapshots;
@@ -45,8 +50,6 @@ const METADATA_PACK_BYTES: u64 = 16 * 1024 * 1024;
 const WORKING_SET_BYTES: u64 = 72 * 1024 * 1024;
 /// Sizes of data packs, the largest that fits the memory allowed is taken.
 const PACK_BYTES: [u64; 4] = [64 << 20, 32 << 20, 16 << 20, 8 << 20];
-/// A server to which nothing moves for this long has failed the shard.
-const STALL: Duration = Duration::from_secs(30);
 
 /// What to push.
 pub enum Source {
@@ -78,6 +81,8 @@ pub struct Options {
     pub min_shards: Option<u8>,
     /// How long to wait for servers that are away.
     pub wait_servers: Duration,
+    /// A server to which nothing moves for this long has failed the shard.
+    pub stall: Duration,
     /// Bytes of memory.
     pub memory_bytes: u64,
     /// Bytes of a data pack, instead of what fits the memory.
@@ -130,8 +135,7 @@ pub async fn push(
     };
     let source_set = vault.keys.source_set(&options.host, &sources);
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
-    let renewing =
-        AbortOnDrop(tokio::spawn(renew(coordinator.clone(), lease.clone())).abort_handle());
+    let renewing = Renewal::start(coordinator.clone(), lease.clone());
     let fetcher = Arc::new(Fetcher::new(vault, Arc::default())?);
     let parent = if options.force { None } else { lease.parent.clone() };
     let manifest = parent_manifest(&fetcher, parent.as_ref(), ui).await;
@@ -141,10 +145,12 @@ pub async fn push(
         geometry: vault.record.geometry,
         lease: lease.lease,
         coordinator: coordinator.clone(),
-        storage: StorageClient::new(STALL)?,
+        storage: StorageClient::new(options.stall)?,
         min_shards: options.min_shards,
-        wait_until: WaitBudget::new(options.wait_servers),
+        patience: Patience::new(options.wait_servers),
+        standing: Standing::default(),
         counters: Arc::clone(&counters),
+        ui: ui.clone(),
     };
     let push =
         Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };
@@ -382,7 +388,18 @@ impl Push<'_> {
         let slots = Arc::new(Semaphore::new(STRIPES_IN_FLIGHT));
         let mut under_way: JoinSet<Result<Sent, Failure>> = JoinSet::new();
         let mut totals = Totals::default();
-        while let Some((kind, pack)) = packs.recv().await {
+        loop {
+            // A stripe that failed ends the push even when no pack comes for a long time.
+            let (kind, pack) = tokio::select! {
+                Some(sent) = under_way.join_next(), if !under_way.is_empty() => {
+                    totals.add(&flat(sent)?);
+                    continue;
+                }
+                pack = packs.recv() => match pack {
+                    Some(pack) => pack,
+                    None => break,
+                },
+            };
             let slot = Arc::clone(&slots).acquire_owned().await;
             let (sender, pending) = (Arc::clone(&self.sender), Arc::clone(&pending));
             under_way.spawn(async move {
@@ -392,9 +409,6 @@ impl Push<'_> {
                 route::committed(&pending, &ids);
                 Ok(sent)
             });
-            while let Some(sent) = under_way.try_join_next() {
-                totals.add(&flat(sent)?);
-            }
         }
         while let Some(sent) = under_way.join_next().await {
             totals.add(&flat(sent)?);
@@ -427,27 +441,6 @@ async fn parent_manifest(
             );
             None
         }
-    }
-}
-
-/// Prolongs the lease for as long as the push runs.
-async fn renew(coordinator: CoordinatorClient, mut lease: Lease) {
-    loop {
-        let left = Duration::from_millis(lease.expires_ms.saturating_sub(lease.now_ms));
-        tokio::time::sleep(left / 2).await;
-        match coordinator.renew(lease.lease).await {
-            Ok(renewed) => lease = renewed,
-            // The next request under this lease says so to the person.
-            Err(error) => tracing::debug!(%error, "could not renew the lease"),
-        }
-    }
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -20,6 +20,7 @@ const ZSTD_LEVEL: i32 = 3;
 /// A pack is closed at this many chunks: each takes its place in the directory, in the
 /// commit and in memory, however small it is.
 const CHUNKS_PER_PACK: usize = 64 * 1024;
+const _: () = assert!(CHUNKS_PER_PACK <= server::wire::CHUNKS_PER_STRIPE_MAX);
 
 /// Plaintext that is new to the vault.
 #[derive(Debug, Clone)]

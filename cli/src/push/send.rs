@@ -5,9 +5,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use codec::keys::VaultKeys;
 use codec::pack::{self, Pack};
 use codec::seal::{PackKey, PackKeyField};
@@ -16,7 +15,7 @@ use codec::stripe::Stripe;
 use codec::{Geometry, VaultId};
 use futures_util::future::join_all;
 use server::auth::random;
-use server::client::{CoordinatorClient, PutShard, StorageClient};
+use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
 use server::wire::{
     Code, CommitSnapshot, CommitStripe, Committed, Ids, LeaseId, Place, PlaceRequest, Receipt,
@@ -24,11 +23,15 @@ use server::wire::{
 };
 
 use super::packer::{BufferReturn, FinishedPack};
+use super::shards::Shards;
+use super::standing::{Patience, Standing};
 use crate::exit::{Exit, Failure};
-use crate::ui::Counters;
+use crate::ui::{Counters, Ui};
 
 /// The pause before servers that failed are asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// A server may put a shard off this often (it has just started, it is busy); then it failed it.
+const PUT_OFFS_MAX: usize = 5;
 
 /// Sends the stripes of one push.
 pub struct Sender {
@@ -44,35 +47,14 @@ pub struct Sender {
     pub storage: StorageClient,
     /// The fewest shards of a stripe to be content with, where it was said.
     pub min_shards: Option<u8>,
-    /// Until when to wait for servers that are away.
-    pub wait_until: WaitBudget,
+    /// How long to wait for servers that are away.
+    pub patience: Patience,
+    /// How servers fared so far.
+    pub standing: Standing,
     /// For the display.
     pub counters: Arc<Counters>,
-}
-
-/// How long a push waits for servers, all stripes together.
-pub struct WaitBudget {
-    left: std::sync::Mutex<Duration>,
-}
-
-impl WaitBudget {
-    /// A budget of `wait`.
-    pub fn new(wait: Duration) -> Self {
-        Self { left: std::sync::Mutex::new(wait) }
-    }
-
-    /// Takes a pause from the budget; false when it is used up.
-    async fn pause(&self) -> bool {
-        {
-            let mut left = self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if left.is_zero() {
-                return false;
-            }
-            *left = left.saturating_sub(RETRY_PAUSE);
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-        true
-    }
+    /// For warnings.
+    pub ui: Ui,
 }
 
 /// What became of a stripe.
@@ -91,15 +73,15 @@ impl Sender {
     pub async fn send_pack(&self, finished: FinishedPack, kind: Kind) -> Result<Sent, Failure> {
         let FinishedPack { pack, pack_key, buffers } = finished;
         let geometry = self.geometry.for_pack(pack.bytes.len() as u64);
-        let (commit, receipts) = self.store(pack, pack_key, kind, geometry, Some(buffers)).await?;
-        let file_bytes = receipts.file_bytes;
-        let request = CommitStripe { receipts: receipts.receipts, ..commit };
-        let committed = self.coordinator.commit_stripe(&request).await?;
-        Ok(Sent {
-            pack_bytes: request.pack_bytes,
-            server_bytes: file_bytes * u64::from(committed.holders),
-            committed,
-        })
+        let (mut stripe, shards) =
+            self.encode(pack, pack_key, kind, geometry, Some(buffers)).await?;
+        loop {
+            self.put_shards(&shards, &mut stripe.receipts).await?;
+            match self.coordinator.commit_stripe(&stripe).await {
+                Ok(committed) => return Ok(sent(&shards, &stripe, committed)),
+                Err(error) => self.distrust(error, &mut stripe.receipts)?,
+            }
+        }
     }
 
     /// Stores a snapshot record on m+1 servers and commits the snapshot.
@@ -113,27 +95,31 @@ impl Sender {
         let pack_key = key.wrap(keys, self.vault, random()?);
         let pack = pack::seal_record(self.vault, key, record)?;
         let geometry = self.geometry.copies();
-        let (commit, stored) = self.store(pack, pack_key, Kind::Snapshot, geometry, None).await?;
-        let holders = stored.receipts.len() as u8;
-        let stripe = CommitStripe { receipts: stored.receipts, ..commit };
-        let sent = Sent {
-            pack_bytes: stripe.pack_bytes,
-            server_bytes: stored.file_bytes * u64::from(holders),
-            committed: Committed { holders, target: geometry.shards() as u8 },
-        };
-        let row = self.coordinator.commit_snapshot(&CommitSnapshot { stripe, source_set }).await?;
-        Ok((row, sent))
+        let (stripe, shards) = self.encode(pack, pack_key, Kind::Snapshot, geometry, None).await?;
+        let mut commit = CommitSnapshot { stripe, source_set };
+        loop {
+            let receipts = &mut commit.stripe.receipts;
+            self.put_shards(&shards, receipts).await?;
+            let holders = receipts.len() as u8;
+            match self.coordinator.commit_snapshot(&commit).await {
+                Ok(row) => {
+                    let committed = Committed { holders, target: geometry.shards() as u8 };
+                    return Ok((row, sent(&shards, &commit.stripe, committed)));
+                }
+                Err(error) => self.distrust(error, &mut commit.stripe.receipts)?,
+            }
+        }
     }
 
-    /// Encodes a pack and has its shards stored; the commit without its receipts, and these.
-    async fn store(
+    /// Encodes a pack; its commit, still without receipts, and its shards.
+    async fn encode(
         &self,
         pack: Pack,
         pack_key: PackKeyField,
         kind: Kind,
         geometry: Geometry,
         buffers: Option<BufferReturn>,
-    ) -> Result<(CommitStripe, Stored), Failure> {
+    ) -> Result<(CommitStripe, Shards), Failure> {
         let Pack { bytes, frames, chunks } = pack;
         let vault = self.vault;
         let stripe =
@@ -152,66 +138,108 @@ impl Sender {
             receipts: Vec::new(),
         };
         self.counters.packed_bytes.fetch_add(stripe.pack_bytes, Ordering::Relaxed);
-        let file_bytes = stripe.file_bytes();
-        let receipts = self.put_shards(Shards::new(stripe, buffers)).await?;
-        Ok((commit, Stored { file_bytes, receipts }))
+        Ok((commit, Shards::new(stripe, buffers)))
     }
 
-    /// Gets as many of the shards stored as can be had.
-    async fn put_shards(&self, shards: Shards) -> Result<Vec<Receipt>, Failure> {
+    /// Gets as many of the shards that are not `stored` yet stored as can be had.
+    async fn put_shards(&self, shards: &Shards, stored: &mut Vec<Receipt>) -> Result<(), Failure> {
         let target = shards.geometry.shards();
         let enough = self.enough(shards.geometry);
-        let mut stored: Vec<Receipt> = Vec::with_capacity(target);
-        let mut avoid: Vec<ServerId> = Vec::new();
+        let mut avoid = self.standing.avoided(Instant::now());
+        let mut avoids_early = !avoid.is_empty();
+        let mut put_off: Vec<ServerId> = Vec::new();
         let mut errors: Vec<(Option<Code>, String)> = Vec::new();
         loop {
-            let request = PlaceRequest {
-                lease: self.lease,
-                stripe: shards.stripe,
-                geometry: shards.geometry,
-                file_bytes: shards.file_bytes,
-                stored: stored.iter().map(|r| (r.index, r.server)).collect(),
-                avoid: avoid.clone(),
-                min_shards: enough as u8,
-            };
-            let (epoch, places) = match self.coordinator.place(&request).await {
-                Ok(placement) => (placement.epoch, placement.places),
-                Err(error) if error.code() == Some(Code::TooFewServers) => {
-                    push_new(&mut errors, (error.code(), error.to_string()));
-                    (0, Vec::new())
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let asked = places.len();
-            for (server, outcome) in
-                join_all(places.iter().map(|place| self.put(place, epoch, &shards))).await
-            {
+            let (epoch, places) = self.place(shards, stored, &avoid, enough, &mut errors).await?;
+            let put_offs = put_off.len();
+            let puts = places.iter().map(|place| self.put(place, epoch, shards));
+            for (server, outcome) in join_all(puts).await {
                 match outcome {
                     Ok(receipt) => stored.push(receipt),
-                    // The coordinator started anew in between: `place` gives new tickets.
-                    Err(error) if is_stale(&error) => {}
+                    Err(error) if is_passing(&error) && may_put_off(&put_off, server) => {
+                        put_off.push(server);
+                        push_new(&mut errors, (error.code(), error.to_string()));
+                    }
                     Err(error) => {
                         avoid.push(server);
+                        self.tell_once(server, &error.to_string());
                         push_new(&mut errors, (error.code(), error.to_string()));
                     }
                 }
             }
             if stored.len() == target {
-                return Ok(stored);
+                self.patience.renew();
+                return Ok(());
+            }
+            if put_off.len() > put_offs {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
             }
             // Another server may take the place of one that failed just now; else wait for one.
-            let spare_may_help = asked > 0;
+            let spare_may_help = !places.is_empty();
             if spare_may_help && avoid.len() < target {
                 continue;
             }
-            if self.wait_until.pause().await {
-                avoid.clear();
+            if self.patience.lasts(Instant::now()) {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                (avoid, avoids_early) = (self.standing.forgers(), false);
                 continue;
             }
             if stored.len() >= enough {
-                return Ok(stored);
+                return Ok(());
+            }
+            // It may have come back since.
+            if std::mem::take(&mut avoids_early) {
+                avoid = self.standing.forgers();
+                continue;
             }
             return Err(self.too_few(stored.len(), enough, target, errors));
+        }
+    }
+
+    /// Places for the shards that are not stored; none where there are too few servers.
+    async fn place(
+        &self,
+        shards: &Shards,
+        stored: &[Receipt],
+        avoid: &[ServerId],
+        enough: usize,
+        errors: &mut Vec<(Option<Code>, String)>,
+    ) -> Result<(u64, Vec<Place>), Failure> {
+        let request = PlaceRequest {
+            lease: self.lease,
+            stripe: shards.stripe,
+            geometry: shards.geometry,
+            file_bytes: shards.file_bytes,
+            stored: stored.iter().map(|r| (r.index, r.server)).collect(),
+            avoid: avoid.to_vec(),
+            min_shards: enough as u8,
+        };
+        match self.coordinator.place(&request).await {
+            Ok(placement) => Ok((placement.epoch, placement.places)),
+            Err(error) if error.code() == Some(Code::TooFewServers) => {
+                push_new(errors, (error.code(), error.to_string()));
+                Ok((0, Vec::new()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After a commit that was refused for the receipt of one server: does without that server
+    /// from here on. Every other refusal is a failure.
+    fn distrust(&self, error: server::Error, stored: &mut Vec<Receipt>) -> Result<(), Failure> {
+        let forger = error.blamed().filter(|blamed| stored.iter().any(|r| r.server == *blamed));
+        let Some(forger) = forger else { return Err(error.into()) };
+        stored.retain(|receipt| receipt.server != forger);
+        self.standing.distrust(forger);
+        self.tell_once(forger, &error.to_string());
+        Ok(())
+    }
+
+    /// Warns of a server when it fails this push for the first time.
+    fn tell_once(&self, server: ServerId, error: &str) {
+        if self.standing.is_first_failure(server) {
+            self.ui.warn(&format!("{error}; its shards wait, or go to other servers"), None);
         }
     }
 
@@ -223,6 +251,7 @@ impl Sender {
     ) -> (ServerId, server::Result<Receipt>) {
         let (counters, name) = (Arc::clone(&self.counters), place.name.clone());
         let on_sent = Arc::new(move |bytes| counters.sent(&name, bytes));
+        let began = Instant::now();
         let outcome = match shards.shard(place.index, on_sent) {
             Some(shard) => self.storage.put_shard(place, epoch, shard).await,
             None => Err(server::Error::Nonsense {
@@ -230,6 +259,7 @@ impl Sender {
                 why: format!("a place for shard {} of {}", place.index, shards.geometry),
             }),
         };
+        self.standing.note(place.server, &outcome, began);
         (place.server, outcome)
     }
 
@@ -268,74 +298,19 @@ impl Sender {
     }
 }
 
-struct Stored {
-    file_bytes: u64,
-    receipts: Vec<Receipt>,
-}
-
-/// A stripe's shards, ready to be sent any number of times without a copy.
-struct Shards {
-    stripe: codec::StripeId,
-    geometry: Geometry,
-    file_bytes: u64,
-    body_bytes: usize,
-    ends: Vec<(Bytes, codec::Digest, Bytes)>,
-    bodies: Bytes,
-}
-
-impl Shards {
-    fn new(stripe: Stripe, buffers: Option<BufferReturn>) -> Self {
-        Self {
-            stripe: stripe.id,
-            geometry: stripe.geometry,
-            file_bytes: stripe.file_bytes(),
-            body_bytes: stripe.shard_bytes as usize,
-            ends: stripe
-                .shards
-                .into_iter()
-                .map(|ends| (Bytes::from(ends.header), ends.header_hash, Bytes::from(ends.footer)))
-                .collect(),
-            bodies: Bytes::from_owner(Lent { buffer: stripe.bodies, buffers }),
-        }
-    }
-
-    fn shard(&self, index: u8, on_sent: Arc<dyn Fn(u64) + Send + Sync>) -> Option<PutShard> {
-        let at = usize::from(index);
-        let (header, header_hash, footer) = self.ends.get(at)?;
-        Some(PutShard {
-            stripe: self.stripe,
-            header: header.clone(),
-            header_hash: *header_hash,
-            body: self.bodies.slice(at * self.body_bytes..(at + 1) * self.body_bytes),
-            footer: footer.clone(),
-            on_sent,
-        })
-    }
-}
-
-/// A pool's buffer while its bytes are being sent; goes back when the last of them is let go.
-struct Lent {
-    buffer: Vec<u8>,
-    buffers: Option<BufferReturn>,
-}
-
-impl AsRef<[u8]> for Lent {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(buffers) = &self.buffers {
-            // The pool is gone when the push is over.
-            let _ = buffers.send(std::mem::take(&mut self.buffer));
-        }
-    }
-}
-
-fn is_stale(error: &server::Error) -> bool {
+/// Whether to ask again: the coordinator started anew in between (`place` gives new tickets), or
+/// the server did, or it is busy.
+fn is_passing(error: &server::Error) -> bool {
     matches!(error.code(), Some(Code::StaleEpoch | Code::Expired | Code::NotReady | Code::Busy))
+}
+
+fn sent(shards: &Shards, stripe: &CommitStripe, committed: Committed) -> Sent {
+    let server_bytes = shards.file_bytes * u64::from(committed.holders);
+    Sent { pack_bytes: stripe.pack_bytes, server_bytes, committed }
+}
+
+fn may_put_off(put_off: &[ServerId], server: ServerId) -> bool {
+    put_off.iter().filter(|s| **s == server).count() < PUT_OFFS_MAX
 }
 
 fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {

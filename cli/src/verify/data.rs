@@ -22,11 +22,8 @@ impl Verify<'_> {
             if self.outcome.lost.contains_key(&map.stripe) {
                 continue;
             }
-            match self.read_stripe(map).await {
-                Ok(()) => {}
-                Err(FetchError::Lost(why)) => drop(self.outcome.lost.insert(map.stripe, why)),
-                Err(FetchError::TooFewServers(_)) => drop(self.outcome.unknown.insert(map.stripe)),
-                Err(error @ FetchError::Coordinator(_)) => return Err(error.into()),
+            if let Err(error) = self.read_stripe(map).await {
+                self.outcome.unread(map.stripe, "its data", error)?;
             }
         }
         Ok(())

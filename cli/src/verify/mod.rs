@@ -18,7 +18,7 @@ use server::wire::{Found, PageQuery, SnapshotRow, StripeMap};
 
 use self::chunks::Walked;
 use crate::exit::Failure;
-use crate::fetch::Fetcher;
+use crate::fetch::{FetchError, Fetcher, Heal};
 use crate::snapshots::Rows;
 use crate::ui::Counters;
 use crate::vault::Vault;
@@ -94,7 +94,14 @@ pub async fn verify(
     let mut verify = Verify { fetcher, level, counters, outcome: Outcome::default() };
     match &snapshot {
         Some(row) => {
-            let walked = chunks::walk(&verify.fetcher, row).await?;
+            let walked = match chunks::walk(&verify.fetcher, row).await {
+                Ok(walked) => walked,
+                Err(error) => {
+                    verify.outcome.unread(row.id, "its manifest", error)?;
+                    verify.outcome.add_heals(verify.fetcher.heals());
+                    return Ok(verify.outcome);
+                }
+            };
             let Walked { stripes, lost_files } = walked;
             verify.outcome.lost_files.extend(lost_files.into_iter().map(|path| (row.id, path)));
             counters.total_files.store(stripes.len() as u64, Relaxed);
@@ -118,6 +125,7 @@ pub async fn verify(
         }
     }
     verify.name_lost_files(vault, snapshot).await?;
+    verify.outcome.add_heals(verify.fetcher.heals());
     Ok(verify.outcome)
 }
 
@@ -148,27 +156,79 @@ impl Verify<'_> {
         }
         let lost: BTreeSet<StripeId> = self.outcome.lost.keys().copied().collect();
         if let Some(row) = snapshot {
-            if !lost.is_empty() {
-                self.files_of(&row, &lost).await;
-            }
-            return Ok(());
+            return if lost.is_empty() { Ok(()) } else { self.files_of(&row, &lost).await };
         }
         let mut rows = Rows::new(vault.coordinator.clone());
         while let Some(row) = rows.next().await? {
-            self.files_of(&row, &lost).await;
+            self.files_of(&row, &lost).await?;
         }
         Ok(())
     }
 
-    async fn files_of(&mut self, row: &SnapshotRow, lost: &BTreeSet<StripeId>) {
+    async fn files_of(
+        &mut self,
+        row: &SnapshotRow,
+        lost: &BTreeSet<StripeId>,
+    ) -> Result<(), Failure> {
         match chunks::lost_files(&self.fetcher, row, lost).await {
             Ok(files) => {
                 self.outcome.lost_files.extend(files.into_iter().map(|path| (row.id, path)))
             }
-            // The manifest itself is gone, and with it the names.
-            Err(error) => drop(
-                self.outcome.lost.insert(row.id, format!("its manifest cannot be read: {error}")),
-            ),
+            Err(error) => self.outcome.unread(row.id, "its manifest", error)?,
         }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    /// Books why a stripe, or what hangs on it, cannot be read: lost, or out of reach just now.
+    fn unread(&mut self, stripe: StripeId, what: &str, error: FetchError) -> Result<(), Failure> {
+        match error {
+            FetchError::Lost(why) => {
+                self.lost.entry(stripe).or_insert(format!("{what} cannot be read: {why}"));
+            }
+            FetchError::TooFewServers(_) => drop(self.unknown.insert(stripe)),
+            error @ FetchError::Coordinator(_) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Takes in what reading met that no check had told.
+    fn add_heals(&mut self, heals: Vec<Heal>) {
+        let key = |bad: &BadShard| (bad.stripe, bad.index, bad.server.clone());
+        let known: BTreeSet<_> = self.bad.iter().map(key).collect();
+        let heals = heals.into_iter().map(|heal| {
+            let Heal { stripe, index, server, found } = heal;
+            BadShard { stripe, index, server, found }
+        });
+        self.bad.extend(heals.filter(|bad| !known.contains(&key(bad))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_reach_is_not_called_lost() {
+        let mut outcome = Outcome::default();
+        let (away, gone) = (StripeId([1; 32]), StripeId([2; 32]));
+        outcome.unread(away, "it", FetchError::TooFewServers("1 of 2".into())).unwrap();
+        assert!(outcome.lost.is_empty() && outcome.unknown.contains(&away));
+        outcome.unread(gone, "it", FetchError::Lost("bad".into())).unwrap();
+        assert_eq!(outcome.lost.keys().collect::<Vec<_>>(), [&gone]);
+    }
+
+    #[test]
+    fn damage_that_only_reading_met_is_told_once() {
+        let stripe = StripeId([1; 32]);
+        let heal = |index| {
+            let found = Found::Damaged("why".into());
+            Heal { stripe, index, server: "a".into(), found }
+        };
+        let mut outcome = Outcome::default();
+        outcome.add_heals(vec![heal(0), heal(1)]);
+        outcome.add_heals(vec![heal(0), heal(1)]);
+        assert_eq!(outcome.bad.len(), 2);
     }
 }

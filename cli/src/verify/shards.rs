@@ -13,11 +13,29 @@ use crate::exit::Failure;
 /// Shards in one request: hashing them all must not take minutes.
 const SHARDS_PER_REQUEST: usize = 32;
 
-/// What became of the shards of one stripe.
-#[derive(Default)]
+/// What became of the shards of one stripe, by index: one can have several holders.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
+    /// Some holder has it.
     good: usize,
+    /// All its holders said that they do not, or it has none.
     bad: usize,
+}
+
+impl Tally {
+    /// Of shards 0 to `shards`; a holder whose server did not answer has not been found anything.
+    fn new(shards: usize, found: &[(u8, Option<&Found>)]) -> Self {
+        let mut tally = Self::default();
+        for index in 0..shards as u8 {
+            let mut holders = found.iter().filter(|(i, _)| *i == index).map(|(_, found)| *found);
+            if holders.clone().any(|found| found == Some(&Found::Good)) {
+                tally.good += 1;
+            } else if holders.all(|found| found.is_some()) {
+                tally.bad += 1;
+            }
+        }
+        tally
+    }
 }
 
 impl Verify<'_> {
@@ -25,32 +43,31 @@ impl Verify<'_> {
         let found = self.ask(maps).await?;
         for map in maps {
             let tickets = self.fetcher.tickets().await?;
-            let mut tally = Tally::default();
+            let mut told = Vec::with_capacity(map.shards.len());
             for holder in &map.shards {
                 self.outcome.shards += 1;
-                match found.get(&(map.stripe, holder.index, holder.server)) {
-                    Some(Found::Good) => {
-                        tally.good += 1;
-                        if holder.bad {
-                            self.fetcher.report(map, holder.index, Found::Good).await;
-                        }
+                let found = found.get(&(map.stripe, holder.index, holder.server));
+                told.push((holder.index, found));
+                match found {
+                    Some(Found::Good) if holder.bad => {
+                        self.fetcher.note(map, holder, Found::Good).await;
                     }
+                    Some(Found::Good) => {}
                     Some(bad) => {
-                        tally.bad += 1;
                         let server = tickets.servers.get(&holder.server).map(|t| t.name.clone());
                         self.outcome.bad.push(BadShard {
                             stripe: map.stripe,
                             index: holder.index,
-                            server: server.unwrap_or_else(|| holder.server.0.to_string()),
+                            server: server.unwrap_or_else(|| format!("server {}", holder.server.0)),
                             found: bad.clone(),
                         });
-                        self.fetcher.report(map, holder.index, bad.clone()).await;
+                        self.fetcher.note(map, holder, bad.clone()).await;
                     }
                     // Its server did not answer: unknown, not gone.
                     None => {}
                 }
             }
-            self.judge(map, &tally);
+            self.judge(map, &Tally::new(map.geometry.shards(), &told));
         }
         Ok(())
     }
@@ -63,8 +80,7 @@ impl Verify<'_> {
         if map.shards.len() < geometry.shards() {
             self.outcome.below_target += 1;
         }
-        let missing = geometry.shards().saturating_sub(map.shards.len());
-        if tally.bad + missing > geometry.parity() {
+        if tally.bad > geometry.parity() {
             let why = format!(
                 "{} of {} shards are whole, {} are needed",
                 tally.good,
@@ -129,5 +145,23 @@ impl Verify<'_> {
             }
         }
         Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_counts_once_however_many_holders_it_has() {
+        let (good, gone) = (Some(&Found::Good), Some(&Found::Missing));
+        let tally = |found: &[_]| {
+            let Tally { good, bad } = Tally::new(3, found);
+            (good, bad)
+        };
+        assert_eq!(tally(&[(0, good), (1, good), (2, good)]), (3, 0));
+        assert_eq!(tally(&[(0, good), (0, good), (1, gone)]), (1, 2), "shard 2 has no holder");
+        assert_eq!(tally(&[(0, gone), (0, good), (1, None), (2, gone)]), (1, 1));
+        assert_eq!(tally(&[(0, gone), (0, None), (1, None), (2, None)]), (0, 0));
     }
 }

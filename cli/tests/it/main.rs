@@ -2,18 +2,30 @@
 
 // A test may fail where it stands.
 #![allow(clippy::unwrap_used)]
+// A test that a machine cannot run says so.
+#![allow(clippy::print_stdout)]
 
+mod fleet;
+mod http;
 mod sandbox;
 mod shards;
+mod source;
 mod trees;
 
+mod bits;
 mod command_line;
+mod coordinator_fails;
 mod damage;
+mod full_disks;
 mod hostile;
 mod local;
+mod nonsense;
 mod output;
 mod pull;
 mod push;
 mod push_again;
+mod pushes;
+mod refusals;
 mod round_trip;
+mod servers_fail;
 mod services;

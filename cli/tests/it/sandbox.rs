@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -67,6 +68,12 @@ impl Sandbox {
     /// Pulls what `source`, an absolute path, is in the newest snapshot into `to`.
     pub(crate) fn pull(&self, source: &Path, to: &Path) -> Ran {
         self.arc(["pull", &format!("latest:{}", text(source)), "--to", text(to)])
+    }
+
+    /// Starts `arc` and lets it run.
+    pub(crate) fn start<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Running {
+        let mut command = self.command(args);
+        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
     /// Starts `arc serve …` and waits for the line with its address.
@@ -191,6 +198,27 @@ impl Ran {
     }
 }
 
+/// A command under way; it may say less than a pipe holds.
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Whether it has not ended yet.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(self) -> Ran {
+        Ran(self.0.wait_with_output().unwrap())
+    }
+}
+
 /// A running service, killed with the test.
 pub(crate) struct Service {
     child: Child,
@@ -214,9 +242,12 @@ impl Service {
 
     /// SIGTERM, and the exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.child.wait().unwrap().code()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
 

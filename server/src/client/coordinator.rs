@@ -76,7 +76,9 @@ impl CoordinatorClient {
 
     /// Begins a push.
     pub async fn begin(&self, request: &BeginRequest) -> Result<Lease> {
-        self.post("/v1/leases", request).await
+        let lease: Lease = self.post("/v1/leases", request).await?;
+        self.check_snapshots(&lease.parent)?;
+        Ok(lease)
     }
 
     /// Prolongs a push's lease.
@@ -118,12 +120,16 @@ impl CoordinatorClient {
 
     /// Makes a snapshot known.
     pub async fn commit_snapshot(&self, request: &CommitSnapshot) -> Result<SnapshotRow> {
-        self.post("/v1/snapshots", request).await
+        let row: SnapshotRow = self.post("/v1/snapshots", request).await?;
+        self.check_snapshots([&row])?;
+        Ok(row)
     }
 
     /// A page of the kept snapshots, newest first.
     pub async fn snapshots(&self, query: &PageQuery) -> Result<Page<SnapshotRow>> {
-        self.get("/v1/snapshots", query).await
+        let page: Page<SnapshotRow> = self.get("/v1/snapshots", query).await?;
+        self.check_snapshots(&page.rows)?;
+        Ok(page)
     }
 
     /// Where `chunks` are.
@@ -134,21 +140,26 @@ impl CoordinatorClient {
         let stripes = answer.stripes.len() as u64;
         let sound = answer.places.len() == asked
             && answer.places.iter().flatten().all(|&(stripe, _)| u64::from(stripe) < stripes);
-        if sound {
-            Ok(answer)
-        } else {
-            Err(super::nonsense(&self.name(), "locate: places that are not in the answer"))
+        if !sound {
+            return Err(super::nonsense(&self.name(), "locate: places that are not in the answer"));
         }
+        self.check_maps(&answer.stripes)?;
+        Ok(answer)
     }
 
     /// The maps of `stripes`.
     pub async fn stripe_maps(&self, stripes: Vec<StripeId>) -> Result<Vec<StripeMap>> {
-        self.post("/v1/stripe-maps", &StripeMapsRequest { stripes }).await
+        let maps: Vec<StripeMap> =
+            self.post("/v1/stripe-maps", &StripeMapsRequest { stripes }).await?;
+        self.check_maps(&maps)?;
+        Ok(maps)
     }
 
     /// A page of all stripes.
     pub async fn stripes(&self, query: &PageQuery) -> Result<Page<StripeMap>> {
-        self.get("/v1/stripes", query).await
+        let page: Page<StripeMap> = self.get("/v1/stripes", query).await?;
+        self.check_maps(&page.rows)?;
+        Ok(page)
     }
 
     /// Tickets for reading on every server.
@@ -159,6 +170,29 @@ impl CoordinatorClient {
     /// Tells of a shard that was found missing, damaged or whole.
     pub async fn report(&self, report: &Report) -> Result<()> {
         self.post("/v1/reports", report).await
+    }
+
+    /// Refuses maps that nobody can compute with, before anybody does.
+    fn check_maps<'a>(&self, maps: impl IntoIterator<Item = &'a StripeMap>) -> Result<()> {
+        match maps.into_iter().find(|map| !map.is_sound()) {
+            None => Ok(()),
+            Some(map) => {
+                let why = format!("a map of stripe {:.12} that does not hold", map.stripe);
+                Err(super::nonsense(&self.name(), why))
+            }
+        }
+    }
+
+    /// Snapshots are named by the stripe with their record.
+    fn check_snapshots<'a>(&self, rows: impl IntoIterator<Item = &'a SnapshotRow>) -> Result<()> {
+        for row in rows {
+            self.check_maps([&row.stripe])?;
+            if row.id != row.stripe.stripe {
+                let why = format!("snapshot {:.12} with another's record", row.id);
+                return Err(super::nonsense(&self.name(), why));
+            }
+        }
+        Ok(())
     }
 
     fn name(&self) -> String {

@@ -14,6 +14,8 @@ use crate::{Error, Result};
 
 /// Bytes of a body that are handed to the connection at once.
 const PIECE_BYTES: usize = 256 * 1024;
+/// Longer answers get their memory as they come.
+const READ_AT_ONCE_BYTES: usize = 64 * 1024 * 1024;
 /// Whole files are checked at this pace or faster.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -103,7 +105,10 @@ impl StorageClient {
             .http
             .get(format!("{}/v1/shards/{stripe}/{index}", server.url))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
-            .header(reqwest::header::RANGE, format!("bytes={}-{}", range.start, range.end - 1));
+            .header(
+                reqwest::header::RANGE,
+                format!("bytes={}-{}", range.start, range.end.saturating_sub(1)),
+            );
         let moved = AtomicU64::new(0);
         let read = async {
             let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
@@ -111,7 +116,7 @@ impl StorageClient {
             if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
                 return Err(nonsense(&name, format!("status {} to a range", response.status())));
             }
-            let mut bytes = BytesMut::with_capacity(wanted);
+            let mut bytes = BytesMut::with_capacity(wanted.min(READ_AT_ONCE_BYTES));
             while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&name, &e))? {
                 if bytes.len() + piece.len() > wanted {
                     return Err(nonsense(&name, "more bytes than asked for"));

@@ -19,8 +19,8 @@ use super::servers::unknown_server;
 use crate::auth::{self, Grant};
 use crate::wire::{
     BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed, FrameEnd,
-    HaveAnswer, HaveRequest, Lease, LeaseId, Place, PlaceRequest, Placement, Receipt, ServerId,
-    SnapshotRow, State as Health,
+    HaveAnswer, HaveRequest, Lease, LeaseId, Place, PlaceRequest, Placement, Receipt, Refusal,
+    ServerId, SnapshotRow, State as Health,
 };
 use crate::{Error, Result};
 
@@ -297,12 +297,19 @@ fn check_receipt(core: &Core, commit: &CommitStripe, receipt: &Receipt) -> Resul
         return Err(bad_request(format!("{what} is in a commit of {:.12}", commit.stripe)));
     }
     if !auth::same(&mac, &receipt.mac.0) {
-        return Err(Error::refuse(Code::Forbidden, format!("{what} is not genuine")));
+        return Err(bad_receipt(receipt, format!("{what} is not genuine")));
     }
     if receipt.epoch > core.catalog.epoch {
         let (named, now) = (receipt.epoch, core.catalog.epoch);
-        let message = format!("{what} is of epoch {named}, and this is {now}");
-        return Err(Error::refuse(Code::Forbidden, message));
+        return Err(bad_receipt(receipt, format!("{what} is of epoch {named}, and this is {now}")));
     }
     Ok(())
+}
+
+/// Blames the server, so that the push can do without it.
+fn bad_receipt(receipt: &Receipt, message: String) -> Error {
+    Error::Refuse(Refusal {
+        server: Some(receipt.server),
+        ..Refusal::new(Code::BadReceipt, message)
+    })
 }

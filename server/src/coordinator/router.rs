@@ -14,11 +14,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Core, push, read, servers};
 use crate::auth::{self, Role, Token};
-use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery};
+use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
 
-/// The longest body of a request.
-const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A request is answered or given up within this time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -54,7 +52,7 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .merge(join)
         .method_not_allowed_fallback(no_such_path)
         .fallback(no_such_path)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .layer(middleware::from_fn(in_time))
         .with_state(core)
 }
@@ -122,7 +120,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let bound = format!("a request's body has at most {BODY_BYTES_MAX} bytes");
+                let bound = format!("a request's body has at most {REQUEST_BYTES_MAX} bytes");
                 Error::refuse(Code::TooLarge, bound)
             } else {
                 bad_request("the body was cut off")

@@ -37,18 +37,20 @@ pub(super) async fn get(
     let opened = blocking(move || Opened::open(&shelf, address)).await?;
     let asked = headers.get(RANGE).map(|value| value.to_str().unwrap_or_default());
     let range = match asked {
-        None => 0..opened.file_bytes,
-        Some(text) => match parse_range(text, opened.file_bytes) {
+        None => 0..opened.file_bytes(),
+        // Of a file whose length is unknown, what is not there was cut off.
+        Some(text) => match parse_range(text, opened.whole_bytes.unwrap_or(u64::MAX)) {
             Some(range) => range,
-            None => return Ok(not_satisfiable(text, opened.file_bytes)),
+            None => return Ok(not_satisfiable(text, opened.file_bytes())),
         },
     };
     if range.end > opened.present_bytes {
-        let (present, whole) = (opened.present_bytes, opened.file_bytes);
+        let (present, whole) = (opened.present_bytes, opened.whole_bytes);
+        let whole = whole.map_or("unknown".to_owned(), |bytes| bytes.to_string());
         let why = format!("shard {address} was cut short: {present} of {whole} bytes are there");
         return Err(Error::refuse(Code::Damaged, why));
     }
-    let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, opened.file_bytes);
+    let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, opened.file_bytes());
     let answer = Response::builder()
         .header(CONTENT_TYPE, "application/octet-stream")
         .header(ACCEPT_RANGES, "bytes")
@@ -67,8 +69,8 @@ pub(super) async fn get(
 /// A shard file that is open for reading.
 struct Opened {
     file: Arc<File>,
-    /// Bytes it should have, by its header; those it has when the header is unreadable.
-    file_bytes: u64,
+    /// Bytes it should have, by its header; `None` when that is unreadable.
+    whole_bytes: Option<u64>,
     present_bytes: u64,
 }
 
@@ -83,12 +85,16 @@ impl Opened {
         };
         let present_bytes = file.metadata().map_err(Error::io("cannot read", &path))?.len();
         // What is behind a damaged header is given as it is: the reader checks all it gets.
-        let file_bytes = match read_header(&file, &path, present_bytes) {
-            Ok(header) => header.file_bytes(),
-            Err(_) if present_bytes > 0 => present_bytes,
+        let whole_bytes = match read_header(&file, &path, present_bytes) {
+            Ok(header) => Some(header.file_bytes()),
+            Err(_) if present_bytes > 0 => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { file: Arc::new(file), file_bytes, present_bytes })
+        Ok(Self { file: Arc::new(file), whole_bytes, present_bytes })
+    }
+
+    fn file_bytes(&self) -> u64 {
+        self.whole_bytes.unwrap_or(self.present_bytes)
     }
 }
 
@@ -105,7 +111,7 @@ fn parse_range(text: &str, file_bytes: u64) -> Option<Range<u64>> {
 
 fn not_satisfiable(text: &str, file_bytes: u64) -> Response {
     let message = format!("{text:?} is not a range bytes=a-b of {file_bytes} bytes");
-    let refusal = Refusal { code: Code::BadRequest, message };
+    let refusal = Refusal::new(Code::BadRequest, message);
     let whole = [(CONTENT_RANGE, format!("bytes */{file_bytes}"))];
     (StatusCode::RANGE_NOT_SATISFIABLE, whole, Json(refusal)).into_response()
 }

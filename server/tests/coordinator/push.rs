@@ -111,9 +111,9 @@ async fn receipts_are_proofs_or_nothing_changes() {
         commit
     };
     let cases = [
-        ("wrong mac", Code::Forbidden, changed(&|c| c.receipts[0].mac.0[3] ^= 1)),
-        ("no mac", Code::Forbidden, changed(&|c| c.receipts[0].mac.0.clear())),
-        ("other header", Code::Forbidden, changed(&|c| c.receipts[0].header_hash.0[0] ^= 1)),
+        ("wrong mac", Code::BadReceipt, changed(&|c| c.receipts[0].mac.0[3] ^= 1)),
+        ("no mac", Code::BadReceipt, changed(&|c| c.receipts[0].mac.0.clear())),
+        ("other header", Code::BadReceipt, changed(&|c| c.receipts[0].header_hash.0[0] ^= 1)),
         ("server of no ticket", Code::Conflict, {
             changed(&|c| c.receipts[0] = spare.receipt(c.stripe, 0, epoch))
         }),
@@ -126,7 +126,7 @@ async fn receipts_are_proofs_or_nothing_changes() {
                 c.receipts[0] = at(0).receipt(c.stripe, 2, epoch);
             })
         }),
-        ("epoch to come", Code::Forbidden, {
+        ("epoch to come", Code::BadReceipt, {
             changed(&|c| c.receipts[0] = at(0).receipt(c.stripe, 0, epoch + 1))
         }),
         ("other stripe", Code::BadRequest, {
@@ -149,6 +149,8 @@ async fn receipts_are_proofs_or_nothing_changes() {
     for (what, code, commit) in cases {
         let refused = fixture.commit(&commit).await.unwrap_err();
         assert_eq!(refused.refusal.code, code, "{what}: {}", refused.refusal);
+        let blamed = (code == Code::BadReceipt).then_some(good.receipts[0].server);
+        assert_eq!(refused.refusal.server, blamed, "{what}");
     }
     let status = fixture.status().await;
     assert_eq!((status.stripes, status.chunks, status.shard_bytes), (0, 0, 0));

@@ -102,6 +102,11 @@ async fn a_file_cut_on_disk_is_never_given_as_a_whole_one() {
         let whole = server.get(&shard, None).await;
         let complete = whole.status().is_success() && bytes == 0;
         assert!(!complete, "an empty file");
+        // Neither is that a client's mistake, nor are some of the bytes an answer.
+        for range in ["bytes=0-4095", "bytes=4096-5000"] {
+            let refusal = answer::<()>(server.get(&shard, Some(range)).await).await.unwrap_err();
+            assert_eq!(refusal.code, Code::Damaged, "{range} of {bytes}: {refusal}");
+        }
     }
 }
 

@@ -92,6 +92,10 @@ fn run(db: &Connection, clock: Clock, mut waiting: mpsc::Receiver<Option<Job>>) 
             break;
         }
     }
+    // A copy of catalog.db alone, made while the coordinator is stopped, then has everything.
+    if let Err(error) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "the catalog's log was not written into it");
+    }
 }
 
 /// Runs and commits a group. After a failed write to disk nothing is tried again: what the
@@ -147,7 +151,7 @@ fn refusal_of(error: &rusqlite::Error) -> Refusal {
         ),
         _ => (Code::Internal, "the catalog could not commit, see the coordinator's log"),
     };
-    Refusal { code, message: message.into() }
+    Refusal::new(code, message)
 }
 
 #[cfg(test)]

@@ -1,0 +1,82 @@
+//! A coordinator that is killed, stopped, or away.
+
+use crate::fleet::{Fleet, eventually};
+use crate::source::{self, assert_same, bytes_below};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn i14_a_coordinator_killed_in_mid_push_and_restarted_costs_nothing() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 20, 40);
+    let push = fleet.push_until(10 * MIB, &[]);
+    fleet.kill_coordinator();
+    fleet.revive_coordinator();
+    let summary = push.finish().exits(0).json_of("summary");
+    assert_eq!(summary["stripes_below_target"], 0);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}
+
+#[test]
+fn one_killed_again_and_again_costs_a_push_no_more() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 21, 40);
+    let mut push = fleet.push_until(4 * MIB, &[]);
+    for _ in 0..3 {
+        let sent = fleet.stored_bytes();
+        fleet.kill_coordinator();
+        fleet.revive_coordinator();
+        eventually("the push goes on", || fleet.stored_bytes() > sent + 5 * MIB || !push.runs());
+    }
+    push.finish().exits(0);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}
+
+#[test]
+fn a_coordinator_that_stays_away_ends_the_push_with_13_and_loses_nothing() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 22, 30);
+    fleet.push(&[]).exits(0);
+    let first = fleet.snapshots();
+    std::fs::write(fleet.source().join("more"), source::noise(23, 30 << 20)).unwrap();
+    let push = fleet.push_until(10 * MIB, &["--wait-servers=1s"]);
+    fleet.kill_coordinator();
+    let error = push.finish().exits(13).json_of("error").to_string();
+    assert!(error.contains(&fleet.url()), "{error}");
+    fleet.revive_coordinator();
+    assert_eq!(fleet.snapshots(), first);
+    fleet.push(&[]).exits(0);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}
+
+#[test]
+fn i7_a_coordinator_restarted_in_mid_pull_costs_nothing() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 24, 40);
+    fleet.push(&[]).exits(0);
+    let to = fleet.target();
+    let mut pull = fleet.sandbox.start(fleet.pull_line("latest", &to));
+    eventually("the pull has some bytes", || {
+        assert!(pull.runs(), "the pull ended before the coordinator was killed");
+        bytes_below(&to) > 2 * MIB
+    });
+    fleet.kill_coordinator();
+    fleet.revive_coordinator();
+    pull.finish().exits(0);
+    assert_same(&fleet.source(), &to);
+}
+
+#[test]
+fn one_told_to_stop_in_mid_push_ends_with_0_and_the_push_goes_on_with_the_next() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 25, 40);
+    let push = fleet.push_until(10 * MIB, &[]);
+    assert_eq!(fleet.terminate_coordinator(), Some(0));
+    fleet.revive_coordinator();
+    push.finish().exits(0);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}

@@ -1,0 +1,143 @@
+//! Storage servers that are killed, hang, or are stopped.
+
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+
+use crate::fleet::{Fleet, eventually};
+use crate::source::{self, assert_same, bytes_below};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn i7_with_two_of_six_servers_dead_every_byte_comes_back() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 10, 40);
+    let summary = fleet.push(&[]).exits(0).json_of("summary");
+    assert_eq!(summary["stripes_below_target"], 0);
+    fleet.kill(1);
+    fleet.kill(4);
+    fleet.pull_exact("latest");
+    let verified = fleet.sandbox.arc(["--json", "verify"]).exits(7).json_of("summary");
+    assert_eq!(verified["unreachable_servers"].as_array().unwrap().len(), 2);
+    assert_eq!(verified["lost_stripes"], 0);
+    // A third one: nothing is known to be lost, and nothing can be read.
+    fleet.kill(5);
+    let to = fleet.target();
+    let refused = fleet.sandbox.arc(fleet.pull_line("latest", &to)).exits(6);
+    assert!(refused.stdout().contains("do not answer"), "{}", refused.stdout());
+    let is_empty = |path: &PathBuf| path.metadata().unwrap().len() == 0;
+    assert!(source::files(&to).iter().all(is_empty));
+    for number in [1, 4, 5] {
+        fleet.revive(number);
+    }
+    fleet.until_up(6);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}
+
+#[test]
+fn i1_a_server_killed_in_mid_push_and_back_in_time_costs_nothing() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 11, 30);
+    let push = fleet.push_until(10 * MIB, &[]);
+    fleet.kill(2);
+    fleet.revive(2);
+    let summary = push.finish().exits(0).json_of("summary");
+    assert_eq!(summary["stripes_below_target"], 0);
+    fleet.is_whole();
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn a_server_that_stays_away_is_done_without_and_said() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 12, 30);
+    let push = fleet.push_until(10 * MIB, &["--wait-servers=2s"]);
+    fleet.kill(2);
+    let ran = push.finish().exits(7);
+    let summary = ran.json_of("summary");
+    assert!(summary["stripes_below_target"].as_u64().unwrap() > 0, "{summary}");
+    assert!(
+        ran.stdout().contains("\"warning\"") && ran.stdout().contains("c "),
+        "{}",
+        ran.stdout()
+    );
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn with_two_servers_away_no_snapshot_is_committed_and_the_next_push_ends_well() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 13, 30);
+    let push = fleet.push_until(10 * MIB, &["--wait-servers=2s"]);
+    fleet.kill(0);
+    fleet.kill(3);
+    let error = push.finish().exits(6).json_of("error").to_string();
+    assert!(error.contains("no snapshot was committed"), "{error}");
+    assert!(error.contains("a http://") || error.contains("a is suspect"), "{error}");
+    assert_eq!(fleet.snapshots(), 0);
+    fleet.revive(0);
+    fleet.revive(3);
+    fleet.until_up(6);
+    // A stripe that had all shards but one when the first server went was committed so.
+    let status = fleet.sandbox.arc(["--json", "status"]).json_of("summary");
+    let is_below = status["stripes_below_target"] != 0;
+    fleet.push(&[]).exits(if is_below { 7 } else { 0 });
+    fleet.pull_exact("latest");
+    if !is_below {
+        fleet.is_whole();
+    }
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_server_that_hangs_in_mid_push() {
+    let fleet = Fleet::new("4+2", 7);
+    source::make(&fleet.source(), 14, 30);
+    let push = fleet.push_until(10 * MIB, &["--stall=1s"]);
+    fleet.signal(3, Signal::STOP);
+    let summary = push.finish().exits(0).json_of("summary");
+    assert_eq!(summary["stripes_below_target"], 0);
+    fleet.pull_exact("latest");
+    fleet.signal(3, Signal::CONT);
+    fleet.until_up(7);
+    fleet.is_whole();
+}
+
+#[test]
+fn without_a_spare_a_server_that_hangs_is_waited_for() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 15, 20);
+    let push = fleet.push_until(6 * MIB, &["--stall=1s", "--wait-servers=2s"]);
+    fleet.signal(3, Signal::STOP);
+    push.finish().exits(7);
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn i7_a_server_that_hangs_in_mid_pull_is_passed_over() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 16, 40);
+    fleet.push(&[]).exits(0);
+    let to = fleet.target();
+    let mut pull = fleet.sandbox.start(fleet.pull_line("latest", &to));
+    eventually("the pull has some bytes", || {
+        assert!(pull.runs(), "the pull ended before the server hung");
+        bytes_below(&to) > 4 * MIB
+    });
+    fleet.signal(2, Signal::STOP);
+    pull.finish().exits(0);
+    assert_same(&fleet.source(), &to);
+}
+
+#[test]
+fn a_server_told_to_stop_in_mid_push_finishes_what_it_has_begun() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 17, 30);
+    let push = fleet.push_until(10 * MIB, &[]);
+    assert_eq!(fleet.terminate(1), Some(0));
+    fleet.revive(1);
+    push.finish().exits(0);
+    fleet.is_whole();
+    fleet.pull_exact("latest");
+}
