@@ -34,12 +34,11 @@ fn a_snapshot_is_latest_or_one_before_it_or_digits_of_its_id() {
     assert_eq!(content(&ids[2][..8].to_uppercase()), "3");
     let unknown = ["0000", "1111"].into_iter().find(|four| ids.iter().all(|id| &id[..4] != *four));
     for wrong in [&ids[0][..3], unknown.unwrap(), "latest~3", "latest~x", "newest", "", "zzzz"] {
-        for command in ["pull", "verify", "ls"] {
-            let to: &[&str] = if command == "pull" { &["--to", "out"] } else { &[] };
-            let ran = sandbox.arc([&[command, wrong], to].concat()).exits(14);
-            assert!(ran.stderr().contains("arc snapshots"), "{}", ran.stderr());
-        }
+        let ran = sandbox.arc(["pull", wrong, "--to", "out"]).exits(14);
+        assert!(ran.stderr().contains("arc snapshots"), "{}", ran.stderr());
     }
+    sandbox.arc(["verify", "latest~3"]).exits(14);
+    sandbox.arc(["ls", "newest"]).exits(14);
     assert!(!sandbox.path("out").exists());
 }
 

@@ -66,14 +66,15 @@ pub(crate) fn all(sandbox: &Sandbox) -> Vec<ShardFile> {
     keyed.into_iter().map(|(_, file)| file).collect()
 }
 
-/// The files of the data stripe that was written first: it has no page of the manifest.
-pub(crate) fn first_data_stripe(sandbox: &Sandbox) -> Vec<ShardFile> {
+/// The data stripes but for the last, each with its files by index: they have no page of the
+/// manifest.
+pub(crate) fn data_stripes(sandbox: &Sandbox) -> Vec<Vec<ShardFile>> {
     let mut files = all(sandbox);
     files.retain(|file| file.kind == Kind::Data);
-    let stripe = files[0].stripe.clone();
-    assert!(files.iter().any(|file| file.stripe != stripe), "there is one data stripe only");
-    files.retain(|file| file.stripe == stripe);
-    files
+    let mut stripes: Vec<Vec<ShardFile>> =
+        files.chunk_by(|a, b| a.stripe == b.stripe).map(<[_]>::to_vec).collect();
+    stripes.pop();
+    stripes
 }
 
 fn shard_file(path: PathBuf) -> ShardFile {
