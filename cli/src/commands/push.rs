@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use codec::manifest::check_path;
 use serde_json::json;
-use server::wire::State;
+use server::wire::{ServerInfo, State};
 
 use super::Global;
 use super::quantity::{parse_bytes, parse_duration};
@@ -253,10 +253,10 @@ async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Re
         ),
     };
     lines.push(survives);
-    let away: Vec<&str> =
-        servers.iter().filter(|s| s.state != State::Up).map(|s| s.name.as_str()).collect();
+    let is_away = |server: &&ServerInfo| server.state != State::Up;
+    let away: Vec<&str> = servers.iter().filter(is_away).map(|s| s.name.as_str()).collect();
     if !away.is_empty() {
-        lines.push(format!("just now {} of them do not answer: {}", away.len(), away.join(", ")));
+        lines.push(format!("away just now: {}", away.join(", ")));
     }
     if stats.warnings > 0 {
         lines.push(format!(
@@ -269,6 +269,7 @@ async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Re
         "parent": outcome.parent,
         "code": geometry.to_string(),
         "servers": servers.len(),
+        "servers_away": away,
         "stripes": outcome.stripes,
         "stripes_below_target": outcome.stripes_below_target,
         "took_ms": outcome.took.as_millis() as u64,

@@ -1,5 +1,9 @@
 //! A coordinator that is killed, stopped, or away.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
+
 use crate::fleet::{Fleet, eventually};
 use crate::source::{self, assert_same, bytes_below};
 
@@ -48,6 +52,25 @@ fn a_coordinator_that_stays_away_ends_the_push_with_13_and_loses_nothing() {
     fleet.revive_coordinator();
     assert_eq!(fleet.snapshots(), first);
     fleet.push(&[]).exits(0);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}
+
+#[test]
+fn one_that_hangs_for_a_while_is_waited_for() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 26, 40);
+    let mut push = fleet.push_until(6 * MIB, &[]);
+    fleet.signal_coordinator(Signal::STOP);
+    // Without it no third stripe is placed: the push comes to rest.
+    let mut last = 0;
+    eventually("the push stands still", || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut last, fleet.stored_bytes()) == last
+    });
+    assert!(push.runs());
+    fleet.signal_coordinator(Signal::CONT);
+    push.finish().exits(0);
     fleet.pull_exact("latest");
     fleet.is_whole();
 }

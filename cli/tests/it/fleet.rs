@@ -143,6 +143,11 @@ impl Fleet {
         self.coordinator.take().unwrap().kill();
     }
 
+    /// A signal for the coordinator.
+    pub(crate) fn signal_coordinator(&self, signal: Signal) {
+        self.coordinator.as_ref().unwrap().signal(signal);
+    }
+
     /// SIGTERM of the coordinator, and its exit code.
     pub(crate) fn terminate_coordinator(&mut self) -> Option<i32> {
         self.coordinator.take().unwrap().terminate()

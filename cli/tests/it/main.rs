@@ -1,9 +1,7 @@
 //! The binary `arc` from outside, each test in a machine of its own.
 
-// A test may fail where it stands.
-#![allow(clippy::unwrap_used)]
-// A test that a machine cannot run says so.
-#![allow(clippy::print_stdout)]
+// A test may fail where it stands, and say that it was skipped.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod fleet;
 mod http;

@@ -1,6 +1,8 @@
 //! Pushes that are killed, and pushes that meet each other.
 
-use crate::fleet::Fleet;
+use rustix::process::Signal;
+
+use crate::fleet::{Fleet, Setup, eventually};
 use crate::sandbox::Sandbox;
 use crate::source;
 
@@ -47,6 +49,28 @@ fn check_left_overs(fleet: &Fleet, kills: usize) {
     assert!(there >= known, "{there} files for {known} shards");
     let most = kills * STRIPES_IN_FLIGHT * 6;
     assert!(there - known <= most, "{} shards sent in vain by {kills} kills", there - known);
+}
+
+#[test]
+fn i14_a_push_that_slept_past_its_lease_goes_on_or_says_so() {
+    let fleet = Fleet::of(Setup { code: "2+1", servers: 3, coordinator: &["--lease=3s"] });
+    source::make(&fleet.source(), 4, 40);
+    let push = fleet.push_until(10 * MIB, &[]);
+    push.signal(Signal::STOP);
+    eventually("its lease is over", || {
+        let status = fleet.sandbox.arc(["--json", "status"]).exits(0).json_of("summary");
+        status["leases"] == 0
+    });
+    push.signal(Signal::CONT);
+    let ended = push.finish().code();
+    if ended == 11 {
+        assert_eq!(fleet.snapshots(), 0);
+        fleet.push(&[]).exits(0);
+    } else {
+        assert_eq!(ended, 0);
+    }
+    fleet.pull_exact("latest");
+    fleet.is_whole();
 }
 
 #[test]

@@ -115,6 +115,32 @@ fn without_a_spare_a_server_that_hangs_is_waited_for() {
 }
 
 #[test]
+fn a_push_with_a_server_away_from_the_start_names_it() {
+    let mut fleet = Fleet::new("2+2", 4);
+    source::make(&fleet.source(), 18, 4);
+    fleet.kill(3);
+    fleet.until_up(3);
+    let summary = fleet.push(&["--wait-servers=0s"]).exits(7).json_of("summary");
+    assert_eq!(summary["servers_away"], serde_json::json!(["d"]));
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn i4_a_server_that_hangs_is_unknown_to_verify_and_nothing_is_lost() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 19, 4);
+    fleet.push(&[]).exits(0);
+    fleet.signal(2, Signal::STOP);
+    fleet.until_up(5);
+    let verified = fleet.sandbox.arc(["--json", "verify"]).exits(7).json_of("summary");
+    assert_eq!(verified["unreachable_servers"], serde_json::json!(["c"]));
+    assert_eq!(verified["bad_shards"], 0);
+    fleet.signal(2, Signal::CONT);
+    fleet.until_up(6);
+    fleet.is_whole();
+}
+
+#[test]
 fn i7_a_server_that_hangs_in_mid_pull_is_passed_over() {
     let fleet = Fleet::new("4+2", 6);
     source::make(&fleet.source(), 16, 40);

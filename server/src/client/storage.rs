@@ -9,7 +9,7 @@ use codec::{Digest, StripeId};
 use futures_util::stream;
 
 use super::{accepted, http_client, json, nonsense, unreachable};
-use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt};
+use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, State};
 use crate::{Error, Result};
 
 /// Bytes of a body that are handed to the connection at once.
@@ -18,6 +18,8 @@ const PIECE_BYTES: usize = 256 * 1024;
 const READ_AT_ONCE_BYTES: usize = 64 * 1024 * 1024;
 /// Whole files are checked at this pace or faster.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
+/// A server that the coordinator does not hear either may hang: it gets a chance, not minutes.
+const SILENT_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The storage servers, spoken to with tickets. Nothing is retried here: what to do about
 /// a server that fails is the caller's decision.
@@ -138,12 +140,14 @@ impl StorageClient {
     /// Has a server look at its own shards.
     pub async fn check(&self, server: &ReadTicket, request: &CheckRequest) -> Result<CheckAnswer> {
         let name = format!("{} {}", server.name, server.url);
+        let is_silent = matches!(server.state, State::Suspect | State::Down);
+        let timeout = if is_silent { SILENT_CHECK_TIMEOUT } else { CHECK_TIMEOUT };
         let response = self
             .http
             .post(format!("{}/v1/check", server.url))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
             .json(request)
-            .timeout(CHECK_TIMEOUT)
+            .timeout(timeout)
             .send()
             .await
             .map_err(|e| unreachable(&name, &e))?;
