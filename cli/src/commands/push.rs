@@ -16,7 +16,7 @@ use crate::push::{self, Options, Outcome, Source};
 use crate::snapshots;
 use crate::tree::{Excludes, Trust};
 use crate::ui::{Counters, Ui, View, bytes_text, count_text, duration_text, plural};
-use crate::vault::{self, Vault, survives_any};
+use crate::vault::{self, Vault};
 
 /// Memory to work in unless `--memory` says otherwise.
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -239,16 +239,17 @@ async fn summary(vault: &Vault, outcome: &Outcome, dry_run: bool, ui: &Ui) -> Re
             bytes_text(stats.bytes_on_servers),
         ),
     ];
-    let servers = vault::all_servers(&vault.coordinator).await?;
+    // The snapshot is saved, whatever becomes of this question.
+    let servers = vault::all_servers(&vault.coordinator).await.unwrap_or_default();
     let geometry = vault.geometry();
     let survives = match outcome.stripes_below_target {
         0 => format!(
-            "survives {} of {}; every shard synced",
-            survives_any(geometry.parity(), "server"),
-            servers.len()
+            "survives the loss of any {} of {}; every shard synced",
+            geometry.parity(),
+            plural(servers.len() as u64, "server")
         ),
         short => format!(
-            "{} of the vault have fewer shards than {geometry} asks for: mended by the next push or repair",
+            "{} of the vault lack shards that {geometry} asks for, and survive less until they are repaired",
             plural(short, "stripe")
         ),
     };

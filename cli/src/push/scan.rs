@@ -31,6 +31,8 @@ const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 const BATCH_ENTRIES: usize = 1024;
 /// Bytes of a long file that are read, cut and hashed at once.
 const READ_BYTES: usize = 2 * CHUNK_BYTES_MAX;
+/// Room for what a file has grown meanwhile.
+const READ_BYTES_MIN: usize = 64 * 1024;
 /// A file that was changed this short a time before it was read could have been changed
 /// again without its times telling (coarse clocks): it is read again next time.
 const RECENT_MS: i64 = 2_000;
@@ -159,7 +161,7 @@ impl Scan {
             self.counters.scan_done.store(true, Relaxed);
         }
         if let Some(error) = &self.parent.failed {
-            self.warn(format!("the parent's manifest could not be read to its end, so more was read anew: {error}"), None);
+            self.ui.warn(&format!("the parent's manifest could not be read to its end, so more was read anew: {error}"), None);
         }
         self.stats
     }
@@ -372,7 +374,7 @@ impl Scan {
         let mut content = ContentBuilder::new();
         let mut rest: Bytes = Bytes::new();
         loop {
-            let mut buffer = Vec::with_capacity(read_bytes.max(rest.len() + 1));
+            let mut buffer = Vec::with_capacity(read_bytes.max(rest.len() + READ_BYTES_MIN));
             buffer.extend_from_slice(&rest);
             let room = buffer.capacity() - buffer.len();
             let read = input.by_ref().take(room as u64).read_to_end(&mut buffer)?;
@@ -431,7 +433,14 @@ impl Scan {
     }
 
     fn problem(&mut self, problem: &Problem) {
-        self.warn(format!("cannot {}: {}", problem.doing, problem.error), Some(&problem.path));
+        let what = format!("cannot {}: {}", problem.doing, problem.error);
+        match problem.error.kind() {
+            // A socket has no contents: leaving it out leaves nothing out.
+            io::ErrorKind::Unsupported => {
+                self.ui.warn(&what, Some(&tree::absolute(&problem.path)));
+            }
+            _ => self.warn(what, Some(&problem.path)),
+        }
     }
 
     fn warn(&mut self, what: String, path: Option<&[u8]>) {
