@@ -47,9 +47,9 @@ const STRIPES_IN_FLIGHT: usize = 2;
 /// Bytes of a metadata pack.
 const METADATA_PACK_BYTES: u64 = 16 * 1024 * 1024;
 /// What a push needs beside its stripes: batches being read, compressors, connections, the program.
-const WORKING_SET_BYTES: u64 = 72 * 1024 * 1024;
+const WORKING_SET_BYTES: u64 = 112 * 1024 * 1024;
 /// Sizes of data packs, the largest that fits the memory allowed is taken.
-const PACK_BYTES: [u64; 4] = [64 << 20, 32 << 20, 16 << 20, 8 << 20];
+const PACK_BYTES: [u64; 7] = [64 << 20, 48 << 20, 32 << 20, 24 << 20, 16 << 20, 12 << 20, 8 << 20];
 
 /// What to push.
 pub enum Source {
@@ -474,7 +474,7 @@ mod tests {
     #[test]
     fn packs_are_as_large_as_the_memory_allows() {
         let code = Geometry::new(4, 2).unwrap();
-        assert_eq!(pack_bytes(code, 256 << 20), 32 << 20);
+        assert_eq!(pack_bytes(code, 256 << 20), 24 << 20);
         assert_eq!(pack_bytes(code, 512 << 20), 64 << 20);
         assert_eq!(pack_bytes(code, 1 << 20), 8 << 20);
         assert_eq!(pack_bytes(Geometry::new(2, 2).unwrap(), 256 << 20), 16 << 20);
