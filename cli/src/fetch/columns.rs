@@ -220,6 +220,7 @@ impl Fetcher {
         let mut candidates: Vec<Candidate> = Vec::with_capacity(map.shards.len());
         for holder in &map.shards {
             if self.trouble.is_bad(map.stripe, holder)
+                || self.trouble.is_given_up(holder.server)
                 || !tickets.servers.contains_key(&holder.server)
             {
                 continue;
@@ -304,7 +305,7 @@ impl Fetcher {
                     }
                     _ if is_stale(&error) => self.trouble.renew_tickets().await,
                     // Nonsense is no answer of a server of ours and says nothing of the shard.
-                    _ => self.trouble.silent_server(holder.server, error.to_string()),
+                    _ => self.trouble.silent_server(holder.server, error.to_string(), patient),
                 }
                 tracing::debug!(%error, stripe = %map.stripe, index = holder.index, "read failed");
                 Err(())

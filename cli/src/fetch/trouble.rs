@@ -11,6 +11,9 @@ use tokio::sync::RwLock;
 
 use super::Result;
 
+/// A server that was waited for in vain is not asked again for this long.
+const GIVEN_UP_FOR: Duration = Duration::from_secs(60);
+
 /// Something that reading met and got around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heal {
@@ -42,6 +45,8 @@ pub(super) struct Trouble {
 struct Known {
     /// Servers that did not answer in time, and why.
     silent: HashMap<ServerId, String>,
+    /// Those of them that were waited for patiently, and when that was in vain.
+    given_up: HashMap<ServerId, Instant>,
     /// Shards that are not what they should be.
     bad: HashSet<(StripeId, u8, ServerId)>,
     heals: Vec<Heal>,
@@ -96,8 +101,17 @@ impl Trouble {
         *self.tickets.write().await = None;
     }
 
-    pub(super) fn silent_server(&self, server: ServerId, why: String) {
-        self.known().silent.insert(server, why);
+    pub(super) fn silent_server(&self, server: ServerId, why: String, patient: bool) {
+        let mut known = self.known();
+        known.silent.insert(server, why);
+        if patient {
+            known.given_up.insert(server, Instant::now());
+        }
+    }
+
+    /// Whether a server was waited for in vain just now: every stripe would wait as long again.
+    pub(super) fn is_given_up(&self, server: ServerId) -> bool {
+        self.known().given_up.get(&server).is_some_and(|at| at.elapsed() < GIVEN_UP_FOR)
     }
 
     pub(super) fn why_silent(&self, server: ServerId) -> Option<String> {
