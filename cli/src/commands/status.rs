@@ -102,7 +102,7 @@ fn safety(status: &Status, geometry: Geometry) -> Vec<String> {
     }
     if status.stripes_below_target > 0 {
         lines.push(format!(
-            "{} lack shards for good until they are repaired or pushed again",
+            "{} lack shards for good until they are repaired",
             plural(status.stripes_below_target, "stripe")
         ));
     }
@@ -187,7 +187,7 @@ mod tests {
             [
                 "1 stripe of 10 cannot be read just now: more than 2 shards are out of reach",
                 "2 stripes of 10 can be read, but one more loss is too much",
-                "1 stripe lack shards for good until they are repaired or pushed again",
+                "1 stripe lack shards for good until they are repaired",
             ]
         );
         assert_eq!(servers(&bad), ["3 up, 3 down"]);
