@@ -128,8 +128,8 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
                 Err(_) => "nothing is known to be lost".to_owned(),
                 Ok(0) => "everything can be read, but one more loss is too much".to_owned(),
                 Ok(margin) => {
-                    let survives = survives_any(margin.min(geometry.parity()), "server");
-                    format!("everything can be read, and survives {survives} more")
+                    let survives = survives_any(margin.min(geometry.parity()), "more server");
+                    format!("everything can be read, and survives {survives}")
                 }
             },
         },

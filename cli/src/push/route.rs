@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::packer::Chunk;
-use super::scan::{Batch, page_sink};
+use super::read::page_sink;
+use super::scan::Batch;
 use crate::exit::{Exit, Failure};
 use crate::ui::Counters;
 

@@ -1,30 +1,30 @@
 //! The reading end of a push: walks the sources beside the parent's manifest, reads
 //! what changed, and hands on entries in manifest order with their chunks.
 
-use std::collections::{HashSet, VecDeque};
-use std::fs::File;
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use codec::ChunkId;
 use codec::chunker::{CHUNK_BYTES_MAX, Chunker};
 use codec::keys::VaultKeys;
-use codec::manifest::{ChunkRef, Content, ContentBuilder, Entry, Node, path_order};
+use codec::manifest::{ChunkRef, Content, ContentBuilder, Entry, Node};
 use codec::snapshot::Stats;
 use rayon::prelude::*;
 use tokio::sync::mpsc;
 
 use super::packer::Chunk;
+use super::parent::Parent;
+use super::read::{
+    Outcome, SMALL_FILE_BYTES, before_unread, cut, finish_entry, now, now_ms, page_sink, problem,
+    read_small, stream_entry,
+};
 use crate::exit::Failure;
-use crate::fetch::{FetchError, Pages};
 use crate::tree::{self, Found, HardLinks, Problem, Stat, Trust, Walk};
 use crate::ui::{Counters, Ui};
 
-/// Files up to this are read side by side; longer ones one after the other, in pieces.
-const SMALL_FILE_BYTES: u64 = CHUNK_BYTES_MAX as u64;
 /// A batch is closed when its files have this many bytes,
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// or when it has this many entries.
@@ -33,9 +33,6 @@ const BATCH_ENTRIES: usize = 1024;
 const READ_BYTES: usize = 2 * CHUNK_BYTES_MAX;
 /// Room for what a file has grown meanwhile.
 const READ_BYTES_MIN: usize = 64 * 1024;
-/// A file that was changed this short a time before it was read could have been changed
-/// again without its times telling (coarse clocks): it is read again next time.
-const RECENT_MS: i64 = 2_000;
 
 /// What the scan hands on: entries in manifest order, and the chunks of these and of the
 /// entries to come.
@@ -73,59 +70,6 @@ pub struct Scan {
     pub out: mpsc::Sender<Batch>,
     /// What was counted.
     pub stats: Stats,
-}
-
-/// The parent snapshot's entries beside the walk.
-#[derive(Default)]
-pub struct Parent {
-    pages: Option<Pages<Entry>>,
-    page: VecDeque<Entry>,
-    files_removed: u64,
-    failed: Option<FetchError>,
-}
-
-impl Parent {
-    /// The parent whose pages come from `pages`.
-    pub fn new(pages: Option<Pages<Entry>>) -> Self {
-        Self { pages, ..Self::default() }
-    }
-
-    /// The parent's entry of `path`; those before it are gone from the source.
-    fn at(&mut self, path: &[u8]) -> Option<Entry> {
-        loop {
-            let order = path_order(&self.front()?.path, path);
-            if order.is_gt() {
-                return None;
-            }
-            let entry = self.page.pop_front();
-            if order.is_eq() {
-                return entry;
-            }
-            self.files_removed +=
-                entry.iter().filter(|e| matches!(e.node, Node::File { .. })).count() as u64;
-        }
-    }
-
-    fn front(&mut self) -> Option<&Entry> {
-        while self.page.is_empty() {
-            match self.pages.as_mut()?.blocking_recv() {
-                Some(Ok(page)) => self.page = page.into(),
-                Some(Err(error)) => {
-                    self.failed = Some(error);
-                    self.pages = None;
-                }
-                None => self.pages = None,
-            }
-        }
-        self.page.front()
-    }
-
-    fn drain(&mut self) {
-        while self.front().is_some() {
-            let files = self.page.drain(..).filter(|e| matches!(e.node, Node::File { .. }));
-            self.files_removed += files.count() as u64;
-        }
-    }
 }
 
 /// Walks ahead of the scan and counts, so that the display knows the totals early.
@@ -449,167 +393,6 @@ impl Scan {
     }
 }
 
-/// What reading one small file gave.
-#[derive(Default)]
-struct Outcome {
-    entry: Option<Entry>,
-    chunks: Vec<Chunk>,
-    pages: Vec<Chunk>,
-    problem: Option<Problem>,
-    changed: Option<Vec<u8>>,
-    files_read: u64,
-    bytes_read: u64,
-}
-
-fn read_small(keys: &VaultKeys, chunker: &Chunker, found: &Found, entry: Entry) -> Outcome {
-    let mut outcome = Outcome { files_read: 1, ..Outcome::default() };
-    for attempt in 0..2 {
-        let began_ms = now_ms();
-        let read = tree::open(found).and_then(|(file, before)| {
-            let read = || -> io::Result<_> {
-                let holes = tree::holes(&file, &before)?;
-                Ok((holes, read_whole(&file, &before)?, Stat::of(&file)?))
-            };
-            read().map(|read| (before, read)).map_err(|e| problem(found, e))
-        });
-        let (before, (holes, bytes, after)) = match read {
-            Ok(read) => read,
-            Err(problem) => {
-                outcome.problem = Some(problem);
-                return outcome;
-            }
-        };
-        let changed = after != before_unread(&before, &after) || bytes.len() as u64 != before.bytes;
-        if changed && attempt == 0 {
-            continue;
-        }
-        outcome.bytes_read = bytes.len() as u64;
-        outcome.changed = changed.then(|| found.path.clone());
-        let length = bytes.len() as u64;
-        let (chunks, _) = cut(keys, chunker, Bytes::from(bytes), true);
-        let mut content = ContentBuilder::new();
-        let pushed: codec::Result<Content> = chunks
-            .iter()
-            .try_for_each(|chunk| {
-                let reference = ChunkRef { id: chunk.id, bytes: chunk.bytes.len() as u32 };
-                content.push(reference, &mut page_sink(keys, &mut outcome.pages))
-            })
-            .and_then(|()| content.finish(&mut page_sink(keys, &mut outcome.pages)));
-        match pushed {
-            Ok(content) => {
-                outcome.entry =
-                    Some(finish_entry(&entry, &before, content, length, holes, changed, began_ms));
-                outcome.chunks = chunks;
-            }
-            Err(error) => outcome.problem = Some(problem(found, io::Error::other(error))),
-        }
-        return outcome;
-    }
-    outcome
-}
-
-/// The file's bytes; when it grows meanwhile, as much as it should have and one byte more.
-fn read_whole(mut file: &File, before: &Stat) -> io::Result<Vec<u8>> {
-    let limit = before.bytes.min(2 * SMALL_FILE_BYTES) + 1;
-    let mut bytes = Vec::with_capacity(limit as usize);
-    Read::by_ref(&mut file).take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// `before` with what reading itself may change. Links and the size on disk say nothing of contents.
-fn before_unread(before: &Stat, after: &Stat) -> Stat {
-    Stat { allocated_bytes: after.allocated_bytes, links: after.links, ..*before }
-}
-
-fn finish_entry(
-    entry: &Entry,
-    stat: &Stat,
-    content: Content,
-    bytes: u64,
-    holes: Vec<(u64, u64)>,
-    changed: bool,
-    read_ms: i64,
-) -> Entry {
-    let recent = |(seconds, nanos): (i64, u32)| {
-        seconds * 1_000 + i64::from(nanos / 1_000_000) > read_ms - RECENT_MS
-    };
-    let holes = holes.into_iter().filter(|(offset, length)| offset + length <= bytes).collect();
-    Entry {
-        path: entry.path.clone(),
-        node: Node::File { bytes, content, holes },
-        mode: stat.mode,
-        uid: stat.uid,
-        gid: stat.gid,
-        mtime: stat.mtime,
-        ctime: stat.ctime,
-        inode: stat.inode,
-        device: stat.device,
-        xattrs: entry.xattrs.clone(),
-        read_again: changed || recent(stat.mtime) || recent(stat.ctime),
-    }
-}
-
-/// Cuts `bytes` into chunks and names them; unless this is the file's `end`, what may be cut
-/// differently with more to come is left over.
-fn cut(keys: &VaultKeys, chunker: &Chunker, bytes: Bytes, end: bool) -> (Vec<Chunk>, Bytes) {
-    let mut rest = bytes;
-    let mut pieces = Vec::new();
-    while rest.len() >= CHUNK_BYTES_MAX || (end && !rest.is_empty()) {
-        let length = chunker.cut(&rest);
-        pieces.push(rest.split_to(length));
-    }
-    let name = |bytes: Bytes| Chunk { id: keys.chunk_id(&bytes), bytes };
-    let chunks = if pieces.len() > 1 {
-        pieces.into_par_iter().map(name).collect()
-    } else {
-        pieces.into_iter().map(name).collect()
-    };
-    (chunks, rest)
-}
-
-/// Names a page and keeps it with the others.
-pub fn page_sink<'a>(
-    keys: &'a VaultKeys,
-    pages: &'a mut Vec<Chunk>,
-) -> impl FnMut(Vec<u8>) -> codec::Result<ChunkRef> + 'a {
-    move |page| {
-        let chunk = Chunk { id: keys.chunk_id(&page), bytes: Bytes::from(page) };
-        let reference = ChunkRef { id: chunk.id, bytes: chunk.bytes.len() as u32 };
-        pages.push(chunk);
-        Ok(reference)
-    }
-}
-
-fn stream_entry(path: Vec<u8>, mtime: (i64, u32)) -> Entry {
-    Entry {
-        path,
-        node: Node::Directory,
-        mode: 0o600,
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        mtime,
-        ctime: mtime,
-        inode: 0,
-        device: 0,
-        xattrs: Vec::new(),
-        read_again: true,
-    }
-}
-
 fn file_bytes(stat: &Stat) -> u64 {
     if stat.kind.is_file() { stat.bytes } else { 0 }
-}
-
-fn problem(found: &Found, error: io::Error) -> Problem {
-    Problem { path: found.path.clone(), doing: "read", error }
-}
-
-fn now() -> (i64, u32) {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs() as i64, since.subsec_nanos())
-}
-
-fn now_ms() -> i64 {
-    let (seconds, nanos) = now();
-    seconds * 1_000 + i64::from(nanos / 1_000_000)
 }

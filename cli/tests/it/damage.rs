@@ -227,7 +227,7 @@ fn i16_verify_of_a_healthy_vault_reports_nothing() {
         let said = sandbox.arc(["verify", "--level", level]).exits(0);
         assert_eq!(said.stderr(), "");
         assert!(
-            said.stdout().contains("survives the loss of any 2 servers more"),
+            said.stdout().contains("survives the loss of any 2 more servers"),
             "{}",
             said.stdout()
         );
