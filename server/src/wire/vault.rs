@@ -1,0 +1,61 @@
+//! The vault as a whole.
+
+use codec::VaultId;
+use serde::{Deserialize, Serialize};
+
+use super::{Blob, State};
+
+/// `GET /v1/vault`, with the owner token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VaultInfo {
+    /// The vault.
+    pub vault: VaultId,
+    /// Its record, once `arc init` made one.
+    pub record: Option<Blob>,
+    /// The coordinator's epoch.
+    pub epoch: u64,
+    /// The coordinator's time.
+    pub now_ms: u64,
+    /// Servers that have joined.
+    pub servers: u32,
+    /// Zones among them.
+    pub zones: u32,
+}
+
+/// `PUT /v1/vault`: `arc init`. Refused with `VaultExists` when there is one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PutVault {
+    /// The encoded vault record.
+    pub record: Blob,
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The vault.
+    pub vault: VaultId,
+    /// The coordinator's epoch.
+    pub epoch: u64,
+    /// The coordinator's time.
+    pub now_ms: u64,
+    /// Kept snapshots.
+    pub snapshots: u64,
+    /// Stripes committed.
+    pub stripes: u64,
+    /// Chunks known.
+    pub chunks: u64,
+    /// Bytes of all packs, before parity.
+    pub pack_bytes: u64,
+    /// Bytes of all shard bodies that the catalog has.
+    pub shard_bytes: u64,
+    /// How many stripes have how many good shards on servers that are up, minus k: (margin, stripes), ascending.
+    pub margins: Vec<(i32, u64)>,
+    /// Stripes with fewer recorded good shards than n.
+    pub stripes_below_target: u64,
+    /// Leases that are open.
+    pub leases: u64,
+    /// Shards that unfinished pushes whose lease is over may have left, by their intents.
+    pub leftover_shards: u64,
+    /// Servers by state.
+    pub servers: Vec<(State, u32)>,
+}
