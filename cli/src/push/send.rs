@@ -218,7 +218,9 @@ impl Sender {
         match self.coordinator.place(&request).await {
             Ok(placement) => Ok((placement.epoch, placement.places)),
             Err(error) if error.code() == Some(Code::TooFewServers) => {
-                push_new(errors, (error.code(), error.to_string()));
+                // The last one says how things stand.
+                errors.retain(|(code, _)| *code != error.code());
+                errors.push((error.code(), error.to_string()));
                 Ok((0, Vec::new()))
             }
             Err(error) => Err(error.into()),
