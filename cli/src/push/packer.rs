@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::exit::Failure;
 
-/// The zstd level of all frames: as dense as level 3 makes them, at its speed.
+/// The zstd level of all frames. On binaries level 1 takes about 0.7 of its time and stores
+/// about 7 % more.
 const ZSTD_LEVEL: i32 = 3;
 
 /// A pack is closed at this many chunks: each takes its place in the directory, in the
