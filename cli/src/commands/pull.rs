@@ -93,6 +93,9 @@ fn tell_heals(fetcher: &Fetcher, ui: &Ui) {
     for heal in fetcher.heals() {
         ui.heal(&heal);
     }
+    for server in fetcher.passed_over() {
+        ui.passed_over(&server);
+    }
 }
 
 fn tell(

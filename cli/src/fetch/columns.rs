@@ -305,7 +305,7 @@ impl Fetcher {
                     }
                     _ if is_stale(&error) => self.trouble.renew_tickets().await,
                     // Nonsense is no answer of a server of ours and says nothing of the shard.
-                    _ => self.trouble.silent_server(holder.server, error.to_string(), patient),
+                    _ => self.trouble.pass_over(ticket, &error, patient),
                 }
                 tracing::debug!(%error, stripe = %map.stripe, index = holder.index, "read failed");
                 Err(())
@@ -322,11 +322,10 @@ impl Fetcher {
         if bad > geometry.parity() {
             return FetchError::Lost(format!("{summary}; {bad} are missing or damaged"));
         }
-        let away = map.shards.iter().filter_map(|holder| {
-            let why = self.trouble.why_silent(holder.server)?;
-            Some(tickets.servers.get(&holder.server).map_or(why, |t| t.name.clone()))
-        });
-        let away: Vec<String> = away.collect();
+        let away = map.shards.iter().map(|holder| holder.server);
+        let away = away.filter(|server| self.trouble.is_passed_over(*server));
+        let away: Vec<&str> =
+            away.filter_map(|server| Some(tickets.servers.get(&server)?.name.as_str())).collect();
         FetchError::TooFewServers(format!(
             "{summary}; {bad} are bad, and these servers do not answer: {}",
             away.join(", ")

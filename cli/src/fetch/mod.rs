@@ -34,7 +34,7 @@ use self::columns::ColumnCache;
 use self::span::Span;
 pub use self::tree::{ChunkList, Entries, Pages};
 use self::trouble::Trouble;
-pub use self::trouble::{Heal, Tickets};
+pub use self::trouble::{Heal, PassedOver, Tickets};
 
 /// A server that sends nothing for this long is passed over while others can serve.
 const HEDGE_AFTER: Duration = Duration::from_secs(2);
@@ -138,6 +138,11 @@ impl Fetcher {
     /// What reading met and got around so far.
     pub fn heals(&self) -> Vec<Heal> {
         self.trouble.heals()
+    }
+
+    /// Servers that gave no usable answer so far, by name.
+    pub fn passed_over(&self) -> Vec<PassedOver> {
+        self.trouble.passed_over()
     }
 
     /// The tickets in use, with every server's name.

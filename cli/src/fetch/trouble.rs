@@ -27,6 +27,17 @@ pub struct Heal {
     pub found: Found,
 }
 
+/// A server that was asked and gave no usable answer: others were read in its stead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The server's name.
+    pub server: String,
+    /// What happened.
+    pub why: String,
+    /// It did answer, but not as a sound server does.
+    pub is_nonsense: bool,
+}
+
 /// Tickets for every server, by its number.
 #[derive(Debug)]
 pub struct Tickets {
@@ -43,8 +54,8 @@ pub(super) struct Trouble {
 
 #[derive(Default)]
 struct Known {
-    /// Servers that did not answer in time, and why.
-    silent: HashMap<ServerId, String>,
+    /// Servers that gave no usable answer.
+    passed_over: HashMap<ServerId, PassedOver>,
     /// Those of them that were waited for patiently, and when that was in vain.
     given_up: HashMap<ServerId, Instant>,
     /// Shards that are not what they should be.
@@ -59,8 +70,8 @@ pub(super) enum Doubt {
     None,
     /// The coordinator's probes miss its server.
     Suspect,
-    /// Its server did not answer this reader in time.
-    Silent,
+    /// Its server gave this reader no usable answer.
+    PassedOver,
     /// It was reported bad before; it may have been mended since.
     Reported,
 }
@@ -101,11 +112,24 @@ impl Trouble {
         *self.tickets.write().await = None;
     }
 
-    pub(super) fn silent_server(&self, server: ServerId, why: String, patient: bool) {
+    pub(super) fn passed_over(&self) -> Vec<PassedOver> {
+        let mut servers: Vec<_> = self.known().passed_over.values().cloned().collect();
+        servers.sort_by(|a, b| a.server.cmp(&b.server));
+        servers
+    }
+
+    pub(super) fn pass_over(&self, ticket: &ReadTicket, error: &server::Error, patient: bool) {
         let mut known = self.known();
-        known.silent.insert(server, why);
+        let is_nonsense = matches!(error, server::Error::Nonsense { .. });
+        // That it was slow once does not cover up nonsense.
+        let is_told =
+            known.passed_over.get(&ticket.server).is_some_and(|p| p.is_nonsense || !is_nonsense);
+        if !is_told {
+            let (server, why) = (ticket.name.clone(), error.to_string());
+            known.passed_over.insert(ticket.server, PassedOver { server, why, is_nonsense });
+        }
         if patient {
-            known.given_up.insert(server, Instant::now());
+            known.given_up.insert(ticket.server, Instant::now());
         }
     }
 
@@ -114,8 +138,8 @@ impl Trouble {
         self.known().given_up.get(&server).is_some_and(|at| at.elapsed() < GIVEN_UP_FOR)
     }
 
-    pub(super) fn why_silent(&self, server: ServerId) -> Option<String> {
-        self.known().silent.get(&server).cloned()
+    pub(super) fn is_passed_over(&self, server: ServerId) -> bool {
+        self.known().passed_over.contains_key(&server)
     }
 
     /// Remembers that a shard is bad; told to the coordinator once.
@@ -167,7 +191,7 @@ impl Trouble {
             .is_none_or(|t| matches!(t.state, State::Suspect | State::Down));
         match () {
             () if reported => Doubt::Reported,
-            () if self.known().silent.contains_key(&server) => Doubt::Silent,
+            () if self.is_passed_over(server) => Doubt::PassedOver,
             () if suspect => Doubt::Suspect,
             () => Doubt::None,
         }

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use server::wire::Found;
 
 use crate::exit::{Exit, Failure};
-use crate::fetch::Heal;
+use crate::fetch::{Heal, PassedOver};
 use watch::{Style, Watched};
 
 pub use counters::Counters;
@@ -249,6 +249,15 @@ impl Ui {
             "stripe {stripe:.8} shard {index} on {} is {what}; done without, and reported for repair",
             escaped(server.as_bytes())
         ));
+    }
+
+    /// A server that gave no usable answer, and was done without: said once, no failure.
+    pub fn passed_over(&self, server: &PassedOver) {
+        let PassedOver { server, why, .. } = server;
+        if self.0.json {
+            return self.json("passed_over", json!({ "server": server, "why": why }));
+        }
+        self.say(format!("{}; others were read instead", escaped(why.as_bytes())));
     }
 
     /// The last word: the code that the process ends with, of `codes` and all that were noted.

@@ -18,7 +18,7 @@ use server::wire::{Found, PageQuery, SnapshotRow, StripeMap};
 
 use self::chunks::Walked;
 use crate::exit::Failure;
-use crate::fetch::{FetchError, Fetcher, Heal};
+use crate::fetch::{FetchError, Fetcher, Heal, PassedOver};
 use crate::snapshots::Rows;
 use crate::ui::Counters;
 use crate::vault::Vault;
@@ -61,7 +61,7 @@ pub struct Outcome {
     pub bytes: u64,
     /// Shards that are missing or damaged.
     pub bad: Vec<BadShard>,
-    /// Servers that did not answer, and why.
+    /// Servers that did not answer, or not as a sound server does, and why.
     pub unreachable: BTreeMap<String, String>,
     /// Stripes with fewer shards than their code has.
     pub below_target: u64,
@@ -98,7 +98,7 @@ pub async fn verify(
                 Ok(walked) => walked,
                 Err(error) => {
                     verify.outcome.unread(row.id, "its manifest", error)?;
-                    verify.outcome.add_heals(verify.fetcher.heals());
+                    verify.outcome.add_reading(&verify.fetcher);
                     return Ok(verify.outcome);
                 }
             };
@@ -125,7 +125,7 @@ pub async fn verify(
         }
     }
     verify.name_lost_files(vault, snapshot).await?;
-    verify.outcome.add_heals(verify.fetcher.heals());
+    verify.outcome.add_reading(&verify.fetcher);
     Ok(verify.outcome)
 }
 
@@ -193,7 +193,18 @@ impl Outcome {
         Ok(())
     }
 
-    /// Takes in what reading met that no check had told.
+    /// Takes in what reading met. A server that is merely slow to be read was checked all the
+    /// same; one that answers nonsense was not.
+    fn add_reading(&mut self, fetcher: &Fetcher) {
+        self.add_heals(fetcher.heals());
+        for PassedOver { server, why, is_nonsense } in fetcher.passed_over() {
+            if is_nonsense {
+                self.unreachable.entry(server).or_insert(why);
+            }
+        }
+    }
+
+    /// Takes in damage that no check had told.
     fn add_heals(&mut self, heals: Vec<Heal>) {
         let key = |bad: &BadShard| (bad.stripe, bad.index, bad.server.clone());
         let known: BTreeSet<_> = self.bad.iter().map(key).collect();

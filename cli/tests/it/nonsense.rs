@@ -157,10 +157,16 @@ fn i7_wrong_bytes_for_a_shard_are_never_taken_for_right_ones() {
     for (what, is_damage, lie) in lies {
         proxy.tell(lie);
         let ran = fleet.pull_exact("latest");
-        let healed = ran.json().into_iter().filter(|line| line["type"] == "heal");
-        let servers: Vec<Value> = healed.map(|line| line["server"].clone()).collect();
-        assert!(servers.iter().all(|server| server == "f"), "{what}: {servers:?}");
-        assert_eq!(!servers.is_empty(), is_damage, "{what}");
+        let said = |name: &str| -> Vec<Value> {
+            let lines = ran.json().into_iter().filter(|line| line["type"] == name);
+            lines.map(|line| line["server"].clone()).collect()
+        };
+        // Damage is booked for repair; nonsense says nothing of the shard, but is said.
+        let (healed, passed_over) = (said("heal"), said("passed_over"));
+        assert!(healed.iter().all(|server| server == "f"), "{what}: {healed:?}");
+        assert_eq!(!healed.is_empty(), is_damage, "{what}");
+        let liars: &[&str] = if is_damage { &[] } else { &["f"] };
+        assert_eq!(passed_over, liars, "{what}");
         // What was reported is found to be whole, so that the next lie is met as the first was.
         proxy.tell(|_, _| {});
         fleet.is_whole();
@@ -177,6 +183,10 @@ fn nonsense_to_a_verify_is_a_server_that_was_not_checked() {
         let ran = fleet.sandbox.arc(["--json", "verify"]).exits(7);
         assert_eq!(ran.json_of("summary")["unreachable_servers"], json!(["c"]), "{body}");
     }
+    // It checks its shards well, but what is read of them is no answer to what was asked.
+    proxy.tell(of("GET /v1/shards", |answer| answer.body.truncate(1)));
+    let ran = fleet.sandbox.arc(["--json", "verify", "--level=data"]).exits(7);
+    assert_eq!(ran.json_of("summary")["unreachable_servers"], json!(["c"]));
     proxy.tell(|_, _| {});
     fleet.is_whole();
 }
