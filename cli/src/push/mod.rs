@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use codec::manifest::PageRef;
 use codec::snapshot::{Snapshot, Stats};
-use codec::{Geometry, StripeId};
+use codec::{Digest, Geometry, StripeId};
 use server::client::StorageClient;
 use server::wire::{BeginRequest, SnapshotRow};
 
@@ -112,15 +112,13 @@ pub fn pack_bytes(geometry: Geometry, memory_bytes: u64) -> u64 {
     PACK_BYTES.into_iter().find(fits).unwrap_or(PACK_BYTES[PACK_BYTES.len() - 1])
 }
 
-/// Pushes `options.source` into `vault`.
+/// Pushes `options.source` into `vault`. The lease ends with the push, however that ends.
 pub async fn push(
     vault: &Vault,
     options: Options,
     counters: Arc<Counters>,
     ui: &Ui,
 ) -> Result<Outcome, Failure> {
-    let began = Instant::now();
-    let began_ms = now_ms();
     let coordinator =
         vault.coordinator.with_patience(options.wait_servers.max(Duration::from_secs(5)));
     let sources = match &options.source {
@@ -128,73 +126,84 @@ pub async fn push(
             .map_err(|e| Failure::new(Exit::Usage, "cannot use the sources").why(e.to_string()))?,
         Source::Stdin(path) => vec![path.clone()],
     };
+    let storage = StorageClient::new(options.stall)?;
     let source_set = vault.keys.source_set(&options.host, &sources);
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
     let renewing = Renewal::start(coordinator.clone(), lease.clone());
-    let fetcher = Arc::new(Fetcher::new(vault, Arc::default())?);
-    let parent = if options.force { None } else { lease.parent.clone() };
-    let manifest = parent_manifest(&fetcher, parent.as_ref(), ui).await;
-
     let sender = Sender {
         vault: vault.record.vault,
         geometry: vault.record.geometry,
         lease: lease.lease,
-        coordinator: coordinator.clone(),
-        storage: StorageClient::new(options.stall)?,
+        coordinator,
+        storage,
         min_shards: options.min_shards,
         patience: Patience::new(options.wait_servers),
+        slow_after: options.stall / 3,
         standing: Standing::default(),
         counters: Arc::clone(&counters),
         ui: ui.clone(),
     };
     let push =
         Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };
-    let lost = push.lost_chunks().await?;
-    if options.dry_run {
-        let stats = push.compare(&fetcher, manifest, lost, &sources).await?;
-        coordinator.end(lease.lease).await?;
-        let parent = parent.map(|p| p.id);
-        return Ok(Outcome {
-            snapshot: None,
-            stats,
-            stripes: 0,
-            stripes_below_target: 0,
-            took: began.elapsed(),
-            parent,
-        });
-    }
-    let (mut stats, root, totals) = push.run(&fetcher, manifest, lost, &sources).await?;
-
-    stats.bytes_stored = totals.pack_bytes;
-    stats.bytes_on_servers = totals.server_bytes;
-    let record = Snapshot {
-        manifest: root,
-        host: options.host.clone(),
-        user: std::env::var("USER").unwrap_or_default(),
-        sources: sources.into_iter().map(Into::into).collect(),
-        tags: options.tags.clone(),
-        began_ms,
-        ended_ms: now_ms(),
-        parent: parent.as_ref().map(|p| p.id),
-        stats,
-        program: concat!("arc ", env!("CARGO_PKG_VERSION")).to_owned(),
-    };
-    let (snapshot, sent) =
-        push.sender.send_snapshot(&record.encode()?, &vault.keys, source_set).await?;
+    let pushed = push.take_snapshot(sources, source_set).await;
     drop(renewing);
-    // The snapshot is committed: a lease that cannot be ended ends by itself.
-    if let Err(error) = coordinator.end(lease.lease).await {
+    // What is stored stands by itself: a lease that cannot be ended runs out.
+    if let Err(error) = vault.coordinator.with_patience(Duration::ZERO).end(lease.lease).await {
         tracing::debug!(%error, "could not end the lease");
     }
-    let short = totals.below_target + u64::from(sent.committed.holders < sent.committed.target);
-    Ok(Outcome {
-        snapshot: Some(snapshot),
-        stats,
-        stripes: totals.stripes + 1,
-        stripes_below_target: lease.stripes_below_target + short,
-        took: began.elapsed(),
-        parent: parent.map(|p| p.id),
-    })
+    pushed
+}
+
+impl Push<'_> {
+    async fn take_snapshot(
+        &self,
+        sources: Vec<Vec<u8>>,
+        source_set: Digest,
+    ) -> Result<Outcome, Failure> {
+        let Self { vault, options, sender, lease, ui, .. } = self;
+        let (began, began_ms) = (Instant::now(), now_ms());
+        let fetcher = Arc::new(Fetcher::new(vault, Arc::default())?);
+        let parent = if options.force { None } else { lease.parent.clone() };
+        let manifest = parent_manifest(&fetcher, parent.as_ref(), ui).await;
+        let parent = parent.map(|p| p.id);
+        let lost = self.lost_chunks().await?;
+        if options.dry_run {
+            return Ok(Outcome {
+                snapshot: None,
+                stats: self.compare(&fetcher, manifest, lost, &sources).await?,
+                stripes: 0,
+                stripes_below_target: 0,
+                took: began.elapsed(),
+                parent,
+            });
+        }
+        let (mut stats, root, totals) = self.run(&fetcher, manifest, lost, &sources).await?;
+        stats.bytes_stored = totals.pack_bytes;
+        stats.bytes_on_servers = totals.server_bytes;
+        let record = Snapshot {
+            manifest: root,
+            host: options.host.clone(),
+            user: std::env::var("USER").unwrap_or_default(),
+            sources: sources.into_iter().map(Into::into).collect(),
+            tags: options.tags.clone(),
+            began_ms,
+            ended_ms: now_ms(),
+            parent,
+            stats,
+            program: concat!("arc ", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let (snapshot, sent) =
+            sender.send_snapshot(&record.encode()?, &vault.keys, source_set).await?;
+        let short = totals.below_target + u64::from(sent.committed.holders < sent.committed.target);
+        Ok(Outcome {
+            snapshot: Some(snapshot),
+            stats,
+            stripes: totals.stripes + 1,
+            stripes_below_target: lease.stripes_below_target + short,
+            took: began.elapsed(),
+            parent,
+        })
+    }
 }
 
 /// The parent's manifest, or none when it cannot be had: then everything is read.

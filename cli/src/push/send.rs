@@ -13,13 +13,13 @@ use codec::seal::{PackKey, PackKeyField};
 use codec::shard::Kind;
 use codec::stripe::Stripe;
 use codec::{Geometry, VaultId};
-use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use server::auth::random;
 use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
 use server::wire::{
-    Code, CommitSnapshot, CommitStripe, Committed, Ids, LeaseId, Place, PlaceRequest, Receipt,
-    ServerId, SnapshotRow,
+    Code, CommitSnapshot, CommitStripe, Committed, Ids, LeaseId, Place, PlaceRequest, Placement,
+    Receipt, ServerId, SnapshotRow,
 };
 
 use super::packer::{BufferReturn, FinishedPack};
@@ -32,6 +32,8 @@ use crate::ui::{Counters, Ui};
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A server may put a shard off this often (it has just started, it is busy); then it failed it.
 const PUT_OFFS_MAX: usize = 5;
+/// A server that takes this many times as long again as all the others did is done without.
+const FAR_SLOWER: u32 = 4;
 
 /// Sends the stripes of one push.
 pub struct Sender {
@@ -49,6 +51,8 @@ pub struct Sender {
     pub min_shards: Option<u8>,
     /// How long to wait for servers that are away.
     pub patience: Patience,
+    /// A server is waited for at least so long after the others, however quick they were.
+    pub slow_after: Duration,
     /// How servers fared so far.
     pub standing: Standing,
     /// For the display.
@@ -150,10 +154,9 @@ impl Sender {
         let mut put_off: Vec<ServerId> = Vec::new();
         let mut errors: Vec<(Option<Code>, String)> = Vec::new();
         loop {
-            let (epoch, places) = self.place(shards, stored, &avoid, enough, &mut errors).await?;
+            let placement = self.place(shards, stored, &avoid, enough, &mut errors).await?;
             let put_offs = put_off.len();
-            let puts = places.iter().map(|place| self.put(place, epoch, shards));
-            for (server, outcome) in join_all(puts).await {
+            for (server, outcome) in self.put_all(&placement, shards).await {
                 match outcome {
                     Ok(receipt) => stored.push(receipt),
                     Err(error) if is_passing(&error) && may_put_off(&put_off, server) => {
@@ -176,7 +179,7 @@ impl Sender {
                 continue;
             }
             // Another server may take the place of one that failed just now; else wait for one.
-            let spare_may_help = !places.is_empty();
+            let spare_may_help = !placement.places.is_empty();
             if spare_may_help && avoid.len() < target {
                 continue;
             }
@@ -205,7 +208,7 @@ impl Sender {
         avoid: &[ServerId],
         enough: usize,
         errors: &mut Vec<(Option<Code>, String)>,
-    ) -> Result<(u64, Vec<Place>), Failure> {
+    ) -> Result<Placement, Failure> {
         let request = PlaceRequest {
             lease: self.lease,
             stripe: shards.stripe,
@@ -216,12 +219,12 @@ impl Sender {
             min_shards: enough as u8,
         };
         match self.coordinator.place(&request).await {
-            Ok(placement) => Ok((placement.epoch, placement.places)),
+            Ok(placement) => Ok(placement),
             Err(error) if error.code() == Some(Code::TooFewServers) => {
                 // The last one says how things stand.
                 errors.retain(|(code, _)| *code != error.code());
                 errors.push((error.code(), error.to_string()));
-                Ok((0, Vec::new()))
+                Ok(Placement { epoch: 0, places: Vec::new(), spares: 0 })
             }
             Err(error) => Err(error.into()),
         }
@@ -243,6 +246,44 @@ impl Sender {
         if self.standing.is_first_failure(server) {
             self.ui.warn(&format!("{error}; its shards wait, or go to other servers"), None);
         }
+    }
+
+    /// PUTs to all places at once. A server that takes far longer than the slowest of the others
+    /// is not waited for where spares can take what is left.
+    async fn put_all(
+        &self,
+        placement: &Placement,
+        shards: &Shards,
+    ) -> Vec<(ServerId, server::Result<Receipt>)> {
+        let Placement { epoch, places, spares } = placement;
+        let began = Instant::now();
+        let mut puts: FuturesUnordered<_> =
+            places.iter().map(|place| self.put(place, *epoch, shards)).collect();
+        let mut done = Vec::with_capacity(places.len());
+        loop {
+            let is_slow = !done.is_empty() && puts.len() <= shards.geometry.parity();
+            let patience = if is_slow && puts.len() <= *spares as usize {
+                (began.elapsed() * FAR_SLOWER).max(self.slow_after)
+            } else {
+                Duration::MAX
+            };
+            match tokio::time::timeout(patience, puts.next()).await {
+                Ok(Some(put)) => done.push(put),
+                Ok(None) => return done,
+                Err(_) => break,
+            }
+        }
+        drop(puts);
+        let is_done = |place: &Place| done.iter().any(|(server, _)| *server == place.server);
+        let slow: Vec<&Place> = places.iter().filter(|place| !is_done(place)).collect();
+        for Place { server, name, url, .. } in slow {
+            let service = format!("{name} {url}");
+            let why = "it is far slower than the other servers".to_owned();
+            let outcome = Err(server::Error::Unreachable { service, why });
+            self.standing.note(*server, &outcome, began);
+            done.push((*server, outcome));
+        }
+        done
     }
 
     async fn put(

@@ -1,5 +1,7 @@
 //! A storage server that answers well-formed nonsense.
 
+use std::sync::mpsc;
+
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
@@ -109,6 +111,20 @@ fn without_a_spare_a_liar_is_done_without_and_named() {
     // The liar was given no place in the catalog.
     let rows = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
     assert_eq!(rows["servers"][5]["shards"], 0, "{rows}");
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_server_that_is_far_slower_than_the_others() {
+    let (fleet, proxy) = fleet("4+2", 7);
+    source::make(&fleet.source(), 3, 12);
+    let (go_on, is_over) = mpsc::channel::<()>();
+    proxy.tell(of("PUT /v1/shards", move |_| is_over.recv().unwrap_or_default()));
+    let ran = fleet.push(&["--stall=6s", "--wait-servers=1s"]).exits(0);
+    let warning = ran.json_of("warning").to_string();
+    assert!(warning.contains("far slower than the other servers"), "{warning}");
+    drop(go_on);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
 }
 
 #[test]

@@ -79,6 +79,8 @@ fn with_two_servers_away_no_snapshot_is_committed_and_the_next_push_ends_well() 
     assert!(error.contains("no snapshot was committed"), "{error}");
     assert!(error.contains("a http://") || error.contains("a is suspect"), "{error}");
     assert_eq!(fleet.snapshots(), 0);
+    let status = fleet.sandbox.arc(["--json", "status"]).json_of("summary");
+    assert_eq!(status["leases"], 0, "a push that failed holds nothing");
     fleet.revive(0);
     fleet.revive(3);
     fleet.until_up(6);

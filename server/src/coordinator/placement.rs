@@ -62,16 +62,25 @@ pub(super) fn place(question: &Question) -> Vec<(u8, ServerId)> {
     assign(free.clone(), &choose(question, free.len()), question.before)
 }
 
+/// How many servers could take the place of one that fails, `places` being taken already.
+pub(super) fn spares(question: &Question, places: usize) -> usize {
+    question.open_candidates().count().saturating_sub(places)
+}
+
+impl<'a> Question<'a> {
+    /// Candidates that have room and no shard of the stripe.
+    fn open_candidates(&self) -> impl Iterator<Item = &'a Candidate> {
+        let holds = |server| self.held.iter().any(|h| h.server == server);
+        self.candidates.iter().filter(move |c| {
+            c.room_bytes >= self.file_bytes && !holds(c.server) && !self.avoid.contains(&c.server)
+        })
+    }
+}
+
 /// The `wanted` best servers within the zones' bounds.
 fn choose(question: &Question, wanted: usize) -> Vec<ServerId> {
-    let holders: BTreeSet<ServerId> = question.held.iter().map(|h| h.server).collect();
-    let mut ranked: Vec<(f64, &Candidate)> = question
-        .candidates
-        .iter()
-        .filter(|c| c.room_bytes >= question.file_bytes)
-        .filter(|c| !holders.contains(&c.server) && !question.avoid.contains(&c.server))
-        .map(|c| (score(question.stripe, c), c))
-        .collect();
+    let mut ranked: Vec<(f64, &Candidate)> =
+        question.open_candidates().map(|c| (score(question.stripe, c), c)).collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.server.cmp(&b.1.server)));
 
     let mut in_zone: BTreeMap<&str, usize> = BTreeMap::new();

@@ -94,15 +94,18 @@ pub(super) async fn place(
     core.fleet.probed(core.timings.probe_timeout).await;
     let members = core.fleet.members();
     let held = held(&request, &known, &members)?;
-    let places = placement::place(&Question {
+    let candidates: Vec<Candidate> = members.iter().filter_map(candidate).collect();
+    let question = Question {
         stripe: request.stripe,
         geometry: request.geometry,
         file_bytes: request.file_bytes,
-        candidates: &members.iter().filter_map(candidate).collect::<Vec<_>>(),
+        candidates: &candidates,
         held: &held,
         avoid: &request.avoid.iter().copied().collect(),
         before: &known.before,
-    });
+    };
+    let places = placement::place(&question);
+    let spares = placement::spares(&question, places.len()) as u32;
     let stored: BTreeSet<u8> = held.iter().map(|h| h.index).collect();
     check_enough(&core, &request, stored.len() + places.len(), &members)?;
 
@@ -119,7 +122,7 @@ pub(super) async fn place(
         Ok(Place { index, server, name: row.name.clone(), url: row.url.clone(), ticket })
     };
     let places = places.into_iter().map(with_ticket).collect::<Result<_>>()?;
-    Ok(Json(Placement { epoch: core.catalog.epoch, places }))
+    Ok(Json(Placement { epoch: core.catalog.epoch, places, spares }))
 }
 
 fn check_place(request: &PlaceRequest) -> Result<()> {

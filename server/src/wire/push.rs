@@ -95,6 +95,8 @@ pub struct Placement {
     pub epoch: u64,
     /// The places.
     pub places: Vec<Place>,
+    /// Further servers that could take a shard in the stead of one that fails.
+    pub spares: u32,
 }
 
 /// A server's proof that it holds a shard, synced: the MAC is [`crate::auth::receipt_mac`].

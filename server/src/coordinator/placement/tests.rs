@@ -30,6 +30,14 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn place(&self) -> Vec<(u8, ServerId)> {
+        self.ask(place)
+    }
+
+    fn spares(&self) -> usize {
+        self.ask(|question| spares(question, place(question).len()))
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&Question) -> T) -> T {
         let zone = |id: u32| {
             let found = self.candidates.iter().find(|c| c.server.0 == id);
             found.map_or_else(|| "elsewhere".into(), |c| c.zone.clone())
@@ -40,7 +48,7 @@ impl Case<'_> {
             .map(|&(index, id)| Held { index, server: ServerId(id), zone: zone(id) })
             .collect();
         let before: Vec<_> = self.before.iter().map(|&(i, id)| (i, ServerId(id))).collect();
-        place(&Question {
+        ask(&Question {
             stripe: self.stripe,
             geometry: Geometry::new(self.geometry.0, self.geometry.1).unwrap(),
             file_bytes: 1 << 20,
@@ -50,6 +58,22 @@ impl Case<'_> {
             before: &before,
         })
     }
+}
+
+#[test]
+fn spares_are_the_servers_that_could_still_take_a_shard() {
+    let candidates = candidates(&[3, 3, 3]);
+    let case = |held, avoid| Case {
+        stripe: stripe(1),
+        geometry: (4, 2),
+        candidates: &candidates,
+        held,
+        avoid,
+        before: vec![],
+    };
+    assert_eq!(case(vec![], vec![]).spares(), 3);
+    assert_eq!(case(vec![(0, 1)], vec![2]).spares(), 2, "9, one holds, one is avoided, 5 taken");
+    assert_eq!(case(vec![], vec![1, 2, 3, 4]).spares(), 0);
 }
 
 fn fresh(stripe: StripeId, geometry: (u8, u8), candidates: &[Candidate]) -> Vec<(u8, ServerId)> {
