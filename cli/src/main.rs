@@ -88,8 +88,8 @@ fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
     result
 }
 
-/// Runs a client's command; a signal drops it where it stands. A push's lease stays open, so
-/// that the next one goes on from there.
+/// Runs a client's command; a signal drops it where it stands. A push's lease then runs out by
+/// itself.
 async fn until_signal(
     command: impl Future<Output = Result<Exit, Failure>>,
 ) -> Result<Exit, Failure> {

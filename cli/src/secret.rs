@@ -1,13 +1,14 @@
 //! What opens a vault: a passphrase or a key file, never from argv.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use codec::keys::{Secret, VaultKeys, VaultRecord};
+use codec::keys::{KEY_FILE_BYTES_MIN, Secret, VaultKeys, VaultRecord};
 use dialoguer::Password;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -38,7 +39,7 @@ pub struct SecretArgs {
 
 /// Opens `record`; a passphrase mistyped at the prompt may be tried again.
 pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys, Failure> {
-    if let Some(secret) = given(args)? {
+    if let Some(secret) = given(args).await? {
         return open(record, secret).await;
     }
     must_be_terminal()?;
@@ -58,7 +59,7 @@ pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys
 
 /// The secret of a new vault. Second is a generated passphrase that the person must be told.
 pub async fn choose(args: &SecretArgs) -> Result<(Secret, Option<Zeroizing<String>>), Failure> {
-    if let Some(secret) = given(args)? {
+    if let Some(secret) = given(args).await? {
         return Ok((secret, None));
     }
     must_be_terminal()?;
@@ -109,37 +110,42 @@ fn wrong() -> Failure {
 }
 
 /// What options or the environment give; `None`: ask.
-fn given(args: &SecretArgs) -> Result<Option<Secret>, Failure> {
+async fn given(args: &SecretArgs) -> Result<Option<Secret>, Failure> {
     if let Some(made) = &args.passphrase {
         return Ok(Some(Secret::Passphrase(made.clone())));
     }
     if let Some(path) = &args.key_file {
-        return read_bounded(path).map(|bytes| Some(Secret::KeyFile(bytes)));
+        let bytes = read_bounded(path)?;
+        if bytes.len() < KEY_FILE_BYTES_MIN {
+            let what = format!("{} is too short for a key file", crate::ui::path_text(path));
+            return Err(Failure::new(Exit::Usage, what)
+                .why(format!("{} bytes, not {KEY_FILE_BYTES_MIN} or more", bytes.len())));
+        }
+        return Ok(Some(Secret::KeyFile(bytes)));
     }
     let passphrase = if let Some(value) = env::var_os(VALUE) {
         text(value.into_vec(), VALUE)?
     } else if let Some(path) = env::var_os(FILE) {
         first_line(read_bounded(Path::new(&path))?, FILE)?
     } else if let Some(command) = env::var_os(COMMAND) {
-        first_line(output(&command)?, COMMAND)?
+        first_line(output(command).await?, COMMAND)?
     } else {
         return Ok(None);
     };
     Ok(Some(Secret::Passphrase(passphrase)))
 }
 
-fn output(command: &std::ffi::OsStr) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let failed = || Failure::new(Exit::Usage, format!("{COMMAND} gave no passphrase"));
-    let output = Command::new("sh")
-        .arg("-c")
-        .arg(command)
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|e| failed().why(e.to_string()))?;
+/// Runs it on a thread of its own, so that a signal is heard meanwhile.
+async fn output(command: OsString) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let failed =
+        |why: String| Failure::new(Exit::Usage, format!("{COMMAND} gave no passphrase")).why(why);
+    let run = move || Command::new("sh").arg("-c").arg(command).stderr(Stdio::inherit()).output();
+    let output = tokio::task::spawn_blocking(run).await.map_err(|e| failed(e.to_string()))?;
+    let output = output.map_err(|e| failed(e.to_string()))?;
     let stdout = Zeroizing::new(output.stdout);
     match output.status.success() {
         true => Ok(stdout),
-        false => Err(failed().why(format!("it ended with {}", output.status))),
+        false => Err(failed(format!("it ended with {}", output.status))),
     }
 }
 
@@ -229,11 +235,21 @@ mod tests {
         assert_eq!(line(b"\xff\n"), Err(Exit::Usage));
     }
 
-    #[test]
-    fn a_command_that_fails_gives_no_passphrase() {
-        let run = |command: &str| output(command.as_ref()).map(|out| out.to_vec());
-        assert_eq!(run("echo secret; echo noise").unwrap(), b"secret\nnoise\n");
-        assert_eq!(run("echo secret; exit 3").unwrap_err().code, Exit::Usage);
+    #[tokio::test]
+    async fn a_command_that_fails_gives_no_passphrase() {
+        let said = output("echo secret; echo noise".into()).await.unwrap();
+        assert_eq!(*said, b"secret\nnoise\n");
+        let failed = output("echo secret; exit 3".into()).await.unwrap_err();
+        assert_eq!(failed.code, Exit::Usage);
+    }
+
+    #[tokio::test]
+    async fn a_short_key_file_is_refused_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, [7; KEY_FILE_BYTES_MIN - 1]).unwrap();
+        let args = SecretArgs { key_file: Some(path), passphrase: None };
+        assert_eq!(given(&args).await.err().unwrap().code, Exit::Usage);
     }
 
     #[test]

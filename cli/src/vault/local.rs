@@ -4,10 +4,8 @@
 //! other disks were given, `disks/1` to `disks/n`. A disk counts as present by its
 //! `server.id`: an empty mount point is a disk that is away.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -20,10 +18,11 @@ use server::serve::Listen;
 use server::storage::{self, Limits, Storage};
 use server::wire::{ServerId, State};
 
+use super::folders::{check_new, make_disks, make_folder, zones};
 use super::lock::Lock;
 use crate::config::write_durably;
 use crate::exit::{Exit, Failure};
-use crate::ui::{Ui, path_text, shell_word};
+use crate::ui::{Ui, path_text};
 
 /// Present disks are up after this, or something is wrong with them.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -84,21 +83,11 @@ impl Settings {
     }
 }
 
-/// One disk of a vault that is being made.
-struct NewDisk {
-    path: PathBuf,
-    /// As in `arc.toml`.
-    written: String,
-    name: String,
-    device: u64,
-}
-
 /// The services of a local vault, running in this process.
 pub(super) struct Embedded {
     coordinator: Coordinator,
     disks: Vec<Storage>,
-    // Given back last.
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Embedded {
@@ -141,7 +130,7 @@ impl Embedded {
                 Err(e) => ui.warn(&format!("disk {} counts as away: {e}", path_text(&disk)), None),
             }
         }
-        let embedded = Self { coordinator, disks, _lock: lock };
+        let embedded = Self { coordinator, disks, lock };
         embedded.wait_until_ready(ui).await?;
         Ok(embedded)
     }
@@ -175,7 +164,7 @@ impl Embedded {
             code: geometry.to_string(),
             disks: disks.into_iter().map(|disk| disk.written).collect(),
         };
-        let embedded = Self { coordinator, disks: running, _lock: lock };
+        let embedded = Self { coordinator, disks: running, lock };
         embedded.wait_until_ready(ui).await?;
         Ok((embedded, NewSettings(settings)))
     }
@@ -190,6 +179,7 @@ impl Embedded {
     pub(super) async fn stop(self) {
         self.coordinator.stop().await;
         join_all(self.disks.into_iter().map(Storage::stop)).await;
+        self.lock.release();
     }
 
     /// Until every disk that is here is up, and every other one was looked for.
@@ -277,150 +267,9 @@ fn loopback() -> Listen {
     Listen { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), plain_http: false }
 }
 
-/// What can be refused before anything is made.
-pub(super) fn check_new(
-    dir: &Path,
-    geometry: Geometry,
-    disks: Option<&[PathBuf]>,
-) -> Result<(), Failure> {
-    let shown = path_text(dir);
-    let word = shell_word(&shown);
-    if Settings::exist(dir) {
-        return Err(Failure::new(Exit::Usage, format!("{shown} has a vault already"))
-            .state("it was left as it is")
-            .next(format!("arc --vault {word} status")));
-    }
-    if super::lock::is_begun(dir) {
-        return Err(Failure::new(Exit::Usage, format!("{shown} has what an unfinished init left"))
-            .next(format!("rm -r {word}    # if nothing in it is wanted, then init again")));
-    }
-    let n = geometry.shards();
-    let count = disks.map_or(n, <[_]>::len);
-    if count <= geometry.data() {
-        let least = geometry.data() + 1;
-        return Err(Failure::new(
-            Exit::Usage,
-            format!("{geometry} needs at least {least} disks, better {n}"),
-        )
-        .why(format!("{count} were given")));
-    }
-    for disk in disks.unwrap_or_default() {
-        if disk.join("server.id").exists() {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!("{} belongs to a vault already", path_text(disk)),
-            )
-            .why("it has a server.id")
-            .next("give an empty folder of that disk"));
-        }
-    }
-    Ok(())
-}
-
-fn make_folder(path: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(path).map_err(Failure::io("cannot make", path))
-}
-
-fn make_disks(
-    dir: &Path,
-    geometry: Geometry,
-    given: Option<&[PathBuf]>,
-) -> Result<Vec<NewDisk>, Failure> {
-    let paths = match given {
-        Some(paths) => paths.to_vec(),
-        None => (1..=geometry.shards()).map(|i| dir.join("disks").join(i.to_string())).collect(),
-    };
-    let names = names(&paths);
-    let mut disks: Vec<NewDisk> = Vec::new();
-    for (path, name) in paths.into_iter().zip(names) {
-        make_folder(&path)?;
-        let path = path.canonicalize().map_err(Failure::io("cannot find", &path))?;
-        if disks.iter().any(|other| other.path == path) {
-            return Err(Failure::new(
-                Exit::Usage,
-                format!("disk {} was given twice", path_text(&path)),
-            ));
-        }
-        let device = fs::metadata(&path).map_err(Failure::io("cannot read", &path))?.dev();
-        let written = path.strip_prefix(dir).unwrap_or(&path).to_str().map(str::to_owned);
-        let written = written.ok_or_else(|| {
-            Failure::new(Exit::Usage, format!("disk {}: its path is not UTF-8", path_text(&path)))
-        })?;
-        disks.push(NewDisk { path, written, name, device });
-    }
-    Ok(disks)
-}
-
-/// The folders' own names where they tell the disks apart, `disk1` to `disk<n>` otherwise.
-fn names(paths: &[PathBuf]) -> Vec<String> {
-    let own: Vec<String> = paths
-        .iter()
-        .filter_map(|path| path.file_name()?.to_str())
-        .filter(|name| !name.bytes().all(|b| b.is_ascii_digit()))
-        .map(str::to_owned)
-        .collect();
-    let mut different = own.clone();
-    different.sort();
-    different.dedup();
-    if different.len() == paths.len() {
-        return own;
-    }
-    (1..=paths.len()).map(|i| format!("disk{i}")).collect()
-}
-
-/// Disks on one device share a zone, named after the first of them.
-fn zones(disks: &[NewDisk]) -> Vec<String> {
-    let mut zones = BTreeMap::<u64, String>::new();
-    let zone = |disk: &NewDisk| {
-        zones.entry(disk.device).or_insert_with(|| format!("device-of-{}", disk.name)).clone()
-    };
-    disks.iter().map(zone).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn code(text: &str) -> Geometry {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn disks_are_named_after_their_folders_where_that_tells_them_apart() {
-        let names = |paths: &[&str]| names(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
-        assert_eq!(names(&["/mnt/red", "/mnt/blue"]), ["red", "blue"]);
-        assert_eq!(names(&["/a/arc", "/b/arc"]), ["disk1", "disk2"]);
-        assert_eq!(names(&["v/disks/1", "v/disks/2"]), ["disk1", "disk2"]);
-    }
-
-    #[test]
-    fn disks_of_one_device_share_a_zone() {
-        let disk = |name: &str, device| NewDisk {
-            path: name.into(),
-            written: name.into(),
-            name: name.into(),
-            device,
-        };
-        let zones = zones(&[disk("a", 1), disk("b", 2), disk("c", 1)]);
-        assert_eq!(zones, ["device-of-a", "device-of-b", "device-of-a"]);
-    }
-
-    #[test]
-    fn a_new_vault_is_refused_where_one_is_or_disks_are_short() {
-        let dir = tempfile::tempdir().unwrap();
-        let refused = |disks: Option<&[PathBuf]>| {
-            check_new(dir.path(), code("4+2"), disks).map_err(|failure| failure.code)
-        };
-        assert_eq!(refused(None), Ok(()));
-        let disks: Vec<_> = (0..5).map(|i| dir.path().join(i.to_string())).collect();
-        assert_eq!(refused(Some(&disks[..4])), Err(Exit::Usage));
-        assert_eq!(refused(Some(&disks)), Ok(()));
-        fs::create_dir(&disks[2]).unwrap();
-        fs::write(disks[2].join("server.id"), "").unwrap();
-        assert_eq!(refused(Some(&disks)), Err(Exit::Usage));
-        fs::write(dir.path().join("arc.toml"), "").unwrap();
-        assert_eq!(refused(None), Err(Exit::Usage));
-    }
 
     #[test]
     fn settings_are_read_back_and_newer_ones_refused() {

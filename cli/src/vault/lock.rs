@@ -1,7 +1,8 @@
 //! One command at a time works on a local vault; the others say for whom they wait.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::mem::ManuallyDrop;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,10 +19,10 @@ const COMMAND_CHARS_MAX: usize = 200;
 /// The note of a holder is shorter than this.
 const NOTE_BYTES_MAX: u64 = 4096;
 
-/// The lock of a local vault; dropping gives it back, and so does the end of the process.
+/// The lock of a local vault, until [`Lock::release`] or the end of the process. Dropping it
+/// keeps it: a command that a signal ends still has its services for a moment.
 pub(super) struct Lock {
-    // Held for what closing it does.
-    _file: File,
+    file: ManuallyDrop<File>,
 }
 
 /// Who holds it, as written in the file.
@@ -62,7 +63,12 @@ impl Lock {
             tokio::time::sleep(TRY_EVERY).await;
         }
         write_note(&mut file).map_err(Failure::io("cannot write", &path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file: ManuallyDrop::new(file) })
+    }
+
+    /// Lets the next command have the vault.
+    pub(super) fn release(self) {
+        drop(ManuallyDrop::into_inner(self.file));
     }
 }
 
@@ -103,11 +109,6 @@ fn write_note(file: &mut File) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Whether a vault's folder was begun here: `arc.toml`, or the leavings of an `init` cut short.
-pub(super) fn is_begun(dir: &Path) -> bool {
-    ["arc.toml", "coordinator"].iter().any(|name| fs::symlink_metadata(dir.join(name)).is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +128,7 @@ mod tests {
         let ui = quiet();
         let mut second = std::pin::pin!(Lock::take(dir.path(), None, &ui));
         assert!(tokio::time::timeout(Duration::ZERO, second.as_mut()).await.is_err());
-        drop(first);
+        first.release();
         assert!(second.await.is_ok());
     }
 }

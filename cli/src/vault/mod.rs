@@ -4,6 +4,7 @@
 //! `arc.toml`); for the latter the same services run inside this process while
 //! the command does. Past this module nothing knows which of the two it is.
 
+mod folders;
 mod local;
 mod lock;
 mod survival;
@@ -208,7 +209,7 @@ pub fn check_new_local(
     geometry: Geometry,
     disks: Option<&[PathBuf]>,
 ) -> Result<(), Failure> {
-    local::check_new(dir, geometry, disks)
+    folders::check_new(dir, geometry, disks)
 }
 
 /// Gives a coordinator its vault record.
