@@ -17,8 +17,8 @@ mod stages;
 mod standing;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use codec::manifest::PageRef;
 use codec::snapshot::{Snapshot, Stats};
@@ -26,6 +26,7 @@ use codec::{Digest, Geometry, StripeId};
 use server::client::StorageClient;
 use server::wire::{BeginRequest, SnapshotRow};
 
+use self::read::now_ms;
 use self::renewal::Renewal;
 use self::send::Sender;
 use self::stages::Push;
@@ -45,6 +46,9 @@ const METADATA_PACK_BYTES: u64 = 16 * 1024 * 1024;
 const WORKING_SET_BYTES: u64 = 112 * 1024 * 1024;
 /// Sizes of data packs, the largest that fits the memory allowed is taken.
 const PACK_BYTES: [u64; 7] = [64 << 20, 48 << 20, 32 << 20, 24 << 20, 16 << 20, 12 << 20, 8 << 20];
+
+/// How long a push waits for its lease to be ended.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What to push.
 pub enum Source {
@@ -147,11 +151,17 @@ pub async fn push(
         Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };
     let pushed = push.take_snapshot(sources, source_set).await;
     drop(renewing);
+    let coordinator = vault.coordinator.with_patience(Duration::ZERO);
     // What is stored stands by itself: a lease that cannot be ended runs out.
-    if let Err(error) = vault.coordinator.with_patience(Duration::ZERO).end(lease.lease).await {
-        tracing::debug!(%error, "could not end the lease");
+    match tokio::time::timeout(END_PATIENCE, coordinator.end(lease.lease)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "could not end the lease"),
+        Err(_) => tracing::debug!("could not end the lease in time"),
     }
-    pushed
+    pushed.map_err(|failure| match failure.state.is_empty() {
+        true => failure.state("what is stored already is used by the next push"),
+        false => failure,
+    })
 }
 
 impl Push<'_> {
@@ -223,13 +233,6 @@ async fn parent_manifest(
         }
     }
 }
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
-}
-
-/// Guards what several stages share; see [`route::Pending`].
-type Shared<T> = Arc<Mutex<T>>;
 
 #[cfg(test)]
 mod tests {

@@ -60,3 +60,46 @@ impl Parent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use codec::manifest::Content;
+    use proptest::prelude::*;
+
+    use super::super::read::stream_entry;
+    use super::*;
+
+    /// Names whose order is easily got wrong: bytes around the separator.
+    fn path() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop::collection::vec(prop::sample::select(&b"\x01\n-.0aA\xff"[..]), 1..4);
+        prop::collection::vec(name, 1..4).prop_map(|names| names.join(&b'/'))
+    }
+
+    fn in_order(paths: &BTreeSet<Vec<u8>>) -> Vec<Vec<u8>> {
+        let mut paths: Vec<_> = paths.iter().cloned().collect();
+        paths.sort_by(|a, b| path_order(a, b));
+        paths
+    }
+
+    proptest! {
+        #[test]
+        fn a_merge_of_walk_and_manifest_pairs_equal_paths(
+            parent in prop::collection::btree_set(path(), 0..60),
+            current in prop::collection::btree_set(path(), 0..60),
+        ) {
+            let content = Content::Chunks(vec![]);
+            let node = Node::File { bytes: 0, content, holes: vec![] };
+            let entry = |path| Entry { node: node.clone(), ..stream_entry(path, (0, 0)) };
+            let page = in_order(&parent).into_iter().map(entry).collect();
+            let mut merged = Parent { page, ..Parent::default() };
+            for path in in_order(&current) {
+                let found = merged.at(&path).map(|entry| entry.path);
+                prop_assert_eq!(found, parent.get(&path).cloned());
+            }
+            merged.drain();
+            prop_assert_eq!(merged.files_removed, parent.difference(&current).count() as u64);
+        }
+    }
+}

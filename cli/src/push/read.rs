@@ -1,7 +1,7 @@
 //! Reading one file: whole when it is small, its chunks cut and named, its entry finished.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -22,7 +22,8 @@ const RECENT_MS: i64 = 2_000;
 /// What reading one small file gave.
 #[derive(Default)]
 pub struct Outcome {
-    pub entry: Option<Entry>,
+    /// Its entry, and what the open file was.
+    pub entry: Option<(Entry, Stat)>,
     pub chunks: Vec<Chunk>,
     pub pages: Vec<Chunk>,
     pub problem: Option<Problem>,
@@ -31,92 +32,108 @@ pub struct Outcome {
     pub bytes_read: u64,
 }
 
+/// A file that was read.
+pub struct Read<T> {
+    /// What reading made of it.
+    pub made: T,
+    /// What it was before.
+    pub before: Stat,
+    /// It changed while it was read, twice.
+    pub changed: bool,
+    holes: Vec<(u64, u64)>,
+    began_ms: i64,
+}
+
+/// Opens a file and has `read` read it; once more when it changes meanwhile. `read` says
+/// besides whether it got all that there was.
+pub fn read_file<T>(
+    found: &Found,
+    mut read: impl FnMut(&File, &Stat) -> io::Result<(T, bool)>,
+) -> Result<Read<T>, Problem> {
+    let mut is_last_try = false;
+    loop {
+        let began_ms = now_ms();
+        let (file, before) = tree::open(found)?;
+        let mut look = || {
+            let holes = tree::holes(&file, &before)?;
+            let (made, all) = read(&file, &before)?;
+            let after = Stat::of(&file)?;
+            // Links and the size on disk say nothing of contents.
+            let Stat { allocated_bytes, links, .. } = after;
+            let changed = after != Stat { allocated_bytes, links, ..before } || !all;
+            io::Result::Ok(Read { made, before, changed, holes, began_ms })
+        };
+        let read = look().map_err(|error| problem(found, error))?;
+        if !read.changed || std::mem::replace(&mut is_last_try, true) {
+            return Ok(read);
+        }
+    }
+}
+
+impl<T> Read<T> {
+    /// The entry of the file, described at the walk, with these contents of `bytes` in all.
+    pub fn entry(&self, described: Entry, content: Content, bytes: u64) -> Entry {
+        let stat = &self.before;
+        let recent = |(seconds, nanos): (i64, u32)| {
+            seconds * 1_000 + i64::from(nanos / 1_000_000) > self.began_ms - RECENT_MS
+        };
+        // Attributes are as old as the walk: a later change time does not vouch for them.
+        let is_older = described.ctime != stat.ctime;
+        let holes = self.holes.iter().filter(|(offset, length)| offset + length <= bytes);
+        Entry {
+            node: Node::File { bytes, content, holes: holes.copied().collect() },
+            mode: stat.mode,
+            uid: stat.uid,
+            gid: stat.gid,
+            mtime: stat.mtime,
+            ctime: stat.ctime,
+            inode: stat.inode,
+            device: stat.device,
+            read_again: self.changed || is_older || recent(stat.mtime) || recent(stat.ctime),
+            ..described
+        }
+    }
+}
+
+/// Reads a small file and cuts it.
 pub fn read_small(keys: &VaultKeys, chunker: &Chunker, found: &Found, entry: Entry) -> Outcome {
     let mut outcome = Outcome { files_read: 1, ..Outcome::default() };
-    for attempt in 0..2 {
-        let began_ms = now_ms();
-        let read = tree::open(found).and_then(|(file, before)| {
-            let read = || -> io::Result<_> {
-                let holes = tree::holes(&file, &before)?;
-                Ok((holes, read_whole(&file, &before)?, Stat::of(&file)?))
-            };
-            read().map(|read| (before, read)).map_err(|e| problem(found, e))
-        });
-        let (before, (holes, bytes, after)) = match read {
-            Ok(read) => read,
-            Err(problem) => {
-                outcome.problem = Some(problem);
-                return outcome;
-            }
-        };
-        let changed = after != before_unread(&before, &after) || bytes.len() as u64 != before.bytes;
-        if changed && attempt == 0 {
-            continue;
+    let mut read = match read_file(found, read_whole) {
+        Ok(read) => read,
+        Err(problem) => return Outcome { problem: Some(problem), ..outcome },
+    };
+    let bytes = std::mem::take(&mut read.made);
+    let length = bytes.len() as u64;
+    outcome.bytes_read = length;
+    outcome.changed = read.changed.then(|| found.path.clone());
+    let (chunks, _) = cut(keys, chunker, Bytes::from(bytes), true);
+    let mut content = ContentBuilder::new();
+    let finished = chunks
+        .iter()
+        .try_for_each(|chunk| {
+            let reference = ChunkRef { id: chunk.id, bytes: chunk.bytes.len() as u32 };
+            content.push(reference, &mut page_sink(keys, &mut outcome.pages))
+        })
+        .and_then(|()| content.finish(&mut page_sink(keys, &mut outcome.pages)))
+        .map(|content| read.entry(entry, content, length))
+        .and_then(|entry| entry.check().map(|()| entry));
+    match finished {
+        Ok(entry) => {
+            outcome.entry = Some((entry, read.before));
+            outcome.chunks = chunks;
         }
-        outcome.bytes_read = bytes.len() as u64;
-        outcome.changed = changed.then(|| found.path.clone());
-        let length = bytes.len() as u64;
-        let (chunks, _) = cut(keys, chunker, Bytes::from(bytes), true);
-        let mut content = ContentBuilder::new();
-        let pushed: codec::Result<Content> = chunks
-            .iter()
-            .try_for_each(|chunk| {
-                let reference = ChunkRef { id: chunk.id, bytes: chunk.bytes.len() as u32 };
-                content.push(reference, &mut page_sink(keys, &mut outcome.pages))
-            })
-            .and_then(|()| content.finish(&mut page_sink(keys, &mut outcome.pages)));
-        match pushed {
-            Ok(content) => {
-                outcome.entry =
-                    Some(finish_entry(&entry, &before, content, length, holes, changed, began_ms));
-                outcome.chunks = chunks;
-            }
-            Err(error) => outcome.problem = Some(problem(found, io::Error::other(error))),
-        }
-        return outcome;
+        Err(error) => outcome.problem = Some(problem(found, io::Error::other(error))),
     }
     outcome
 }
 
-/// The file's bytes; when it grows meanwhile, as much as it should have and one byte more.
-fn read_whole(mut file: &File, before: &Stat) -> io::Result<Vec<u8>> {
-    let limit = before.bytes.min(2 * SMALL_FILE_BYTES) + 1;
-    let mut bytes = Vec::with_capacity(limit as usize);
-    Read::by_ref(&mut file).take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// `before` with what reading itself may change. Links and the size on disk say nothing of contents.
-pub fn before_unread(before: &Stat, after: &Stat) -> Stat {
-    Stat { allocated_bytes: after.allocated_bytes, links: after.links, ..*before }
-}
-
-pub fn finish_entry(
-    entry: &Entry,
-    stat: &Stat,
-    content: Content,
-    bytes: u64,
-    holes: Vec<(u64, u64)>,
-    changed: bool,
-    read_ms: i64,
-) -> Entry {
-    let recent = |(seconds, nanos): (i64, u32)| {
-        seconds * 1_000 + i64::from(nanos / 1_000_000) > read_ms - RECENT_MS
-    };
-    let holes = holes.into_iter().filter(|(offset, length)| offset + length <= bytes).collect();
-    Entry {
-        path: entry.path.clone(),
-        node: Node::File { bytes, content, holes },
-        mode: stat.mode,
-        uid: stat.uid,
-        gid: stat.gid,
-        mtime: stat.mtime,
-        ctime: stat.ctime,
-        inode: stat.inode,
-        device: stat.device,
-        xattrs: entry.xattrs.clone(),
-        read_again: changed || recent(stat.mtime) || recent(stat.ctime),
-    }
+/// The file's bytes. Some say that they have none, or fewer than they give: what is there
+/// counts, up to a bound that a growing one cannot pass.
+fn read_whole(mut file: &File, before: &Stat) -> io::Result<(Vec<u8>, bool)> {
+    let mut bytes = Vec::with_capacity(before.bytes.min(SMALL_FILE_BYTES) as usize + 1);
+    io::Read::by_ref(&mut file).take(2 * SMALL_FILE_BYTES).read_to_end(&mut bytes)?;
+    let all = (bytes.len() as u64) < 2 * SMALL_FILE_BYTES;
+    Ok((bytes, all))
 }
 
 /// Cuts `bytes` into chunks and names them; unless this is the file's `end`, what may be cut

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use codec::ChunkId;
 use codec::keys::VaultKeys;
@@ -12,7 +12,6 @@ use server::client::CoordinatorClient;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, LeaseId};
 use tokio::sync::mpsc;
 
-use super::Shared;
 use super::packer::Chunk;
 use super::read::page_sink;
 use super::scan::Batch;
@@ -23,7 +22,7 @@ use crate::ui::Counters;
 const PAGES_BYTES: usize = 4 * 1024 * 1024;
 
 /// Chunks on their way: in no committed stripe yet.
-pub type Pending = Shared<HashSet<ChunkId>>;
+pub type Pending = Arc<Mutex<HashSet<ChunkId>>>;
 /// New chunks for the packer.
 pub type ToPacker = (FrameKind, Vec<Chunk>);
 

@@ -18,14 +18,13 @@ use tokio::sync::mpsc;
 use super::packer::Chunk;
 use super::parent::Parent;
 use super::read::{
-    Outcome, SMALL_FILE_BYTES, before_unread, cut, finish_entry, now, now_ms, page_sink, problem,
-    read_small, stream_entry,
+    Outcome, SMALL_FILE_BYTES, cut, now, page_sink, read_file, read_small, stream_entry,
 };
 use crate::exit::Failure;
-use crate::tree::{self, Found, HardLinks, Problem, Stat, Trust, Walk};
+use crate::tree::{self, FileId, Found, HardLinks, Problem, Stat, Trust, Walk};
 use crate::ui::{Counters, Ui};
 
-/// A batch is closed when its files have this many bytes,
+/// A batch is closed when its files and attributes have this many bytes,
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// or when it has this many entries.
 const BATCH_ENTRIES: usize = 1024;
@@ -94,6 +93,26 @@ enum Pending {
     Read(Box<(Found, Entry)>),
 }
 
+impl Pending {
+    /// Bytes of memory that it takes, or will.
+    fn bytes(&self) -> u64 {
+        let (contents, entry) = match self {
+            Self::Ready(entry) => (0, &**entry),
+            Self::Read(read) => (read.0.stat.bytes, &read.1),
+        };
+        let attributes = entry.xattrs.iter().map(|x| x.name.len() + x.value.len());
+        contents + attributes.sum::<usize>() as u64
+    }
+
+    /// The file that other names may refer to once it is stored.
+    fn linked(&self) -> Option<FileId> {
+        match self {
+            Self::Read(read) if read.0.stat.links > 1 => Some(read.0.stat.file()),
+            _ => None,
+        }
+    }
+}
+
 impl Scan {
     /// Walks `walk` to its end. Blocks: run it on a thread of its own.
     pub fn run(mut self, walk: Walk) -> Stats {
@@ -132,6 +151,7 @@ impl Scan {
         let mut links = HardLinks::default();
         let mut pending: Vec<Pending> = Vec::new();
         let mut pending_bytes = 0;
+        let mut pending_links: HashSet<FileId> = HashSet::new();
         for found in walk {
             let found = match found {
                 Ok(found) => found,
@@ -143,26 +163,31 @@ impl Scan {
             if self.counts {
                 count_one(&self.counters, &found);
             }
-            let Some(next) = self.decide(found, &mut links) else { continue };
-            if let Pending::Read(read) = &next {
-                let stat = read.0.stat;
-                if stat.bytes > SMALL_FILE_BYTES || stat.links > 1 {
-                    // Alone: because it is long, or because other names will refer to it
-                    // only if it could be read.
-                    self.flush(&mut pending)?;
-                    pending_bytes = 0;
-                    self.read_alone(read.0.clone(), read.1.clone(), &mut links)?;
-                    continue;
-                }
-                pending_bytes += stat.bytes;
+            // Whether this is a further name is known once the first one was read.
+            if pending_links.contains(&found.stat.file()) {
+                self.flush(&mut pending, &mut links)?;
+                (pending_bytes, pending_links) = (0, HashSet::new());
             }
-            pending.push(next);
+            let Some(next) = self.decide(found, &mut links) else { continue };
+            match next {
+                Pending::Read(read) if read.0.stat.bytes > SMALL_FILE_BYTES => {
+                    self.flush(&mut pending, &mut links)?;
+                    (pending_bytes, pending_links) = (0, HashSet::new());
+                    let (found, entry) = *read;
+                    self.read_alone(found, entry, &mut links)?;
+                }
+                next => {
+                    pending_bytes += next.bytes();
+                    pending_links.extend(next.linked());
+                    pending.push(next);
+                }
+            }
             if pending_bytes >= BATCH_BYTES || pending.len() >= BATCH_ENTRIES {
-                self.flush(&mut pending)?;
-                pending_bytes = 0;
+                self.flush(&mut pending, &mut links)?;
+                (pending_bytes, pending_links) = (0, HashSet::new());
             }
         }
-        self.flush(&mut pending)
+        self.flush(&mut pending, &mut links)
     }
 
     /// Whether a name has to be read, and its entry.
@@ -177,21 +202,19 @@ impl Scan {
             && self.is_stored(parent)
         {
             let stat = &found.stat;
-            let entry = Entry {
-                inode: stat.inode,
-                device: stat.device,
-                ctime: stat.ctime,
-                ..parent.clone()
+            let entry = match self.unchanged(&found, parent) {
+                Ok(entry) => entry,
+                Err(problem) => {
+                    self.problem(&problem);
+                    return None;
+                }
             };
             links.stored(&entry, stat);
             self.counters.read_files.fetch_add(1, Relaxed);
             self.counters.read_bytes.fetch_add(file_bytes(stat), Relaxed);
             return Some(Pending::Ready(Box::new(entry)));
         }
-        let mut problems = Vec::new();
-        let described = tree::describe(&found, first, &mut problems);
-        problems.iter().for_each(|problem| self.problem(problem));
-        let entry = match described {
+        let entry = match self.describe(&found, first) {
             Ok(entry) => entry,
             Err(problem) => {
                 self.problem(&problem);
@@ -216,9 +239,28 @@ impl Scan {
             self.stats.entries += 1;
             self.stats.files += 1;
             self.stats.bytes += found.stat.bytes;
+            links.stored(&entry, &found.stat);
             return None;
         }
         Some(Pending::Read(Box::new((found, entry))))
+    }
+
+    /// The parent's entry, under the inode and times of now. Where the change time may differ,
+    /// owner, mode and attributes may too.
+    fn unchanged(&mut self, found: &Found, parent: &Entry) -> Result<Entry, Problem> {
+        let Stat { inode, device, ctime, .. } = found.stat;
+        if parent.ctime == ctime {
+            return Ok(Entry { inode, device, ..parent.clone() });
+        }
+        let described = self.describe(found, None)?;
+        Ok(Entry { node: parent.node.clone(), ..described })
+    }
+
+    fn describe(&mut self, found: &Found, first: Option<Vec<u8>>) -> Result<Entry, Problem> {
+        let mut problems = Vec::new();
+        let described = tree::describe(found, first, &mut problems);
+        problems.iter().for_each(|problem| self.problem(problem));
+        described
     }
 
     /// Whether the vault still has all that an unchanged file refers to.
@@ -236,24 +278,27 @@ impl Scan {
         }
     }
 
-    fn flush(&mut self, pending: &mut Vec<Pending>) -> Result<(), Stopped> {
+    fn flush(&mut self, pending: &mut Vec<Pending>, links: &mut HardLinks) -> Result<(), Stopped> {
         let (keys, chunker) = (&self.keys, &self.chunker);
-        let outcomes: Vec<Outcome> = std::mem::take(pending)
+        let outcomes: Vec<(Option<Entry>, Outcome)> = std::mem::take(pending)
             .into_par_iter()
             .map(|pending| match pending {
-                Pending::Ready(entry) => Outcome { entry: Some(*entry), ..Outcome::default() },
+                Pending::Ready(entry) => (Some(*entry), Outcome::default()),
                 Pending::Read(read) => {
                     let (found, entry) = *read;
-                    read_small(keys, chunker, &found, entry)
+                    (None, read_small(keys, chunker, &found, entry))
                 }
             })
             .collect();
         let mut batch = Batch::default();
-        for outcome in outcomes {
+        for (ready, outcome) in outcomes {
             self.note(&outcome);
             batch.chunks.extend(outcome.chunks);
             batch.pages.extend(outcome.pages);
-            if let Some(entry) = outcome.entry {
+            if let Some((entry, stat)) = &outcome.entry {
+                links.stored(entry, stat);
+            }
+            if let Some(entry) = ready.or(outcome.entry.map(|(entry, _)| entry)) {
                 self.count(&entry.node);
                 batch.entries.push(entry);
             }
@@ -268,43 +313,26 @@ impl Scan {
         entry: Entry,
         links: &mut HardLinks,
     ) -> Result<(), Stopped> {
-        let mut outcome = Outcome::default();
-        for attempt in 0..2 {
-            let began_ms = now_ms();
-            let opened = tree::open(&found).and_then(|(file, before)| {
-                let holes = tree::holes(&file, &before).map_err(|e| problem(&found, e))?;
-                Ok((file, before, holes))
-            });
-            let (mut file, before, holes) = match opened {
-                Ok(opened) => opened,
-                Err(problem) => {
-                    outcome.problem = Some(problem);
-                    break;
-                }
-            };
-            let (content, bytes) =
-                match self.read_pieces(&mut file, READ_BYTES.min(before.bytes as usize + 1)) {
-                    Ok(Some(read)) => read,
-                    Ok(None) => return Err(Stopped),
-                    Err(error) => {
-                        outcome.problem = Some(problem(&found, error));
-                        break;
-                    }
-                };
-            let changed = Stat::of(&file)
-                .map_or(true, |after| after != before_unread(&before, &after))
-                || bytes != before.bytes;
-            if changed && attempt == 0 {
-                continue;
+        let read = read_file(&found, |file, before| {
+            // No further than it was: one that grows as fast as it is read would never end.
+            let read_bytes = READ_BYTES.min(before.bytes as usize + 1);
+            let read = self.read_pieces(&mut file.take(before.bytes), read_bytes)?;
+            let all = read.as_ref().is_none_or(|(_, bytes)| *bytes == before.bytes);
+            Ok((read, all))
+        });
+        let mut read = match read {
+            Ok(read) => read,
+            Err(problem) => {
+                self.problem(&problem);
+                return Ok(());
             }
-            outcome.changed = changed.then(|| found.path.clone());
-            outcome.entry =
-                Some(finish_entry(&entry, &before, content, bytes, holes, changed, began_ms));
-            break;
+        };
+        let Some((content, bytes)) = read.made.take() else { return Err(Stopped) };
+        if read.changed {
+            self.changed(&found.path);
         }
-        self.note(&outcome);
-        let Some(entry) = outcome.entry else { return Ok(()) };
-        links.stored(&entry, &found.stat);
+        let entry = read.entry(entry, content, bytes);
+        links.stored(&entry, &read.before);
         self.count(&entry.node);
         self.send(Batch { entries: vec![entry], ..Batch::default() })
     }
@@ -370,20 +398,22 @@ impl Scan {
             self.problem(problem);
         }
         if let Some(path) = &outcome.changed {
-            self.warn("changed while it was read; stored as it was then".to_owned(), Some(path));
+            self.changed(path);
         }
         self.counters.read_files.fetch_add(outcome.files_read, Relaxed);
         self.counters.read_bytes.fetch_add(outcome.bytes_read, Relaxed);
     }
 
+    fn changed(&mut self, path: &[u8]) {
+        self.warn("changed while it was read; stored as it was then".to_owned(), Some(path));
+    }
+
     fn problem(&mut self, problem: &Problem) {
         let what = format!("cannot {}: {}", problem.doing, problem.error);
-        match problem.error.kind() {
-            // A socket has no contents: leaving it out leaves nothing out.
-            io::ErrorKind::Unsupported => {
-                self.ui.warn(&what, Some(&tree::absolute(&problem.path)));
-            }
-            _ => self.warn(what, Some(&problem.path)),
+        if problem.leaves_nothing_out() {
+            self.ui.warn(&what, Some(&tree::absolute(&problem.path)));
+        } else {
+            self.warn(what, Some(&problem.path));
         }
     }
 

@@ -179,8 +179,8 @@ impl Sender {
                 continue;
             }
             // Another server may take the place of one that failed just now; else wait for one.
-            let spare_may_help = !placement.places.is_empty();
-            if spare_may_help && avoid.len() < target {
+            // Each round stores a shard or avoids one server more, so there is a last one.
+            if !placement.places.is_empty() {
                 continue;
             }
             if self.patience.lasts(Instant::now()) {
@@ -259,16 +259,19 @@ impl Sender {
         let began = Instant::now();
         let mut puts: FuturesUnordered<_> =
             places.iter().map(|place| self.put(place, *epoch, shards)).collect();
-        let mut done = Vec::with_capacity(places.len());
+        let mut done: Vec<(ServerId, server::Result<Receipt>)> = Vec::with_capacity(places.len());
+        let mut slowest = None;
         loop {
-            let is_slow = !done.is_empty() && puts.len() <= shards.geometry.parity();
-            let patience = if is_slow && puts.len() <= *spares as usize {
-                (began.elapsed() * FAR_SLOWER).max(self.slow_after)
-            } else {
-                Duration::MAX
-            };
-            match tokio::time::timeout(patience, puts.next()).await {
-                Ok(Some(put)) => done.push(put),
+            let can_do_without = puts.len() <= shards.geometry.parity().min(*spares as usize);
+            let bound = slowest.filter(|_| can_do_without).map(|slowest: Duration| {
+                let waited = began.elapsed() - slowest;
+                (slowest * FAR_SLOWER).max(self.slow_after).saturating_sub(waited)
+            });
+            match tokio::time::timeout(bound.unwrap_or(Duration::MAX), puts.next()).await {
+                Ok(Some(put)) => {
+                    slowest = if put.1.is_ok() { Some(began.elapsed()) } else { slowest };
+                    done.push(put);
+                }
                 Ok(None) => return done,
                 Err(_) => break,
             }

@@ -1,6 +1,9 @@
 //! The stages of one push, run side by side and joined by bounded channels.
 
 use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +25,7 @@ use super::send::{Sender, Sent};
 use super::{METADATA_PACK_BYTES, Options, STRIPES_IN_FLIGHT, Source, pack_bytes};
 use crate::exit::{Exit, Failure};
 use crate::fetch::{Entries, Fetcher};
-use crate::tree::Walk;
+use crate::tree::{FileId, Walk};
 use crate::ui::{Counters, Ui};
 use crate::vault::Vault;
 
@@ -151,13 +154,16 @@ impl Push<'_> {
         };
         let thread = match &self.options.source {
             Source::Paths(_) => {
-                let walk = Walk::new(sources.to_vec(), self.options.excludes.clone());
+                let vault = folder_ids(&self.vault.folders());
+                let walk =
+                    || Walk::new(sources.to_vec(), self.options.excludes.clone(), vault.clone());
                 if !scan.counts {
-                    let ahead = Walk::new(sources.to_vec(), self.options.excludes.clone());
+                    let ahead = walk();
                     let counters = Arc::clone(&self.counters);
                     // It ends by itself, long before the scan.
                     drop(tokio::task::spawn_blocking(move || scan::count_ahead(ahead, &counters)));
                 }
+                let walk = walk();
                 tokio::task::spawn_blocking(move || Ok(scan.run(walk)))
             }
             Source::Stdin(path) => {
@@ -249,6 +255,12 @@ impl Push<'_> {
         }
         Ok(totals)
     }
+}
+
+/// Of those that are there.
+fn folder_ids(folders: &[PathBuf]) -> Vec<FileId> {
+    let id = |folder: &PathBuf| fs::metadata(folder).ok().map(|m| (m.dev(), m.ino()));
+    folders.iter().filter_map(id).collect()
 }
 
 /// Where the packing stage, which stands in the middle, spends most of its time.

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::walk::Found;
-use super::{Problem, Stat, open_name};
+use super::{FileId, IS_SOCKET, Problem, Stat, open_name};
 
 /// What the next push goes by besides size and modification time.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,25 +46,41 @@ pub(crate) fn is_unchanged(parent: &Entry, now: &Stat, trust: Trust) -> bool {
 /// The first names of files that have several, until the last of them was seen.
 #[derive(Debug, Default)]
 pub(crate) struct HardLinks {
-    open: HashMap<(u64, u64), (Vec<u8>, u64)>,
+    open: HashMap<FileId, FirstName>,
+}
+
+/// What was stored under the first name, and how many names are still to come.
+#[derive(Debug)]
+struct FirstName {
+    path: Vec<u8>,
+    bytes: u64,
+    mtime: (i64, u32),
+    left: u64,
 }
 
 impl HardLinks {
-    /// The name under which this file was stored before, if it was.
+    /// The name under which this file was stored before, if it was, as it is now: an inode's
+    /// number may have passed to another file meanwhile.
     pub(crate) fn first(&mut self, now: &Stat) -> Option<Vec<u8>> {
-        let (first, left) = self.open.get_mut(&(now.device, now.inode))?;
-        *left = left.saturating_sub(1);
-        if *left > 0 {
-            return Some(first.clone());
+        let first = self.open.get_mut(&now.file())?;
+        if (first.bytes, first.mtime) != (now.bytes, now.mtime) {
+            return None;
         }
-        self.open.remove(&(now.device, now.inode)).map(|(first, _)| first)
+        first.left = first.left.saturating_sub(1);
+        if first.left > 0 {
+            return Some(first.path.clone());
+        }
+        self.open.remove(&now.file()).map(|first| first.path)
     }
 
-    /// Call this for each entry that is in the manifest, not before: another name must
-    /// not refer to one that could not be read.
-    pub(crate) fn stored(&mut self, entry: &Entry, now: &Stat) {
-        if now.links > 1 && !matches!(entry.node, Node::Directory | Node::Hardlink { .. }) {
-            self.open.insert((now.device, now.inode), (entry.path.clone(), now.links - 1));
+    /// Call this for each entry that is in the manifest, not before: another name must not
+    /// refer to one that could not be read. `stat` is of what was stored: between the walk and
+    /// the reading another file may have taken the name.
+    pub(crate) fn stored(&mut self, entry: &Entry, stat: &Stat) {
+        if stat.links > 1 && !matches!(entry.node, Node::Directory | Node::Hardlink { .. }) {
+            let Stat { bytes, mtime, links, .. } = *stat;
+            let first = FirstName { path: entry.path.clone(), bytes, mtime, left: links - 1 };
+            self.open.insert(stat.file(), first);
         }
     }
 }
@@ -88,6 +104,7 @@ pub(crate) fn describe(
         (None, FileType::Fifo) => Node::Fifo,
         (None, FileType::CharacterDevice) => Node::CharDevice { device: stat.node_device },
         (None, FileType::BlockDevice) => Node::BlockDevice { device: stat.node_device },
+        (None, FileType::Socket) => return Err(Problem::empty(path, IS_SOCKET)),
         (None, _) => return Err(Problem::new(path, "store", Errno::OPNOTSUPP)),
     };
     let xattrs = match node {
@@ -256,7 +273,7 @@ mod tests {
 
     fn found(path: &Path) -> Found {
         let sources = sources(&[path.to_path_buf()]).unwrap();
-        Walk::new(sources, Excludes::default()).next().unwrap().unwrap()
+        Walk::new(sources, Excludes::default(), vec![]).next().unwrap().unwrap()
     }
 
     fn described(found: &Found) -> Entry {
@@ -309,6 +326,19 @@ mod tests {
         links.stored(&further, &now);
         assert_eq!(links.first(&now).as_ref(), Some(&first.path));
         assert!(links.open.is_empty(), "all three names were seen");
+    }
+
+    #[test]
+    fn another_file_with_the_inode_of_a_first_name_is_not_one_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"x").unwrap();
+        fs::hard_link(&path, dir.path().join("b")).unwrap();
+        let (now, mut links) = (found(&path).stat, HardLinks::default());
+        links.stored(&described(&found(&path)), &now);
+        assert_eq!(links.first(&Stat { bytes: now.bytes + 1, ..now }), None);
+        assert_eq!(links.first(&Stat { mtime: (now.mtime.0, now.mtime.1 ^ 1), ..now }), None);
+        assert!(links.first(&now).is_some());
     }
 
     #[test]

@@ -23,6 +23,9 @@ use codec::manifest::show_path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+/// Why a socket is not stored.
+const IS_SOCKET: &str = "it is a socket";
+
 /// Something that went wrong with one path while the rest goes on.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {doing} {}: {error}", show_path(path))]
@@ -39,7 +42,21 @@ impl Problem {
     fn new(path: &[u8], doing: &'static str, error: impl Into<io::Error>) -> Self {
         Self { path: path.to_vec(), doing, error: error.into() }
     }
+
+    /// A name that is not stored since there is nothing to store of it.
+    fn empty(path: &[u8], why: &'static str) -> Self {
+        Self::new(path, "store", io::Error::new(io::ErrorKind::Unsupported, why))
+    }
+
+    /// Whether it is one of those: a snapshot without it is whole.
+    pub(crate) fn leaves_nothing_out(&self) -> bool {
+        // The system's own refusals have a number.
+        self.error.kind() == io::ErrorKind::Unsupported && self.error.raw_os_error().is_none()
+    }
 }
+
+/// Device and inode: what one file or folder is among all that are there.
+pub(crate) type FileId = (u64, u64);
 
 /// What the file system says of one name or open file; symbolic links are not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +88,11 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
+    /// Which file it is of.
+    pub(crate) fn file(&self) -> FileId {
+        (self.device, self.inode)
+    }
+
     /// Of a name in a folder.
     fn at(folder: impl AsFd, name: &CStr) -> Result<Self, Errno> {
         rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map(Self::from)

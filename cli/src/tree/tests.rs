@@ -23,7 +23,7 @@ type Kept = (Entry, Vec<u8>);
 fn capture_tree(root: &Path) -> Vec<Kept> {
     let source = sources(&[root.to_path_buf()]).unwrap().remove(0);
     let (mut links, mut problems, mut kept) = (HardLinks::default(), Vec::new(), Vec::new());
-    for found in Walk::new(vec![source.clone()], Excludes::default()).skip(1) {
+    for found in Walk::new(vec![source.clone()], Excludes::default(), vec![]).skip(1) {
         let found = found.unwrap();
         let relative = |path: &[u8]| path[source.len() + 1..].to_vec();
         let first = links.first(&found.stat);

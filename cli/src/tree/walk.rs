@@ -14,7 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::exclude::Excludes;
-use super::{Problem, Stat, c_name, open_name, split};
+use super::{FileId, IS_SOCKET, Problem, Stat, c_name, open_name, split};
 
 const LIST_BYTES: usize = 32 * 1024;
 
@@ -79,6 +79,8 @@ fn source(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) struct Walk {
     sources: vec::IntoIter<Vec<u8>>,
     excludes: Excludes,
+    /// Folders of a local vault: it does not grow by what it holds.
+    vault: Vec<FileId>,
     /// The folders from the source down to where the walk is.
     levels: Vec<Level>,
     /// The folder that was returned last, not listed yet.
@@ -93,11 +95,12 @@ struct Level {
 }
 
 impl Walk {
-    /// A walk that stands before the first source.
-    pub(crate) fn new(sources: Vec<Vec<u8>>, excludes: Excludes) -> Self {
+    /// A walk that stands before the first source; it leaves out the folders `vault`.
+    pub(crate) fn new(sources: Vec<Vec<u8>>, excludes: Excludes, vault: Vec<FileId>) -> Self {
         Self {
             sources: sources.into_iter(),
             excludes,
+            vault,
             levels: Vec::new(),
             unlisted: None,
             list: Vec::with_capacity(LIST_BYTES),
@@ -136,14 +139,17 @@ impl Walk {
         name: &CStr,
         path: Vec<u8>,
     ) -> Option<Result<Found, Problem>> {
+        if let Err(error) = check_path(&path) {
+            return Some(Err(Problem::new(&path, "name", io::Error::other(error))));
+        }
         let stat = match Stat::at(&folder, name) {
             Ok(stat) => stat,
             Err(error) => return Some(Err(Problem::new(&path, "look at", error))),
         };
         match stat.kind {
-            FileType::Socket => {
-                let error = io::Error::new(io::ErrorKind::Unsupported, "it is a socket");
-                return Some(Err(Problem::new(&path, "store", error)));
+            FileType::Socket => return Some(Err(Problem::empty(&path, IS_SOCKET))),
+            FileType::Directory if self.vault.contains(&stat.file()) => {
+                return Some(Err(Problem::empty(&path, "it is of the vault that is pushed to")));
             }
             FileType::Directory => self.unlisted = Some((folder.clone(), path.clone())),
             _ => {}
@@ -234,6 +240,8 @@ fn list(folder: impl AsFd, buffer: &mut Vec<u8>) -> (Vec<(CString, FileType)>, O
         }
     }
     names.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+    // A folder that changes while it is listed may give a name twice.
+    names.dedup_by(|(a, _), (b, _)| a == b);
     (names, problem)
 }
 
@@ -259,7 +267,7 @@ mod tests {
     }
 
     fn walk(paths: &[PathBuf], excludes: &[&str]) -> Walk {
-        Walk::new(sources(paths).unwrap(), Excludes::new(excludes).unwrap())
+        Walk::new(sources(paths).unwrap(), Excludes::new(excludes).unwrap(), vec![])
     }
 
     /// What a walk says, paths relative to the tree.
@@ -346,6 +354,31 @@ mod tests {
             &[],
         );
         assert_eq!(seen(&dir, walk), ["a/none: open the folder of", "gone: look at", "z"]);
+    }
+
+    #[test]
+    fn the_vaults_own_folders_are_left_out() {
+        let dir = tree(&[b"a", b"vault/arc.toml", b"z"]);
+        let vault = Stat::from(rustix::fs::stat(dir.path().join("vault")).unwrap()).file();
+        let sources = sources(&[dir.path().into()]).unwrap();
+        let walk = Walk::new(sources, Excludes::default(), vec![vault]);
+        assert_eq!(seen(&dir, walk), ["", "a", "vault: store", "z"]);
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_manifest_is_a_problem_and_the_rest_goes_on() {
+        let dir = tree(&[b"z"]);
+        let name = "n".repeat(250);
+        let mut folder = rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..270 {
+            rustix::fs::mkdirat(&folder, &name, Mode::RWXU).unwrap();
+            folder = rustix::fs::openat(&folder, &name, OFlags::PATH, Mode::empty()).unwrap();
+        }
+        let items: Vec<_> = walk(&[dir.path().into()], &[]).collect();
+        assert_eq!(items.iter().filter(|item| item.is_err()).count(), 1);
+        assert!(items.last().unwrap().as_ref().unwrap().path.ends_with(b"/z"));
+        // Too deep for the usual removal.
+        std::process::Command::new("rm").arg("-rf").arg(dir.path()).status().unwrap();
     }
 
     #[test]

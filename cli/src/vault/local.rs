@@ -69,6 +69,12 @@ impl Settings {
         }
     }
 
+    /// DIR, and every disk's folder.
+    fn folders(&self, dir: &Path) -> Vec<PathBuf> {
+        let disks = self.disks.iter().map(|disk| dir.join(disk));
+        std::iter::once(dir.to_owned()).chain(disks).collect()
+    }
+
     fn write(&self, dir: &Path) -> Result<(), Failure> {
         let path = Self::path(dir);
         let text = toml::to_string(self).map_err(|e| {
@@ -87,6 +93,8 @@ impl Settings {
 pub(super) struct Embedded {
     coordinator: Coordinator,
     disks: Vec<Storage>,
+    /// DIR, and every disk's folder.
+    folders: Vec<PathBuf>,
     lock: Lock,
 }
 
@@ -130,7 +138,8 @@ impl Embedded {
                 Err(e) => ui.warn(&format!("disk {} counts as away: {e}", path_text(&disk)), None),
             }
         }
-        let embedded = Self { coordinator, disks, lock };
+        let folders = settings.folders(dir);
+        let embedded = Self { coordinator, disks, folders, lock };
         embedded.wait_until_ready(ui).await?;
         Ok(embedded)
     }
@@ -164,9 +173,15 @@ impl Embedded {
             code: geometry.to_string(),
             disks: disks.into_iter().map(|disk| disk.written).collect(),
         };
-        let embedded = Self { coordinator, disks: running, lock };
+        let folders = settings.folders(dir);
+        let embedded = Self { coordinator, disks: running, folders, lock };
         embedded.wait_until_ready(ui).await?;
         Ok((embedded, NewSettings(settings)))
+    }
+
+    /// DIR, and every disk's folder.
+    pub(super) fn folders(&self) -> Vec<PathBuf> {
+        self.folders.clone()
     }
 
     /// A client of the coordinator in here.

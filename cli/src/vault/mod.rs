@@ -68,6 +68,11 @@ impl Vault {
         self.record.geometry
     }
 
+    /// The folders of a local vault and its disks; none of one elsewhere.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        self.embedded.as_ref().map(Embedded::folders).unwrap_or_default()
+    }
+
     /// Stops what runs in this process for it.
     pub async fn close(self) {
         stop(self.embedded).await;

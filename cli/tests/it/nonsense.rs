@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
 use crate::http::{Message, Proxy};
-use crate::source;
+use crate::{source, trees};
 
 /// A fleet whose last server lies.
 fn fleet(code: &str, servers: usize) -> (Fleet, Proxy) {
@@ -125,6 +125,28 @@ fn a_spare_takes_the_place_of_a_server_that_is_far_slower_than_the_others() {
     drop(go_on);
     fleet.pull_exact("latest");
     fleet.is_whole();
+}
+
+#[test]
+fn spares_are_tried_until_none_is_left() {
+    let mut fleet = Fleet::bare(&[]);
+    for _ in 0..4 {
+        fleet.join(&[]);
+    }
+    let proxies = [Proxy::new(), Proxy::new()];
+    for proxy in &proxies {
+        let refuser = fleet.join(&["--advertise", &proxy.url()]);
+        proxy.stand_before(fleet.server_address(refuser));
+        proxy.tell(of("PUT /v1/shards", |answer| answer.set_status("500 No")));
+    }
+    fleet.init(&fleet.sandbox, Some("2+1"));
+    fleet.until_up(6);
+    // Stripes of two or three shards: some have both refusers among their first places.
+    for seed in 0..8 {
+        trees::write(fleet.source().join("file"), source::noise(seed, 100_000));
+        fleet.push(&["--wait-servers=0s"]).exits(0);
+    }
+    fleet.pull_exact("latest");
 }
 
 #[test]

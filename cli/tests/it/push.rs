@@ -115,6 +115,30 @@ fn a_dry_run_counts_and_stores_nothing() {
 }
 
 #[test]
+fn a_file_that_says_it_is_empty_and_is_not_is_stored_whole() {
+    let sandbox = Sandbox::with_vault("2+1");
+    let source = Path::new("/proc/version");
+    assert_eq!(fs::metadata(source).unwrap().len(), 0);
+    sandbox.pushed([text(source)]);
+    let pulled = sandbox.arc(["pull", "latest:/proc/version", "--to", "-"]).exits(0);
+    assert_eq!(pulled.stdout(), fs::read_to_string(source).unwrap());
+}
+
+#[test]
+fn a_local_vault_within_its_source_is_left_out_and_said() {
+    let sandbox = Sandbox::with_vault("2+1");
+    let tree = sandbox.path("");
+    write(sandbox.path("file"), noise(1, 100_000));
+    let ran = sandbox.arc(["--json", "push", text(&tree)]).exits(0);
+    let warnings = ran.json_lines("warning");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].to_string().contains("the vault that is pushed to"), "{warnings:?}");
+    assert_eq!(ran.json_of("summary")["stats"]["warnings"], 0, "it leaves nothing out");
+    let ls = sandbox.arc(["ls", "latest"]).exits(0).stdout();
+    assert!(ls.contains("/file") && !ls.contains("arc.toml"), "{ls}");
+}
+
+#[test]
 fn sizes_of_packs_have_bounds() {
     let sandbox = Sandbox::with_vault("2+1");
     let tree = sandbox.path("tree");

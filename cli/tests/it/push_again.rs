@@ -1,6 +1,7 @@
 //! The second push: what did not change is neither read nor sent.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -130,6 +131,16 @@ fn a_copy_is_read_unless_inode_and_ctime_are_ignored() {
     assert_nothing_read(&sandbox.pushed(["--ignore-inode", "--ignore-ctime", text(&tree)]));
     // It brought the manifest up to date: from now on nothing has to be ignored.
     assert_nothing_read(&sandbox.pushed([text(&tree)]));
+}
+
+#[test]
+fn a_mode_that_changed_under_an_ignored_ctime_is_kept() {
+    let (sandbox, tree) = pushed_once();
+    fs::set_permissions(tree.join("2/100"), fs::Permissions::from_mode(0o640)).unwrap();
+    settle(&tree);
+    assert_nothing_read(&sandbox.pushed(["--ignore-ctime", text(&tree)]));
+    sandbox.pull(&tree, &sandbox.path("back")).exits(0);
+    assert_same(&tree, &sandbox.path("back"));
 }
 
 #[test]

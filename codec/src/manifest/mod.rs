@@ -31,7 +31,7 @@ pub use entry::{
     Content, Entry, HOLES_MAX, Node, XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX, XATTRS_MAX, Xattr,
 };
 pub use page::Item;
-pub use path::{PATH_BYTES_MAX, Side, check_path, compare, is_within, path_order, show_path};
+pub use path::{PATH_BYTES_MAX, check_path, is_within, path_order, show_path};
 
 /// Chunk references that an entry holds itself; longer lists become chunk-list pages.
 pub const CHUNKS_PER_ENTRY_MAX: usize = 64;

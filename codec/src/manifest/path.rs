@@ -20,32 +20,6 @@ pub fn path_order(a: &[u8], b: &[u8]) -> Ordering {
     }
 }
 
-/// Which of two ordered streams of paths has the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// Only the parent snapshot has it: it is gone.
-    Parent,
-    /// Only the walk has it: it is new.
-    Current,
-    /// Both have it.
-    Both,
-}
-
-/// One step of walking a tree beside its parent's manifest: which side to advance, from
-/// the paths that both stand at. `None` when both have ended.
-pub fn compare(parent: Option<&[u8]>, current: Option<&[u8]>) -> Option<Side> {
-    match (parent, current) {
-        (None, None) => None,
-        (Some(_), None) => Some(Side::Parent),
-        (None, Some(_)) => Some(Side::Current),
-        (Some(parent), Some(current)) => Some(match path_order(parent, current) {
-            Ordering::Less => Side::Parent,
-            Ordering::Equal => Side::Both,
-            Ordering::Greater => Side::Current,
-        }),
-    }
-}
-
 /// Whether `path` is `folder` or lies below it. The empty folder is `/`, it holds all.
 pub fn is_within(path: &[u8], folder: &[u8]) -> bool {
     match path.strip_prefix(folder) {

@@ -18,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Control answers longer than this are nonsense.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The reason of a refusal is cut off here.
+const MESSAGE_CHARS_MAX: usize = 1000;
+
 /// An HTTP client for traffic between nodes: no proxy, no redirect, HTTP/1.1 only
 /// (parallel h2 uploads stall: hyper#1813).
 fn http_client() -> Result<reqwest::Client> {
@@ -59,9 +62,18 @@ async fn accepted(service: &str, response: reqwest::Response) -> Result<reqwest:
     let status = response.status();
     let body = bounded(service, response).await?;
     match serde_json::from_slice::<Refusal>(&body) {
-        Ok(refusal) => Err(Error::Refused { service: service.to_owned(), refusal }),
+        Ok(mut refusal) => {
+            refusal.message = plain(&refusal.message);
+            Err(Error::Refused { service: service.to_owned(), refusal })
+        }
         Err(_) => Err(nonsense(service, format!("status {status} without a reason"))),
     }
+}
+
+/// A service's words as they may be shown: it must not rule the terminal of whoever asks.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(MESSAGE_CHARS_MAX).map(shown).collect()
 }
 
 async fn json<T: DeserializeOwned>(service: &str, response: reqwest::Response) -> Result<T> {
@@ -88,4 +100,18 @@ async fn bounded(service: &str, mut response: reqwest::Response) -> Result<Vec<u
 
 fn nonsense(service: &str, why: impl Into<String>) -> Error {
     Error::Nonsense { service: service.to_owned(), why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_service_hold_no_control_characters_and_end() {
+        assert_eq!(
+            plain("no \x1b[31mroom\r\n\u{9b}1m"),
+            "no \u{fffd}[31mroom\u{fffd}\u{fffd}\u{fffd}1m"
+        );
+        assert_eq!(plain(&"ä".repeat(2000)).chars().count(), MESSAGE_CHARS_MAX);
+    }
 }

@@ -2,7 +2,7 @@
 
 mod pages;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -220,30 +220,6 @@ proptest! {
         paths.sort_by(|a, b| path_order(a, b));
         paths.dedup();
         prop_assert_eq!(paths, want);
-    }
-
-    #[test]
-    fn a_merge_of_walk_and_manifest_pairs_equal_paths(
-        parent in vec(a_path(), 0..100), current in vec(a_path(), 0..100),
-    ) {
-        let (parent, current) = (walk_order(&parent), walk_order(&current));
-        let (mut p, mut c) = (parent.iter().peekable(), current.iter().peekable());
-        let (mut gone, mut new, mut both) = (HashSet::new(), HashSet::new(), HashSet::new());
-        while let Some(side) = compare(p.peek().map(|p| &p[..]), c.peek().map(|c| &c[..])) {
-            match side {
-                Side::Parent => gone.extend(p.next()),
-                Side::Current => new.extend(c.next()),
-                Side::Both => {
-                    prop_assert_eq!(p.peek(), c.peek());
-                    both.extend(p.next());
-                    both.extend(c.next());
-                }
-            }
-        }
-        let (in_parent, in_current): (HashSet<_>, HashSet<_>) = (parent.iter().collect(), current.iter().collect());
-        prop_assert_eq!(gone, &in_parent - &in_current);
-        prop_assert_eq!(new, &in_current - &in_parent);
-        prop_assert_eq!(both, &in_parent & &in_current);
     }
 
     #[test]
