@@ -130,6 +130,7 @@ pub async fn start(config: Config) -> Result<Storage> {
         Some(known) => known,
         None => join(&config, &coordinator, &folder, &room, &url).await?,
     };
+    folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
     let limits = config.limits.clone();
     let open = Arc::new(Server::open(folder, (identity, keys), room, limits, config.fault)?);
