@@ -10,9 +10,13 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use codec::VaultId;
+use codec::keys::VaultRecord;
 
 use super::durable;
+use crate::wire::Code;
 use crate::{Error, Result};
 
 /// The small files are shorter than this; a longer one is not ours.
@@ -22,6 +26,8 @@ const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 const FIRST_START: &str = "arc-first-start";
 /// What a first start that was cut off may have left beside its mark.
 const FIRST_LEFT: [&str; 6] = ["lock", "keys", "shards", "tmp", "trash", "quarantine"];
+
+const RECORD_FILE: &str = "vault.record";
 
 /// A folder that this process alone uses.
 pub(super) struct Folder {
@@ -127,7 +133,11 @@ impl Folder {
 
     /// Replaces a small file durably.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(&alone, name, bytes)
+    }
+
+    fn replace(&self, _: &MutexGuard<'_, ()>, name: &str, bytes: &[u8]) -> Result<()> {
         durable::write(&self.root.join(name), &self.root.join("tmp").join(name), bytes)
     }
 
@@ -145,12 +155,29 @@ impl Folder {
         self.write(name, format!("{number}\n").as_bytes())
     }
 
-    /// Keeps the vault record, unless it is the one that is there.
-    pub(super) fn keep_record(&self, record: &[u8]) -> Result<()> {
-        if self.read("vault.record")?.as_deref() == Some(record) {
+    /// Keeps the vault record; another vault's, and one older than the one kept, are refused.
+    pub(super) fn keep_record(&self, vault: VaultId, bytes: &[u8]) -> Result<()> {
+        let record = VaultRecord::decode(bytes)?;
+        if record.vault != vault {
+            let why = format!("a record of vault {}, not of {vault}", record.vault);
+            return Err(Error::refuse(Code::Forbidden, why));
+        }
+        let alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.read(RECORD_FILE)?;
+        if kept.as_deref() == Some(bytes) {
             return Ok(());
         }
-        self.write("vault.record", record)
+        match kept.as_deref().map(VaultRecord::decode) {
+            Some(Ok(kept)) if kept.generation > record.generation => {
+                let (kept, given) = (kept.generation, record.generation);
+                let why = format!("a vault record of generation {given}, {kept} is kept here");
+                return Err(Error::refuse(Code::Conflict, why));
+            }
+            Some(Err(error @ codec::Error::Version { .. })) => return Err(error.into()),
+            // What is kept may be damaged: then the coordinator's is better.
+            _ => {}
+        }
+        self.replace(&alone, RECORD_FILE, bytes)
     }
 }
 

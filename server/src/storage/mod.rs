@@ -180,7 +180,9 @@ async fn join(
 }
 
 async fn say_hello(coordinator: &Coordinator, server: &Server, url: &str) -> Result<()> {
-    server.heard(coordinator.hello(&server.hello(url)).await?).await
+    let hello = server.hello(url);
+    let answer = coordinator.hello(&hello).await?;
+    server.answered(&hello, answer).await
 }
 
 async fn keep_saying_hello(coordinator: Coordinator, server: Arc<Server>, url: String) {

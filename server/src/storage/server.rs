@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::identity::{Identity, Keys};
 use super::room::Room;
 use super::shelf::Shelf;
-use crate::auth::{hello_mac, receipt_mac};
+use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
 use crate::{Error, Result};
 
@@ -119,13 +119,32 @@ impl Server {
         hello
     }
 
-    /// Takes note of what the coordinator said.
-    pub(super) async fn heard(&self, answer: HelloAnswer) -> Result<()> {
-        self.gate.raise_epoch(answer.epoch).await;
-        self.gate.clock.advance(answer.now_ms);
+    /// Takes note of the answer to `hello`, if the coordinator gave it.
+    pub(super) async fn answered(&self, hello: &Hello, answer: HelloAnswer) -> Result<()> {
+        let mac = hello_answer_mac(&self.keys.shared_key.0, hello, &answer);
+        if !same(&mac, &answer.mac.0) {
+            let service = "what listens at the coordinator's address".to_owned();
+            let why = "an answer to the hello that the coordinator did not sign".to_owned();
+            return Err(Error::Nonsense { service, why });
+        }
+        self.heard(answer.epoch, answer.now_ms).await;
         let Some(Blob(record)) = answer.record else { return Ok(()) };
-        let folder = Arc::clone(&self.folder);
-        blocking(move || folder.keep_record(&record)).await
+        if let Err(error) = self.keep_record(record).await {
+            tracing::error!(%error, "the coordinator's vault record is not kept");
+        }
+        Ok(())
+    }
+
+    /// Takes note of the coordinator's epoch and time.
+    pub(super) async fn heard(&self, epoch: u64, now_ms: u64) {
+        self.gate.raise_epoch(epoch).await;
+        self.gate.clock.advance(now_ms);
+    }
+
+    /// Keeps the vault record, unless it is another vault's or older than the one that is there.
+    pub(super) async fn keep_record(&self, record: Vec<u8>) -> Result<()> {
+        let (folder, vault) = (Arc::clone(&self.folder), self.gate.identity.vault);
+        blocking(move || folder.keep_record(vault, &record)).await
     }
 
     /// Reads what is left of a refused request, in the background: closing the connection under

@@ -175,6 +175,37 @@ async fn nothing_is_granted_before_the_coordinators_time_is_known() {
 }
 
 #[tokio::test]
+async fn whoever_listens_at_the_coordinators_address_is_not_believed() {
+    let world = World::new().await;
+    world.server().await.storage.stop().await;
+    let coordinator = &world.coordinator;
+    *coordinator.hello_key.lock().unwrap() = [8; 32];
+    coordinator.epoch.store(u64::MAX, Ordering::Relaxed);
+    *coordinator.record.lock().unwrap() = record(VAULT, 5);
+    let server = world.server().await;
+    let shard = shard(5000);
+    assert_eq!(coordinator.hellos.lock().unwrap().len(), 2);
+    coordinator.epoch.store(4, Ordering::Relaxed);
+    assert_eq!(server.put(&shard).await.unwrap_err().code, Code::NotReady);
+    assert_eq!(std::fs::read(world.data().join("vault.record")).unwrap(), record(VAULT, 1));
+    server.storage.stop().await;
+
+    *coordinator.hello_key.lock().unwrap() = SHARED_KEY;
+    world.server().await.put(&shard).await.unwrap();
+    assert_eq!(std::fs::read(world.data().join("vault.record")).unwrap(), record(VAULT, 5));
+}
+
+#[tokio::test]
+async fn a_hello_that_brings_an_old_record_is_heard_all_the_same() {
+    let world = World::new().await;
+    *world.coordinator.record.lock().unwrap() = record(VAULT, 2);
+    world.server().await.storage.stop().await;
+    *world.coordinator.record.lock().unwrap() = record(VAULT, 1);
+    world.server().await.put(&shard(5000)).await.unwrap();
+    assert_eq!(std::fs::read(world.data().join("vault.record")).unwrap(), record(VAULT, 2));
+}
+
+#[tokio::test]
 async fn a_probe_makes_the_time_known_too() {
     let world = World::new().await;
     world.coordinator.deaf.store(true, Ordering::Relaxed);
