@@ -1,15 +1,25 @@
 //! Room on the disk: what is free beyond the reserve, less what is promised to
 //! PUTs under way. A disk that failed a write or a sync has none.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::statvfs;
+use rustix::io::Errno;
 
 use crate::wire::Code;
 use crate::{Error, Result};
 
 const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What a disk or a file system answers for bytes that it cannot give back.
+const UNREADABLE: [Errno; 4] = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::ILSEQ];
+
+/// Whether the disk has the bytes but cannot give them back: they are as good as wrong.
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    UNREADABLE.into_iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
 
 /// The room on one disk.
 pub(super) struct Room {

@@ -54,7 +54,12 @@ async fn the_pages_of_the_inventory_are_complete_and_in_order() {
         for shard in stripe(VAULT, 5000 + usize::from(seed), seed) {
             server.put(&shard).await.unwrap();
             let file_bytes = shard.file.len() as u64;
-            expected.push(InventoryRow { stripe: shard.stripe, index: shard.index, file_bytes });
+            expected.push(InventoryRow {
+                stripe: shard.stripe,
+                index: shard.index,
+                file_bytes,
+                damaged: None,
+            });
         }
     }
     expected.sort_by_key(|row| (row.stripe, row.index));

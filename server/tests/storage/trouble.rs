@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use arc_server::auth::Grant;
 use arc_server::storage::Fault;
 use arc_server::wire::*;
+use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::*;
@@ -67,6 +69,83 @@ async fn after_a_failed_sync_the_file_is_gone_and_the_disk_takes_no_more() {
         server.holds_nothing("failed sync").await;
     }
     assert!(server.probe().await.unwrap().trouble.unwrap().contains("cannot sync"));
+}
+
+#[tokio::test]
+async fn a_shard_that_cannot_be_opened_is_damaged_and_the_others_are_told() {
+    let world = World::new().await;
+    let server = world.server_with(|config| config.fault = Some(Fault::OpenFails)).await;
+    let shards = stripe(VAULT, MIB, 1);
+    for shard in &shards[..2] {
+        server.put(shard).await.unwrap();
+    }
+    for thoroughness in [Thoroughness::Present, Thoroughness::Whole] {
+        let shards = shards.iter().map(|shard| (shard.stripe, shard.index)).collect();
+        let request = CheckRequest { shards, thoroughness };
+        let answer: CheckAnswer = server.post("/v1/check", Grant::Read, &request).await.unwrap();
+        let [Found::Damaged(why), Found::Good, Found::Missing] = &answer.found[..] else {
+            panic!("{:?}", answer.found);
+        };
+        assert!(why.contains("cannot be read"), "{why}");
+    }
+    let ticket = server.sign(Grant::Control);
+    let request = server.request(Method::GET, "/v1/inventory", &ticket);
+    let page: Page<InventoryRow> = answer(request.send().await.unwrap()).await.unwrap();
+    let damaged: Vec<_> = page.rows.iter().map(|row| row.damaged.is_some()).collect();
+    assert_eq!(damaged, [true, false]);
+    for range in [None, Some("bytes=5000-5001")] {
+        let refusal = answer::<()>(server.get(&shards[0], range).await).await.unwrap_err();
+        assert_eq!(refusal.code, Code::Damaged, "{refusal}");
+        assert!(server.get(&shards[1], range).await.status().is_success());
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_fails_half_way_is_told_by_the_next_answer() {
+    let world = World::new().await;
+    let server = world.server_with(|config| config.fault = Some(Fault::ReadFails)).await;
+    let shard = stripe(VAULT, 2 * MIB, 1).swap_remove(0);
+    let whole = async || {
+        let get = server.request(Method::GET, &shard.url_path(), &server.sign(Grant::Read));
+        match get.send().await {
+            Ok(response) if response.status().is_success() => response.bytes().await.map(drop),
+            Ok(response) => {
+                return Some(answer::<()>(response).await.unwrap_err().code);
+            }
+            Err(error) => Err(error),
+        }
+        .unwrap_err();
+        None
+    };
+    for _ in 0..2 {
+        server.put(&shard).await.unwrap();
+        assert_eq!(server.found(&shard, Thoroughness::Present).await, Found::Good);
+        // The connection is cut: what the head promised cannot be given.
+        assert_eq!(whole().await, None);
+        assert_eq!(whole().await, Some(Code::Damaged));
+        let found = server.found(&shard, Thoroughness::Present).await;
+        assert!(matches!(found, Found::Damaged(_)), "{found:?}");
+        // Stored again it is another file.
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_gone_says_nothing_of_its_shards() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let shard = shard(5000);
+    server.put(&shard).await.unwrap();
+    let folder = server.path(&shard).parent().unwrap().to_owned();
+    std::fs::rename(&folder, world.dir.path().join("aside")).unwrap();
+    let get = answer::<()>(server.get(&shard, None).await).await;
+    assert_eq!(get.unwrap_err().code, Code::Internal);
+    let shards = vec![(shard.stripe, shard.index)];
+    let check = CheckRequest { shards: shards.clone(), thoroughness: Thoroughness::Present };
+    let check = server.post::<CheckAnswer>("/v1/check", Grant::Read, &check).await;
+    assert_eq!(check.unwrap_err().code, Code::Internal);
+    let trash = TrashRequest { shards };
+    let trash = server.post::<TrashAnswer>("/v1/trash", Grant::Control, &trash).await;
+    assert_eq!(trash.unwrap_err().code, Code::Internal);
 }
 
 /// A small file system of its own, where this test may mount one.
