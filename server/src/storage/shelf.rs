@@ -16,7 +16,7 @@ use super::durable;
 use super::fault::Fault;
 use super::inspect::Inspection;
 use super::room::Room;
-use crate::wire::{Code, Thoroughness};
+use crate::wire::Thoroughness;
 use crate::{Error, Result};
 
 /// The folder of shard files.
@@ -118,7 +118,7 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.replace_damaged(written, address)?
             }
-            renamed => renamed.map(|()| true).map_err(Error::io("cannot make", &path))?,
+            renamed => self.named(renamed, &path).map(|()| true)?,
         };
         if made {
             self.unreadable().remove(&address);
@@ -142,11 +142,11 @@ impl Shelf {
                 tracing::warn!("shard {address} goes to quarantine: {why}");
                 let aside = self.root.join("quarantine");
                 let to = aside.join(self.unique_name(address));
-                durable::rename_new(&path, &to).map_err(Error::io("cannot make", &to))?;
+                self.named(durable::rename_new(&path, &to), &to)?;
                 self.sync_or_trouble(&aside)?;
             }
         }
-        durable::rename_new(written, &path).map_err(Error::io("cannot make", &path))?;
+        self.named(durable::rename_new(written, &path), &path)?;
         Ok(true)
     }
 
@@ -155,7 +155,7 @@ impl Shelf {
         self.room.require_sound()?;
         let trash = self.root.join("trash");
         let bin = trash.join(day.to_string());
-        durable::make_dir(&bin)?;
+        self.room.told_of_name(durable::make_dir(&bin))?;
         self.sync_or_trouble(&trash)?;
         let mut trashed = 0;
         let mut touched = BTreeSet::new();
@@ -167,7 +167,7 @@ impl Shelf {
                     self.require_folder(address)?;
                 }
                 renamed => {
-                    renamed.map_err(Error::io("cannot make", &to))?;
+                    self.named(renamed, &to)?;
                     trashed += 1;
                     touched.insert(address.folder());
                 }
@@ -180,17 +180,12 @@ impl Shelf {
         Ok(trashed)
     }
 
-    fn sync_or_trouble(&self, dir: &Path) -> Result<()> {
-        self.told(durable::sync_dir(dir))
+    fn named(&self, renamed: io::Result<()>, to: &Path) -> Result<()> {
+        self.room.told_of_name(renamed.map_err(Error::io("cannot make", to)))
     }
 
-    /// Passes on how a write or a sync went; a failure puts the disk in trouble, and is never
-    /// tried again.
-    pub(super) fn told(&self, done: Result<()>) -> Result<()> {
-        done.map_err(|error| {
-            self.room.report_trouble(&error);
-            Error::refuse(Code::NoSpace, format!("nothing was stored: {error}"))
-        })
+    fn sync_or_trouble(&self, dir: &Path) -> Result<()> {
+        self.room.told(durable::sync_dir(dir))
     }
 
     /// Fails as a bad disk does if a test planted that for this shard.

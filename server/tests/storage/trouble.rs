@@ -160,6 +160,11 @@ impl<'a> SmallDisk<'a> {
     }
 }
 
+fn mount(options: &str, at: &Path) {
+    let mounted = Command::new("mount").args(["-o", options]).arg(at).arg(at).output().unwrap();
+    assert!(mounted.status.success(), "{mounted:?}");
+}
+
 impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.0).output();
@@ -194,4 +199,29 @@ async fn a_disk_that_is_full_refuses_and_keeps_nothing() {
     std::fs::remove_file(other).unwrap();
     server.put(&shard).await.unwrap();
     assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good);
+}
+
+#[tokio::test]
+async fn a_disk_that_became_read_only_takes_no_more_and_is_read() {
+    let world = World::new().await;
+    let at = world.dir.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(&at) else {
+        println!("skipped: cannot mount a tmpfs here (not root)");
+        return;
+    };
+    let data = at.join("data");
+    let server = world.server_with(|config| config.data = data.clone()).await;
+    let shards = stripe(VAULT, MIB, 1);
+    server.put(&shards[0]).await.unwrap();
+    // A disk with open files goes read-only by a failure only; one of its folders can be made so.
+    let tmp = data.join("tmp");
+    mount("bind", &tmp);
+    mount("remount,bind,ro", &tmp);
+    for _ in 0..2 {
+        let refusal = server.put(&shards[1]).await.unwrap_err();
+        assert_eq!(refusal.code, Code::NoSpace, "{refusal}");
+        assert!(refusal.message.contains("Read-only"), "{refusal}");
+    }
+    assert!(server.probe().await.unwrap().trouble.unwrap().contains("Read-only"));
+    assert!(server.get(&shards[0], None).await.bytes().await.unwrap() == shards[0].file);
 }
