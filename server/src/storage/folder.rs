@@ -54,12 +54,12 @@ impl Folder {
             }
         }
         let path = root.join("lock");
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("cannot open", &path))?;
+        let lock = match File::options().write(true).create(true).truncate(false).open(&path) {
+            // It can be locked all the same.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            lock => lock,
+        };
+        let lock = lock.map_err(Error::io("cannot open", &path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -120,8 +120,12 @@ pub async fn start(config: Config) -> Result<Storage> {
     let coordinator = Coordinator::new(&config.coordinator)?;
     let folder = Arc::new(Folder::open(&config.data, config.join_token.is_some())?);
     let known = Identity::read(&folder)?;
-    folder.prepare()?;
     let room = Arc::new(Room::new(config.data.clone(), config.reserve_bytes));
+    match folder.prepare() {
+        // A disk that is full or read-only has shards to give.
+        Err(error @ Error::Io { .. }) if known.is_some() => room.report_trouble(&error),
+        prepared => prepared?,
+    }
     // Listening comes before the join, which names the port; until then requests are put off.
     let door = Door::default();
     let running = serve::start(config.listen.clone(), router::router(door.clone())).await?;

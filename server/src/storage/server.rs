@@ -46,7 +46,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Counts this start, and opens the shelf.
+    /// Counts this start, and opens the shelf. Where the count cannot be kept (the disk is full or
+    /// read-only) nothing is stored: names made with it would come again.
     pub(super) fn open(
         folder: Arc<Folder>,
         (identity, keys): (Identity, Keys),
@@ -55,7 +56,9 @@ impl Server {
         fault: Option<Fault>,
     ) -> Result<Self> {
         let starts = folder.read_number(STARTS_FILE)? + 1;
-        folder.write_number(STARTS_FILE, starts)?;
+        if let Err(error) = folder.write_number(STARTS_FILE, starts) {
+            room.report_trouble(&error);
+        }
         let root = folder.root().to_owned();
         let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
         Ok(Self {

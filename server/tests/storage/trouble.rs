@@ -225,3 +225,35 @@ async fn a_disk_that_became_read_only_takes_no_more_and_is_read() {
     assert!(server.probe().await.unwrap().trouble.unwrap().contains("Read-only"));
     assert!(server.get(&shards[0], None).await.bytes().await.unwrap() == shards[0].file);
 }
+
+#[tokio::test]
+async fn a_server_starts_on_a_full_or_read_only_disk_to_be_read() {
+    let world = World::new().await;
+    let at = world.dir.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(&at) else {
+        println!("skipped: cannot mount a tmpfs here (not root)");
+        return;
+    };
+    let start = || world.server_with(|config| config.data = at.join("data"));
+    let shards = stripe(VAULT, MIB, 1);
+    let server = start().await;
+    server.put(&shards[0]).await.unwrap();
+    server.storage.stop().await;
+    let other = at.join("other");
+    assert!(std::fs::write(&other, vec![0; 9 * MIB]).is_err());
+    for case in ["full", "read-only"] {
+        let server = start().await;
+        assert_eq!(server.found(&shards[0], Thoroughness::Whole).await, Found::Good, "{case}");
+        assert!(server.get(&shards[0], None).await.bytes().await.unwrap() == shards[0].file);
+        assert_eq!(server.put(&shards[1]).await.unwrap_err().code, Code::NoSpace, "{case}");
+        assert!(server.probe().await.unwrap().trouble.is_some(), "{case}");
+        server.storage.stop().await;
+        if case == "full" {
+            std::fs::remove_file(&other).unwrap();
+            let server = start().await;
+            server.put(&shards[1]).await.unwrap();
+            server.storage.stop().await;
+            mount("remount,ro", &at);
+        }
+    }
+}
