@@ -43,6 +43,9 @@ use crate::{Error, Result};
 /// The first and the longest pause between two tries to say hello.
 const HELLO_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// How long a stop waits for the disk when all connections are closed.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
 /// How a storage server is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -79,7 +82,8 @@ pub struct Limits {
     pub gets: usize,
     /// How long a request waits for its turn: 2 s.
     pub busy_wait: Duration,
-    /// A client that sends or takes nothing for so long is dropped: 30 s.
+    /// A client that sends or takes nothing for so long is dropped: 30 s. So long it may also
+    /// go on sending what was refused.
     pub client_silence: Duration,
 }
 
@@ -148,12 +152,14 @@ pub async fn start(config: Config) -> Result<Storage> {
 }
 
 impl Storage {
-    /// Takes no new requests, lets those under way finish, and leaves the folder to the next.
+    /// Takes no new requests, lets those under way finish for as long as was set, and leaves the
+    /// folder to the next once nothing writes there any more.
     pub async fn stop(mut self) {
         self.hello.abort_all();
         self.running.stop(self.drain).await;
-        self.open.finish_puts(self.drain).await;
-        self.open.folder.unlock();
+        if self.open.finish_puts(LAST_WRITES).await {
+            self.open.folder.unlock();
+        }
     }
 }
 

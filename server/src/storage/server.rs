@@ -94,12 +94,18 @@ impl Server {
         }
     }
 
-    /// Waits until no PUT writes any more, and lets none begin.
-    pub(super) async fn finish_puts(&self, wait: Duration) {
+    /// Waits until no PUT writes any more, and lets none begin; `false` if one still does.
+    pub(super) async fn finish_puts(&self, wait: Duration) -> bool {
         let all = u32::try_from(self.limits.puts).unwrap_or(u32::MAX);
         match tokio::time::timeout(wait, self.puts.acquire_many(all)).await {
-            Ok(Ok(slots)) => slots.forget(),
-            _ => tracing::warn!("a shard was still being written"),
+            Ok(Ok(slots)) => {
+                slots.forget();
+                true
+            }
+            _ => {
+                tracing::warn!("the disk is slow: a shard is still being written");
+                false
+            }
         }
     }
 
@@ -156,16 +162,21 @@ impl Server {
         if body.is_end_stream() {
             return;
         }
-        let (slots, silence) = (Arc::clone(&self.drains), self.limits.client_silence);
+        // Beyond the bounds it is the client that has to bear it.
+        let Ok(slot) = Arc::clone(&self.drains).try_acquire_owned() else { return };
+        let longest = self.limits.client_silence;
         tokio::spawn(async move {
-            let Ok(_slot) = slots.acquire_owned().await else { return };
-            let mut drained = 0;
-            while drained < DRAIN_BYTES_MAX {
-                match next_piece(&mut body, silence).await {
-                    Ok(Some(piece)) => drained += piece.len(),
-                    _ => return,
+            let _slot = slot;
+            let all = async {
+                let mut drained = 0;
+                while drained < DRAIN_BYTES_MAX
+                    && let Ok(Some(piece)) = next_piece(&mut body, longest).await
+                {
+                    drained += piece.len();
                 }
-            }
+            };
+            // A timeout drops the body, which closes the connection, as the end of this task does.
+            let _ = tokio::time::timeout(longest, all).await;
         });
     }
 }
