@@ -15,7 +15,7 @@ use crate::auth::Grant;
 use crate::wire::{Code, Receipt};
 use crate::{Error, Result};
 
-/// Pieces that wait for the disk; hyper makes them of 8 to 400 KiB.
+/// Pieces that wait for the disk; hyper makes them of up to 128 KiB.
 const PIECES_WAITING: usize = 1;
 
 pub(super) async fn put(

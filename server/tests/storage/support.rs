@@ -354,7 +354,7 @@ pub(crate) fn stripe(vault: VaultId, pack_bytes: usize, seed: u8) -> Vec<TestSha
     let mut pack = Vec::with_capacity(pack_bytes * 2);
     pack.extend((0..pack_bytes).map(|at| (at / 7) as u8 ^ (at >> 13) as u8 ^ seed));
     let geometry = Geometry::new(2, 1).unwrap();
-    let key = PackKeyField(vec![seed; PackKeyField::SLOT1_BYTES]);
+    let key = PackKeyField(vec![seed; 64]);
     let stripe = Stripe::encode(vault, Kind::Data, geometry, key, pack).unwrap();
     let file = |index: usize| {
         let ends = &stripe.shards[index];
