@@ -27,15 +27,17 @@ pub(super) struct Gate {
 struct Epoch {
     folder: Arc<Folder>,
     highest: AtomicU64,
-    /// The one in the folder; held while another is written there.
-    kept: Mutex<u64>,
+    /// The highest that is in the folder, or could not be put there.
+    settled: AtomicU64,
+    /// Held while one is written there.
+    writing: Mutex<()>,
 }
 
 impl Gate {
     pub(super) fn open(folder: Arc<Folder>, identity: Identity) -> Result<Self> {
         let kept = folder.read_number(EPOCH_FILE)?;
-        let (highest, kept) = (AtomicU64::new(kept), Mutex::new(kept));
-        let epoch = Arc::new(Epoch { folder, highest, kept });
+        let (highest, settled) = (AtomicU64::new(kept), AtomicU64::new(kept));
+        let epoch = Arc::new(Epoch { folder, highest, settled, writing: Mutex::default() });
         Ok(Self { identity, clock: Clock::default(), epoch })
     }
 
@@ -90,11 +92,12 @@ impl Gate {
 
     /// Refuses tickets of epochs before `epoch` from now on, and after the next start too.
     pub(super) async fn raise_epoch(&self, epoch: u64) {
-        if epoch <= self.epoch.highest.fetch_max(epoch, Ordering::AcqRel) {
-            return;
+        self.epoch.highest.fetch_max(epoch, Ordering::AcqRel);
+        // Whoever comes with it meanwhile waits for it to be kept, too.
+        if epoch > self.epoch.settled.load(Ordering::Acquire) {
+            let raised = Arc::clone(&self.epoch);
+            blocking(move || raised.keep()).await;
         }
-        let raised = Arc::clone(&self.epoch);
-        blocking(move || raised.keep()).await;
     }
 }
 
@@ -106,14 +109,14 @@ impl Epoch {
     /// A full disk must not keep shards from being read: what cannot be written counts all the
     /// same. The next start takes no ticket before it has heard of the epoch again.
     fn keep(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let epoch = self.highest();
-        if epoch <= *kept {
+        if epoch <= self.settled.load(Ordering::Acquire) {
             return;
         }
-        match self.folder.write_number(EPOCH_FILE, epoch) {
-            Ok(()) => *kept = epoch,
-            Err(error) => tracing::error!(%error, epoch, "the epoch is not kept"),
+        if let Err(error) = self.folder.write_number(EPOCH_FILE, epoch) {
+            tracing::error!(%error, epoch, "the epoch is not kept");
         }
+        self.settled.store(epoch, Ordering::Release);
     }
 }
