@@ -11,7 +11,7 @@ use sha2::Digest as _;
 use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::seal::{Aead, PackKey};
+use crate::seal::Aead;
 use crate::{ChunkId, Digest};
 
 mod secret;
@@ -44,7 +44,6 @@ struct Subkeys {
     private_key_wrap: Aead,
     vault_record: hmac::Key,
     source_set: hmac::Key,
-    cache: Zeroizing<[u8; 32]>,
 }
 
 impl VaultKeys {
@@ -60,7 +59,6 @@ impl VaultKeys {
             private_key_wrap: Aead::new(&subkey("arc v0 private key wrap")),
             vault_record: mac("arc v0 vault record"),
             source_set: mac("arc v0 source set"),
-            cache: subkey("arc v0 cache"),
             master,
         }))
     }
@@ -86,12 +84,6 @@ impl VaultKeys {
         let mut out = Digest::default();
         out.0.copy_from_slice(mac.sign().as_ref());
         out
-    }
-
-    /// The key of one file in the client's cache, from the 32 fresh random bytes (`salt`) at
-    /// the head of that file: as with packs, one key seals one sequence of frames.
-    pub fn cache_key(&self, salt: &[u8; 32]) -> PackKey {
-        PackKey::new(*expand(salt, self.0.cache.as_slice(), b"arc v0 cache file"))
     }
 
     pub(crate) fn pack_wrap(&self) -> &Aead {

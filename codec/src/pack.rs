@@ -10,13 +10,14 @@ use serde_bytes::ByteBuf;
 
 use crate::chunker::CHUNK_BYTES_MAX;
 use crate::frame::{self, FRAME_BYTES_MAX, TABLE_ROW_BYTES};
+use crate::manifest::{self, at_most};
 use crate::seal::{FrameKind, PackKey, TAG_BYTES};
 use crate::shard::PACK_BYTES_MAX;
 use crate::{ChunkId, Error, Result, VaultId};
 
 /// Bytes of the footer, found from the pack's length.
 pub const PACK_FOOTER_BYTES: usize = 32;
-/// The most chunks of any pack: a packer that goes by [`PackBuilder::bytes`] and closes
+/// The most chunks of any pack, and the most frames: a packer that goes by [`PackBuilder::bytes`] and closes
 /// at 64 MiB stays below it even if every chunk is a single byte.
 pub const PACK_CHUNKS_MAX: usize = 1 << 20;
 /// The longest record.
@@ -137,7 +138,7 @@ impl Directory {
         let footer = Footer::decode(pack)?;
         let mut sealed = pack[footer.directory_range()].to_vec();
         let opened = key.open(vault, FrameKind::Directory, footer.frame_count, &mut sealed)?;
-        let plaintext = frame::decompress("pack directory", opened, DIRECTORY_BYTES_MAX)?;
+        let plaintext = frame::decompress(DIRECTORY, opened, DIRECTORY_BYTES_MAX)?;
         Self::decode(&plaintext, &footer)
     }
 
@@ -173,8 +174,7 @@ impl Directory {
 
     fn decode(plaintext: &[u8], footer: &Footer) -> Result<Self> {
         let mut rest = plaintext;
-        let columns: Columns =
-            ciborium::from_reader(&mut rest).map_err(|e| damaged(e.to_string()))?;
+        let columns: Columns = manifest::read_cbor(DIRECTORY, &mut rest)?;
         if !rest.is_empty() {
             return Err(damaged(format!("{} bytes too many", rest.len())));
         }
@@ -203,6 +203,7 @@ pub fn open_record(vault: VaultId, key: &PackKey, pack: &[u8]) -> Result<Vec<u8>
     frame::decompress("record", opened, RECORD_BYTES_MAX)
 }
 
+const DIRECTORY: &str = "pack directory";
 const LENGTH_BYTES: usize = 4;
 /// The longest CBOR of a directory's frame: an array of three integers.
 const FRAME_ROW_BYTES: usize = 12;
@@ -217,7 +218,7 @@ fn closing_bytes(frames: usize, chunks: usize) -> u64 {
 }
 
 fn damaged(why: String) -> Error {
-    Error::damaged("pack directory", why)
+    Error::damaged(DIRECTORY, why)
 }
 
 fn bounded(what: &'static str, actual: u64, limit: u64) -> Result<()> {
@@ -228,6 +229,7 @@ fn bounded(what: &'static str, actual: u64, limit: u64) -> Result<()> {
 #[derive(Serialize, Deserialize)]
 struct Columns {
     /// Kind, end in the pack and count of chunks of each frame.
+    #[serde(deserialize_with = "at_most::<PACK_CHUNKS_MAX, _, _>")]
     frames: Vec<(u8, u32, u32)>,
     /// All chunk ids in order.
     ids: ByteBuf,
@@ -311,6 +313,8 @@ impl Footer {
         if footer.encode() != *bytes {
             return Err(damaged(format!("it begins with {:02x?}", &bytes[..8])));
         }
+        let (frames, most) = (footer.frame_count.into(), PACK_CHUNKS_MAX as u64);
+        bounded("the number of a pack's frames", frames, most)?;
         let end = u64::from(footer.directory_offset) + u64::from(footer.directory_bytes);
         if end != before.len() as u64 {
             return Err(damaged(format!("{footer:?} in a pack of {} bytes", pack.len())));

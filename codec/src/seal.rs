@@ -27,11 +27,6 @@ pub struct PackKey([u8; 32]);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackKeyField(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
-impl PackKeyField {
-    /// Bytes of a slot 1 field.
-    pub const SLOT1_BYTES: usize = 64;
-}
-
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]

@@ -59,7 +59,8 @@ pub struct Shard<'a> {
 }
 
 impl<'a> Shard<'a> {
-    /// The only reader of whole shard files.
+    /// Reads a whole file that is in memory, by the checks that streams go through too:
+    /// [`Header::parse`] and [`BodyCheck`]. Nothing else reads shard files.
     pub fn parse(file: &'a [u8]) -> Result<Self> {
         let header_bytes = Header::peek_bytes(file)?;
         let Some((header, rest)) = file.split_at_checked(header_bytes) else {

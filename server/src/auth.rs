@@ -2,8 +2,9 @@
 //!
 //! A **token** is what a person hands to `arc init` or to a joining server. A
 //! **ticket** is a short permission, signed by the coordinator with Ed25519,
-//! that a storage server checks by itself. A **receipt** and a **hello** carry
-//! a MAC by the key that one server shares with the coordinator.
+//! that a storage server checks by itself. A **receipt**, a **hello** and the
+//! answer to it carry a MAC by the key that one server shares with the
+//! coordinator.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use codec::{Digest, StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Code, Hello, Receipt, ServerId};
+use crate::wire::{Code, Hello, HelloAnswer, Receipt, ServerId};
 use crate::{Error, Result};
 
 /// `n` fresh random bytes from the system.
@@ -204,6 +205,19 @@ pub fn hello_mac(shared_key: &[u8], hello: &Hello) -> Vec<u8> {
     mac.update(&hello.server.0.to_le_bytes());
     mac.update(&hello.starts.to_le_bytes());
     mac.update(hello.url.as_bytes());
+    mac.sign().as_ref().to_vec()
+}
+
+/// The MAC of the answer to a hello under the same key. It covers the hello's own, so that an
+/// answer is good for one start of the server only.
+pub fn hello_answer_mac(shared_key: &[u8], hello: &Hello, answer: &HelloAnswer) -> Vec<u8> {
+    let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, shared_key));
+    mac.update(b"arc v0 hello answer\0");
+    mac.update(&hello_mac(shared_key, hello));
+    mac.update(&answer.epoch.to_le_bytes());
+    mac.update(&answer.now_ms.to_le_bytes());
+    mac.update(&[answer.record.is_some().into()]);
+    mac.update(answer.record.as_ref().map_or(&[], |record| &record.0));
     mac.sign().as_ref().to_vec()
 }
 

@@ -1,9 +1,9 @@
 //! The services of arc and their typed client.
 //!
 //! `wire` has every type that crosses HTTP, `auth` who may ask for what,
-//! `client` the only place with timeouts and retries, `storage` one server on
-//! one disk, `coordinator` the catalog and what decides by it. Shard bytes flow
-//! between clients and servers, never through the coordinator.
+//! `client` how either service is asked, with timeouts and retries, `storage`
+//! one server on one disk, `coordinator` the catalog and what decides by it.
+//! Shard bytes flow between clients and servers, never through the coordinator.
 
 pub mod auth;
 pub mod client;

@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::wire::{BUILD_HEADER, Code, PROTOCOL, PROTOCOL_HEADER, Refusal};
 use crate::{Error, Result};
@@ -51,12 +51,16 @@ impl Running {
         format!("http://{}", self.address)
     }
 
-    /// Takes no new connections and waits for the requests under way, for `drain` at most.
-    pub async fn stop(self, drain: Duration) {
+    /// Takes no new connections and waits for the requests under way, for `drain` at most; then
+    /// their connections are closed.
+    pub async fn stop(mut self, drain: Duration) {
         // The task is gone already when the listener failed: nothing is left to stop.
         let _ = self.stop.send(());
-        if tokio::time::timeout(drain, self.task).await.is_err() {
+        if tokio::time::timeout(drain, &mut self.task).await.is_err() {
             tracing::warn!("requests were cut off after {} s", drain.as_secs());
+            // Its connections end with it.
+            self.task.abort();
+            let _ = self.task.await;
         }
     }
 }
@@ -88,6 +92,8 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(64)
         .max_buf_size(BUFFER_BYTES_MAX);
+    // Dropped with this task, and all connections with it.
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             // Dropping the sender stops the service too.
@@ -96,6 +102,7 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
                 let slot = Arc::clone(&slots).acquire_owned().await;
                 (listener.accept().await, slot)
             } => accepted,
+            Some(_) = connections.join_next() => continue,
         };
         let (Ok((stream, _)), Ok(slot)) = accepted else {
             // Out of descriptors or a connection reset before it was taken: wait, do not spin.
@@ -106,7 +113,7 @@ async fn accept(listener: TcpListener, router: Router, mut stopped: oneshot::Rec
         let _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
+        connections.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }

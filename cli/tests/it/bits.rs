@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use codec::shard::FOOTER_BYTES;
 use serde_json::Value;
 
 use crate::fleet::{Fleet, ShardFile, name};
 use crate::source;
 
-/// Bytes before the body: of the fixed fields, and up to the block hashes.
+/// The parts of a shard file.
 const PARTS: [&str; 4] = ["header", "hash table", "body", "footer"];
-const FOOTER_BYTES: usize = 64;
 
 /// A place of a bit in each part of a shard file.
 fn place(part: &str, file: &[u8]) -> usize {
@@ -19,7 +19,7 @@ fn place(part: &str, file: &[u8]) -> usize {
     let parsed = codec::shard::Header::parse(&file[..header]).unwrap();
     let table = file.windows(32).position(|w| w == parsed.block_hashes[0].as_bytes()).unwrap();
     match part {
-        // The version, and a length.
+        // The block size.
         "header" => 40,
         "hash table" => table + 17,
         "body" => header + parsed.shard_bytes as usize / 3,

@@ -81,23 +81,6 @@ fn source_sets_do_not_run_together() {
 }
 
 #[test]
-fn every_cache_file_has_its_own_key() {
-    let sealed = |master, salt| {
-        let mut bytes = b"manifest".to_vec();
-        keys(master).cache_key(&[salt; 32]).seal(
-            VAULT,
-            crate::seal::FrameKind::Record,
-            0,
-            &mut bytes,
-        );
-        bytes
-    };
-    assert_eq!(sealed(1, 1), sealed(1, 1));
-    assert_ne!(sealed(1, 1), sealed(1, 2));
-    assert_ne!(sealed(1, 1), sealed(2, 1));
-}
-
-#[test]
 fn keys_can_be_shared_between_threads() {
     fn shared<T: Send + Sync + Clone>() {}
     shared::<VaultKeys>();

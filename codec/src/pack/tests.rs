@@ -147,6 +147,36 @@ fn directories_that_contradict_themselves_are_refused() {
 }
 
 #[test]
+fn a_directory_is_bounded_while_it_is_read() {
+    let columns = |frames: usize| {
+        let frames = vec![(0, 100, 0); frames];
+        let columns = Columns { frames, ids: ByteBuf::new(), lengths: ByteBuf::new() };
+        let mut plaintext = Vec::new();
+        ciborium::into_writer(&columns, &mut plaintext).unwrap();
+        plaintext
+    };
+    let footer = Footer { directory_offset: 100, directory_bytes: 50, frame_count: 1 };
+    let refusal = |plaintext: &[u8]| Directory::decode(plaintext, &footer).unwrap_err().to_string();
+    assert!(refusal(&columns(PACK_CHUNKS_MAX + 1)).contains("at most 1048576 items"));
+    let many = Footer { frame_count: PACK_CHUNKS_MAX as u32 + 1, ..footer };
+    let error = Footer::decode(&[&[0; 150][..], &many.encode()].concat()).unwrap_err();
+    assert!(matches!(error, Error::Bound { .. }), "{error}");
+
+    // A field that is not known, so deep.
+    let nested = |depth: usize| {
+        let mut plaintext = columns(1);
+        assert_eq!(plaintext[0], 0xa3, "a map of three");
+        plaintext[0] = 0xa4;
+        plaintext.extend_from_slice(b"\x61x");
+        plaintext.extend(vec![0x81; depth]);
+        plaintext.push(0);
+        plaintext
+    };
+    assert!(Directory::decode(&nested(10), &footer).is_ok());
+    assert!(refusal(&nested(20)).contains("RecursionLimitExceeded"));
+}
+
+#[test]
 fn frames_in_another_order_are_refused() {
     let columns = |frames: &[(u8, u32, u32)]| Columns {
         frames: frames.to_vec(),

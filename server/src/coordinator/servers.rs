@@ -65,7 +65,10 @@ pub(super) async fn hello(
     core.catalog.hello(hello.server, url.clone(), hello.starts).await?;
     core.fleet.moved(hello.server, url);
     let now_ms = core.catalog.clock.now_ms();
-    Ok(Json(HelloAnswer { epoch: core.catalog.epoch, now_ms, record: record(&core) }))
+    let (epoch, record) = (core.catalog.epoch, record(&core));
+    let mut answer = HelloAnswer { epoch, now_ms, record, mac: Blob::default() };
+    answer.mac.0 = auth::hello_answer_mac(&member.row.shared_key, &hello, &answer);
+    Ok(Json(answer))
 }
 
 /// `GET /v1/vault`

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::Error;
 
-/// Where a server fails while it stores a shard.
+/// Where a server fails while it stores or reads a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The sync of the shard's file fails (`sync-fails`).
@@ -15,6 +15,10 @@ pub enum Fault {
     AbortBeforeRename,
     /// It aborts when they have their name, before the receipt (`abort-after-rename`).
     AbortAfterRename,
+    /// Shards of index 0 that are there cannot be opened (`open-fails`).
+    OpenFails,
+    /// Their bodies cannot be read (`read-fails`).
+    ReadFails,
 }
 
 impl FromStr for Fault {
@@ -26,6 +30,8 @@ impl FromStr for Fault {
             "abort-before-sync" => Self::AbortBeforeSync,
             "abort-before-rename" => Self::AbortBeforeRename,
             "abort-after-rename" => Self::AbortAfterRename,
+            "open-fails" => Self::OpenFails,
+            "read-fails" => Self::ReadFails,
             _ => return Err(Error::Config(format!("{name:?} is not a fault that can be planted"))),
         })
     }

@@ -2,19 +2,32 @@
 //!
 //! `server.id`, `keys`, `starts`, `epoch`, `vault.record` are replaced whole;
 //! `shards/<2 hex>/` holds the shard files, `tmp/` what is being written,
-//! `trash/<day>/` and `quarantine/` what was put aside.
+//! `trash/<day>/` and `quarantine/` what was put aside. Until `server.id` is
+//! there, the empty file `arc-first-start` says whose folder it will be.
 
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use codec::VaultId;
+use codec::keys::VaultRecord;
 
 use super::durable;
+use crate::wire::Code;
 use crate::{Error, Result};
 
 /// The small files are shorter than this; a longer one is not ours.
 const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The mark of a first start that is under way: it is the first thing in the empty folder.
+const FIRST_START: &str = "arc-first-start";
+/// What a first start that was cut off may have left beside its mark.
+const FIRST_LEFT: [&str; 6] = ["lock", "keys", "shards", "tmp", "trash", "quarantine"];
+
+const RECORD_FILE: &str = "vault.record";
 
 /// A folder that this process alone uses.
 pub(super) struct Folder {
@@ -25,24 +38,28 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Locks the folder. Only a `first_start` may make one or use one without `server.id`.
+    /// Locks the folder. Only a `first_start` may make one, or use one without `server.id`: an
+    /// empty one, since what other files are in it would not be ours to replace.
     pub(super) fn open(root: &Path, first_start: bool) -> Result<Self> {
         let known = root.join("server.id").try_exists().map_err(Error::io("cannot read", root))?;
-        if !known && !first_start {
-            return Err(Error::Config(format!(
-                "{} has no server.id: is its disk not mounted? \
-                 (a first start needs a join token)",
-                root.display()
-            )));
+        match (known, first_start) {
+            (true, _) => {}
+            (false, true) => claim(root)?,
+            (false, false) => {
+                return Err(Error::Config(format!(
+                    "{} has no server.id: is its disk not mounted? \
+                     (a first start needs a join token)",
+                    root.display()
+                )));
+            }
         }
-        make_root(root)?;
         let path = root.join("lock");
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("cannot open", &path))?;
+        let lock = match File::options().write(true).create(true).truncate(false).open(&path) {
+            // It can be locked all the same.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+            lock => lock,
+        };
+        let lock = lock.map_err(Error::io("cannot open", &path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -75,11 +92,30 @@ impl Folder {
         durable::sync_dir(&shards)?;
         durable::sync_dir(&self.root)?;
         let tmp = self.root.join("tmp");
+        let metadata = tmp.symlink_metadata().map_err(Error::io("cannot read", &tmp))?;
+        if !metadata.is_dir() {
+            let tmp = tmp.display();
+            return Err(Error::Config(format!(
+                "{tmp} is not a folder: what it holds is removed at every start, so it may not \
+                 lead elsewhere; take it away"
+            )));
+        }
         for entry in fs::read_dir(&tmp).map_err(Error::io("cannot list", &tmp))? {
             let path = entry.map_err(Error::io("cannot list", &tmp))?.path();
             fs::remove_file(&path).map_err(Error::io("cannot remove", &path))?;
         }
         Ok(())
+    }
+
+    /// The folder has its `server.id`: the first start is over.
+    pub(super) fn settle(&self) {
+        let mark = self.root.join(FIRST_START);
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "cannot remove {}", mark.display());
+            }
+            _ => {}
+        }
     }
 
     /// A small file's bytes, if there is one.
@@ -97,7 +133,11 @@ impl Folder {
 
     /// Replaces a small file durably.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(&alone, name, bytes)
+    }
+
+    fn replace(&self, _: &MutexGuard<'_, ()>, name: &str, bytes: &[u8]) -> Result<()> {
         durable::write(&self.root.join(name), &self.root.join("tmp").join(name), bytes)
     }
 
@@ -115,13 +155,59 @@ impl Folder {
         self.write(name, format!("{number}\n").as_bytes())
     }
 
-    /// Keeps the vault record, unless it is the one that is there.
-    pub(super) fn keep_record(&self, record: &[u8]) -> Result<()> {
-        if self.read("vault.record")?.as_deref() == Some(record) {
+    /// Keeps the vault record; another vault's, and one older than the one kept, are refused.
+    pub(super) fn keep_record(&self, vault: VaultId, bytes: &[u8]) -> Result<()> {
+        let record = VaultRecord::decode(bytes)?;
+        if record.vault != vault {
+            let why = format!("a record of vault {}, not of {vault}", record.vault);
+            return Err(Error::refuse(Code::Forbidden, why));
+        }
+        let alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.read(RECORD_FILE)?;
+        if kept.as_deref() == Some(bytes) {
             return Ok(());
         }
-        self.write("vault.record", record)
+        match kept.as_deref().map(VaultRecord::decode) {
+            Some(Ok(kept)) if kept.generation > record.generation => {
+                let (kept, given) = (kept.generation, record.generation);
+                let why = format!("a vault record of generation {given}, {kept} is kept here");
+                return Err(Error::refuse(Code::Conflict, why));
+            }
+            Some(Err(error @ codec::Error::Version { .. })) => return Err(error.into()),
+            // What is kept may be damaged: then the coordinator's is better.
+            _ => {}
+        }
+        self.replace(&alone, RECORD_FILE, bytes)
     }
+}
+
+/// Makes the folder of a first start, or marks an empty one. One that an earlier first start left
+/// behind is taken, any other is refused and not touched.
+fn claim(root: &Path) -> Result<()> {
+    make_root(root)?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root).map_err(Error::io("cannot list", root))? {
+        names.push(entry.map_err(Error::io("cannot list", root))?.file_name());
+    }
+    names.retain(|name| name != "lost+found");
+    let marked = names.iter().any(|name| name == FIRST_START);
+    let ours = |name: &OsString| name == FIRST_START || FIRST_LEFT.iter().any(|left| name == left);
+    if let Some(other) = names.iter().find(|&name| !marked || !ours(name)) {
+        return Err(Error::Config(format!(
+            "{} has no server.id and is not empty (it has {other:?}): give an empty or a new \
+             folder for the first start",
+            root.display()
+        )));
+    }
+    let mark = root.join(FIRST_START);
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&mark)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("cannot make", &mark))?;
+    durable::sync_dir(root)
 }
 
 fn make_root(root: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Who is let in: the checks of every ticket, and the epoch that fences old ones.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::HeaderMap;
@@ -25,13 +26,19 @@ pub(super) struct Gate {
 /// The highest epoch seen.
 struct Epoch {
     folder: Arc<Folder>,
-    highest: Mutex<u64>,
+    highest: AtomicU64,
+    /// The highest that is in the folder, or could not be put there.
+    settled: AtomicU64,
+    /// Held while one is written there.
+    writing: Mutex<()>,
 }
 
 impl Gate {
     pub(super) fn open(folder: Arc<Folder>, identity: Identity) -> Result<Self> {
-        let highest = Mutex::new(folder.read_number(EPOCH_FILE)?);
-        Ok(Self { identity, clock: Clock::default(), epoch: Arc::new(Epoch { folder, highest }) })
+        let kept = folder.read_number(EPOCH_FILE)?;
+        let (highest, settled) = (AtomicU64::new(kept), AtomicU64::new(kept));
+        let epoch = Arc::new(Epoch { folder, highest, settled, writing: Mutex::default() });
+        Ok(Self { identity, clock: Clock::default(), epoch })
     }
 
     /// The ticket that came with a request, if it is good here and now and its grant `fits`.
@@ -85,29 +92,31 @@ impl Gate {
 
     /// Refuses tickets of epochs before `epoch` from now on, and after the next start too.
     pub(super) async fn raise_epoch(&self, epoch: u64) {
-        if epoch <= self.epoch.highest() {
-            return;
+        self.epoch.highest.fetch_max(epoch, Ordering::AcqRel);
+        // Whoever comes with it meanwhile waits for it to be kept, too.
+        if epoch > self.epoch.settled.load(Ordering::Acquire) {
+            let raised = Arc::clone(&self.epoch);
+            blocking(move || raised.keep()).await;
         }
-        let kept = Arc::clone(&self.epoch);
-        blocking(move || kept.raise(epoch)).await;
     }
 }
 
 impl Epoch {
     fn highest(&self) -> u64 {
-        *self.highest.lock().unwrap_or_else(PoisonError::into_inner)
+        self.highest.load(Ordering::Acquire)
     }
 
     /// A full disk must not keep shards from being read: what cannot be written counts all the
     /// same. The next start takes no ticket before it has heard of the epoch again.
-    fn raise(&self, epoch: u64) {
-        let mut highest = self.highest.lock().unwrap_or_else(PoisonError::into_inner);
-        if epoch <= *highest {
+    fn keep(&self) {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.highest();
+        if epoch <= self.settled.load(Ordering::Acquire) {
             return;
         }
         if let Err(error) = self.folder.write_number(EPOCH_FILE, epoch) {
             tracing::error!(%error, epoch, "the epoch is not kept");
         }
-        *highest = epoch;
+        self.settled.store(epoch, Ordering::Release);
     }
 }

@@ -17,7 +17,9 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::address::Address;
-use super::inspect::{PIECE_BYTES, read_header};
+use super::fault::Fault;
+use super::inspect::{PIECE_BYTES, read_header, unreadable_is_damaged};
+use super::room::is_unreadable;
 use super::server::{Open, Server, blocking};
 use super::shelf::Shelf;
 use crate::auth::Grant;
@@ -34,8 +36,10 @@ pub(super) async fn get(
     server.gate.admit(&headers, |grant| *grant == Grant::Read).await?;
     let slot = server.get_slot().await?;
     let shelf = Arc::clone(&server.shelf);
-    let opened = blocking(move || Opened::open(&shelf, address)).await?;
     let asked = headers.get(RANGE).map(|value| value.to_str().unwrap_or_default());
+    let ranged = asked.is_some();
+    let opened = blocking(move || Opened::open(&shelf, address, ranged)).await;
+    let opened = opened.map_err(unreadable_is_damaged)?;
     let range = match asked {
         None => 0..opened.file_bytes(),
         // Of a file whose length is unknown, what is not there was cut off.
@@ -61,7 +65,7 @@ pub(super) async fn get(
     };
     let body = match method {
         Method::HEAD => Body::empty(),
-        _ => stream(&server, opened.file, range, slot),
+        _ => stream(&server, address, opened.file, range, slot),
     };
     answer.body(body).map_err(|error| Error::refuse(Code::Internal, error.to_string()))
 }
@@ -69,25 +73,23 @@ pub(super) async fn get(
 /// A shard file that is open for reading.
 struct Opened {
     file: Arc<File>,
-    /// Bytes it should have, by its header; `None` when that is unreadable.
+    /// Bytes it should have, by its header; `None` when that is damaged.
     whole_bytes: Option<u64>,
     present_bytes: u64,
 }
 
 impl Opened {
-    fn open(shelf: &Shelf, address: Address) -> Result<Self> {
+    fn open(shelf: &Shelf, address: Address, ranged: bool) -> Result<Self> {
         let path = shelf.path(address);
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(Error::refuse(Code::NotFound, format!("no shard {address} here")));
-            }
-            file => file.map_err(Error::io("cannot open", &path))?,
+        let Some(file) = shelf.open(address)? else {
+            return Err(Error::refuse(Code::NotFound, format!("no shard {address} here")));
         };
+        shelf.require_readable(address)?;
         let present_bytes = file.metadata().map_err(Error::io("cannot read", &path))?.len();
-        // What is behind a damaged header is given as it is: the reader checks all it gets.
+        // A range behind a damaged header is given as it is: the reader checks all it gets.
         let whole_bytes = match read_header(&file, &path, present_bytes) {
             Ok(header) => Some(header.file_bytes()),
-            Err(_) if present_bytes > 0 => None,
+            Err(_) if ranged && present_bytes > 0 => None,
             Err(error) => return Err(error),
         };
         Ok(Self { file: Arc::new(file), whole_bytes, present_bytes })
@@ -118,7 +120,14 @@ fn not_satisfiable(text: &str, file_bytes: u64) -> Response {
 
 /// Reads `range` one piece ahead of the client. Ends early, and so cuts the connection, when the
 /// file does, or when the client takes nothing for too long.
-fn stream(server: &Server, file: Arc<File>, range: Range<u64>, slot: OwnedSemaphorePermit) -> Body {
+fn stream(
+    server: &Server,
+    address: Address,
+    file: Arc<File>,
+    range: Range<u64>,
+    slot: OwnedSemaphorePermit,
+) -> Body {
+    let shelf = Arc::clone(&server.shelf);
     let silence = server.limits.client_silence;
     let (feed, mut pieces) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -126,8 +135,8 @@ fn stream(server: &Server, file: Arc<File>, range: Range<u64>, slot: OwnedSemaph
         let mut at = range.start;
         while at < range.end {
             let wanted = (range.end - at).min(PIECE_BYTES as u64) as usize;
-            let source = Arc::clone(&file);
-            let piece = blocking(move || read_piece(&source, at, wanted)).await;
+            let (shelf, source) = (Arc::clone(&shelf), Arc::clone(&file));
+            let piece = blocking(move || read_piece(&shelf, address, &source, at, wanted)).await;
             let failed = piece.is_err();
             let sent = tokio::time::timeout(silence, feed.send(piece)).await;
             if failed || !matches!(sent, Ok(Ok(()))) {
@@ -139,10 +148,20 @@ fn stream(server: &Server, file: Arc<File>, range: Range<u64>, slot: OwnedSemaph
     Body::from_stream(futures_util::stream::poll_fn(move |context| pieces.poll_recv(context)))
 }
 
-fn read_piece(file: &File, at: u64, bytes: usize) -> io::Result<Bytes> {
+fn read_piece(
+    shelf: &Shelf,
+    address: Address,
+    file: &File,
+    at: u64,
+    bytes: usize,
+) -> io::Result<Bytes> {
     let mut piece = vec![0; bytes];
-    file.read_exact_at(&mut piece, at).inspect_err(|error| {
-        tracing::error!(%error, "cannot read {bytes} bytes of a shard at {at}");
+    let planted = shelf.reach_read(Fault::ReadFails, address);
+    planted.and_then(|()| file.read_exact_at(&mut piece, at)).inspect_err(|error| {
+        tracing::error!(%error, "cannot read {bytes} bytes of shard {address} at {at}");
+        if is_unreadable(error) {
+            shelf.unreadable().insert(address);
+        }
     })?;
     Ok(piece.into())
 }

@@ -94,7 +94,9 @@ impl Identity {
             Some(_) => {}
             None => {
                 identity.disk = Some(present);
-                write_json(folder, FILE, &identity)?;
+                if let Err(error) = write_json(folder, FILE, &identity) {
+                    tracing::warn!(%error, "the next start asks for the disk again");
+                }
             }
         }
         let keys = read_json(folder, KEYS_FILE)?.ok_or_else(|| {

@@ -64,7 +64,8 @@ impl<'a> Incoming<'a> {
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(Error::io("cannot create", &path))?;
+            .map_err(Error::io("cannot create", &path));
+        let file = shelf.room.told_of_name(file)?;
         let (temporary, state) = (Temporary(path), State::Header(Vec::new()));
         Ok(Self { shelf, address, file_bytes, seen_bytes: 0, file, temporary, state })
     }
@@ -123,7 +124,7 @@ impl<'a> Incoming<'a> {
         if written.as_ref().is_err_and(full) {
             return Err(Error::refuse(Code::NoSpace, "the disk is full"));
         }
-        self.shelf.told(written.map_err(Error::io("cannot write", &self.temporary.0)))
+        self.shelf.room.told(written.map_err(Error::io("cannot write", &self.temporary.0)))
     }
 
     fn finish(self) -> Result<Digest> {
@@ -139,7 +140,7 @@ impl<'a> Incoming<'a> {
             Some(Fault::SyncFails) => Err(io::Error::other("a planted failure")),
             _ => self.file.sync_all(),
         };
-        self.shelf.told(synced.map_err(Error::io("cannot sync", &self.temporary.0)))?;
+        self.shelf.room.told(synced.map_err(Error::io("cannot sync", &self.temporary.0)))?;
         self.shelf.reach(Fault::AbortBeforeRename);
         self.shelf.publish(&self.temporary.0, self.address)?;
         Ok(header_hash)

@@ -7,9 +7,11 @@ use std::path::Path;
 
 use codec::shard::{BodyCheck, Header, PEEK_BYTES};
 use codec::{Digest, VaultId};
-use rustix::io::Errno;
 
 use super::address::Address;
+use super::fault::Fault;
+use super::room::is_unreadable;
+use super::shelf::Shelf;
 use crate::wire::{Found, Thoroughness};
 use crate::{Error, Result};
 
@@ -37,48 +39,59 @@ impl From<Inspection> for Found {
     }
 }
 
-/// Looks at the file of `address`. An error says that nothing was learned about it.
-pub(super) fn inspect(
-    path: &Path,
-    vault: VaultId,
-    address: Address,
-    thoroughness: Thoroughness,
-) -> Result<Inspection> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Inspection::Missing),
-        file => file.map_err(Error::io("cannot open", path))?,
-    };
-    match examine(&file, path, vault, address, thoroughness) {
-        Ok(header_hash) => Ok(Inspection::Good(header_hash)),
-        Err(Error::Codec(error)) => Ok(Inspection::Damaged(error.to_string())),
-        // The disk could not give the bytes back: they are as good as wrong.
-        Err(Error::Io { source, .. })
-            if source.raw_os_error() == Some(Errno::IO.raw_os_error()) =>
-        {
-            Ok(Inspection::Damaged(format!("it cannot be read: {source}")))
+impl Shelf {
+    /// Looks at the file of `address`. An error says that nothing was learned about it.
+    pub(super) fn inspect(&self, address: Address, how: Thoroughness) -> Result<Inspection> {
+        let file = self.open(address);
+        let examined =
+            file.and_then(|file| file.map(|f| self.examine(&f, address, how)).transpose());
+        match examined.map_err(unreadable_is_damaged) {
+            Ok(Some(header_hash)) => Ok(Inspection::Good(header_hash)),
+            Ok(None) => Ok(Inspection::Missing),
+            Err(Error::Codec(error)) => Ok(Inspection::Damaged(error.to_string())),
+            Err(error) => Err(error),
         }
-        Err(error) => Err(error),
+    }
+
+    fn examine(&self, file: &File, address: Address, how: Thoroughness) -> Result<Digest> {
+        let path = &self.path(address);
+        let file_bytes = file.metadata().map_err(Error::io("cannot read", path))?.len();
+        let header = read_header(file, path, file_bytes)?;
+        check_address(&header, self.vault, address)?;
+        if header.file_bytes() != file_bytes {
+            let why = format!("{file_bytes} bytes, not {}", header.file_bytes());
+            return Err(codec::Error::damaged("shard file", why).into());
+        }
+        match how {
+            Thoroughness::Whole => {
+                let planted = self.reach_read(Fault::ReadFails, address);
+                planted.map_err(Error::io("cannot read", path))?;
+                read_body(file, path, &header)?;
+                self.unreadable().remove(&address);
+            }
+            Thoroughness::Present => self.require_readable(address)?,
+        }
+        Ok(header.header_hash)
+    }
+
+    /// That no read of the shard has failed.
+    pub(super) fn require_readable(&self, address: Address) -> Result<()> {
+        if self.unreadable().contains(&address) {
+            let why = "a read of it failed before";
+            return Err(codec::Error::damaged("shard file", why).into());
+        }
+        Ok(())
     }
 }
 
-fn examine(
-    file: &File,
-    path: &Path,
-    vault: VaultId,
-    address: Address,
-    thoroughness: Thoroughness,
-) -> Result<Digest> {
-    let file_bytes = file.metadata().map_err(Error::io("cannot read", path))?.len();
-    let header = read_header(file, path, file_bytes)?;
-    check_address(&header, vault, address)?;
-    if header.file_bytes() != file_bytes {
-        let why = format!("{file_bytes} bytes, not {}", header.file_bytes());
-        return Err(codec::Error::damaged("shard file", why).into());
+/// A shard that the disk cannot give back is as good as a wrong one.
+pub(super) fn unreadable_is_damaged(error: Error) -> Error {
+    match error {
+        Error::Io { source, .. } if is_unreadable(&source) => {
+            codec::Error::damaged("shard file", format!("it cannot be read: {source}")).into()
+        }
+        other => other,
     }
-    if thoroughness == Thoroughness::Whole {
-        read_body(file, path, &header)?;
-    }
-    Ok(header.header_hash)
 }
 
 /// The checked header of a shard file of `file_bytes`.

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 
 use super::address::Address;
+use super::fault::Fault;
+use super::room::is_unreadable;
 use super::shelf::Shelf;
 use crate::wire::{InventoryRow, Page};
 use crate::{Error, Result};
@@ -43,12 +45,18 @@ impl Shelf {
     }
 
     /// The row of a shard, unless it went since it was listed.
-    fn row(&self, Address { stripe, index }: Address) -> Result<Option<InventoryRow>> {
-        let path = self.path(Address { stripe, index });
-        match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("cannot read", path)(error)),
-            Ok(metadata) => Ok(Some(InventoryRow { stripe, index, file_bytes: metadata.len() })),
-        }
+    fn row(&self, address: Address) -> Result<Option<InventoryRow>> {
+        let path = self.path(address);
+        let Address { stripe, index } = address;
+        let planted = self.reach_read(Fault::OpenFails, address);
+        let (file_bytes, damaged) = match planted.and_then(|()| fs::symlink_metadata(&path)) {
+            Ok(metadata) => (metadata.len(), None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.require_folder(address).map(|()| None);
+            }
+            Err(error) if is_unreadable(&error) => (0, Some(format!("it cannot be read: {error}"))),
+            Err(error) => return Err(Error::io("cannot read", path)(error)),
+        };
+        Ok(Some(InventoryRow { stripe, index, file_bytes, damaged }))
     }
 }

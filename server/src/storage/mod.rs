@@ -43,6 +43,9 @@ use crate::{Error, Result};
 /// The first and the longest pause between two tries to say hello.
 const HELLO_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// How long a stop waits for the disk when all connections are closed.
+const LAST_WRITES: Duration = Duration::from_secs(1);
+
 /// How a storage server is set up.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -79,7 +82,8 @@ pub struct Limits {
     pub gets: usize,
     /// How long a request waits for its turn: 2 s.
     pub busy_wait: Duration,
-    /// A client that sends or takes nothing for so long is dropped: 30 s.
+    /// A client that sends or takes nothing for so long is dropped: 30 s. So long it may also
+    /// go on sending what was refused.
     pub client_silence: Duration,
 }
 
@@ -120,8 +124,12 @@ pub async fn start(config: Config) -> Result<Storage> {
     let coordinator = Coordinator::new(&config.coordinator)?;
     let folder = Arc::new(Folder::open(&config.data, config.join_token.is_some())?);
     let known = Identity::read(&folder)?;
-    folder.prepare()?;
     let room = Arc::new(Room::new(config.data.clone(), config.reserve_bytes));
+    match folder.prepare() {
+        // A disk that is full or read-only has shards to give.
+        Err(error @ Error::Io { .. }) if known.is_some() => room.report_trouble(&error),
+        prepared => prepared?,
+    }
     // Listening comes before the join, which names the port; until then requests are put off.
     let door = Door::default();
     let running = serve::start(config.listen.clone(), router::router(door.clone())).await?;
@@ -130,6 +138,7 @@ pub async fn start(config: Config) -> Result<Storage> {
         Some(known) => known,
         None => join(&config, &coordinator, &folder, &room, &url).await?,
     };
+    folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
     let limits = config.limits.clone();
     let open = Arc::new(Server::open(folder, (identity, keys), room, limits, config.fault)?);
@@ -143,12 +152,14 @@ pub async fn start(config: Config) -> Result<Storage> {
 }
 
 impl Storage {
-    /// Takes no new requests, lets those under way finish, and leaves the folder to the next.
+    /// Takes no new requests, lets those under way finish for as long as was set, and leaves the
+    /// folder to the next once nothing writes there any more.
     pub async fn stop(mut self) {
         self.hello.abort_all();
         self.running.stop(self.drain).await;
-        self.open.finish_puts(self.drain).await;
-        self.open.folder.unlock();
+        if self.open.finish_puts(LAST_WRITES).await {
+            self.open.folder.unlock();
+        }
     }
 }
 
@@ -179,7 +190,9 @@ async fn join(
 }
 
 async fn say_hello(coordinator: &Coordinator, server: &Server, url: &str) -> Result<()> {
-    server.heard(coordinator.hello(&server.hello(url)).await?).await
+    let hello = server.hello(url);
+    let answer = coordinator.hello(&hello).await?;
+    server.answered(&hello, answer).await
 }
 
 async fn keep_saying_hello(coordinator: Coordinator, server: Arc<Server>, url: String) {

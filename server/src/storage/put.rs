@@ -15,7 +15,7 @@ use crate::auth::Grant;
 use crate::wire::{Code, Receipt};
 use crate::{Error, Result};
 
-/// Pieces that wait for the disk; hyper makes them of 8 to 400 KiB.
+/// Pieces that wait for the disk; hyper makes them of up to 128 KiB.
 const PIECES_WAITING: usize = 1;
 
 pub(super) async fn put(
@@ -33,7 +33,7 @@ pub(super) async fn put(
 }
 
 async fn receive(
-    server: &Server,
+    server: &Arc<Server>,
     address: Address,
     headers: &HeaderMap,
     body: &mut Body,
@@ -44,11 +44,11 @@ async fn receive(
     check_length(body.size_hint().exact(), file_bytes)?;
     let slot = server.put_slot().await?;
     let (feed, mut pieces) = mpsc::channel(PIECES_WAITING);
-    let shelf = Arc::clone(&server.shelf);
+    let writer = Arc::clone(server);
     let writing = blocking(move || {
-        // Held to the end even when the client is gone by then.
+        // Held to the end even when the client is gone by then, and the folder's lock with it.
         let _slot = slot;
-        shelf.put(address, file_bytes, std::iter::from_fn(|| pieces.blocking_recv()))
+        writer.shelf.put(address, file_bytes, std::iter::from_fn(|| pieces.blocking_recv()))
     });
     let (fed, written) = tokio::join!(feed_body(body, feed, server), writing);
     // Why the pieces stopped says more than that they stopped; a receipt needs no more of them.

@@ -1,15 +1,31 @@
 //! Room on the disk: what is free beyond the reserve, less what is promised to
 //! PUTs under way. A disk that failed a write or a sync has none.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::statvfs;
+use rustix::io::Errno;
 
 use crate::wire::Code;
 use crate::{Error, Result};
 
 const RESERVE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// What a disk or a file system answers for bytes that it cannot give back.
+const UNREADABLE: [Errno; 4] = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::ILSEQ];
+
+/// Whether the disk has the bytes but cannot give them back: they are as good as wrong.
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    UNREADABLE.into_iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Whether the disk fails or has become read-only, rather than being full.
+fn is_failing(error: &Error) -> bool {
+    let Error::Io { source, .. } = error else { return false };
+    source.kind() == io::ErrorKind::ReadOnlyFilesystem || is_unreadable(source)
+}
 
 /// The room on one disk.
 pub(super) struct Room {
@@ -65,6 +81,24 @@ impl Room {
         match self.trouble() {
             None => Ok(()),
             Some(why) => Err(Error::refuse(Code::NoSpace, why)),
+        }
+    }
+
+    /// Passes on how a write or a sync went; a failure puts the disk in trouble, and is never
+    /// tried again.
+    pub(super) fn told<T>(&self, done: Result<T>) -> Result<T> {
+        done.map_err(|error| {
+            self.report_trouble(&error);
+            Error::refuse(Code::NoSpace, format!("nothing was stored: {error}"))
+        })
+    }
+
+    /// Passes on how the making of a name went: it fails for many reasons, but a disk that fails
+    /// or is read-only is in trouble by it.
+    pub(super) fn told_of_name<T>(&self, done: Result<T>) -> Result<T> {
+        match done {
+            Err(error) if is_failing(&error) => self.told(Err(error)),
+            done => done,
         }
     }
 

@@ -20,8 +20,8 @@ use super::put::put as put_shard;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
-    CheckAnswer, CheckRequest, Code, HelloAnswer, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery,
-    Probe, ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
+    CheckAnswer, CheckRequest, Code, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery, Probe,
+    ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
 };
 use crate::{Error, Result};
 
@@ -98,7 +98,7 @@ async fn probe(
 ) -> Result<Json<ProbeAnswer>> {
     admit_coordinator(&server, &headers).await?;
     let Probe { epoch, now_ms } = message(&server, &mut body).await?;
-    server.heard(HelloAnswer { epoch, now_ms, record: None }).await?;
+    server.heard(epoch, now_ms).await;
     let room = Arc::clone(&server.room);
     let space = blocking(move || room.space()).await?;
     Ok(Json(ProbeAnswer {
@@ -117,8 +117,7 @@ async fn put_vault_record(
 ) -> Result<Json<()>> {
     admit_coordinator(&server, &headers).await?;
     let PutVault { record } = message(&server, &mut body).await?;
-    let folder = Arc::clone(&server.folder);
-    blocking(move || folder.keep_record(&record.0)).await.map(Json)
+    server.keep_record(record.0).await.map(Json)
 }
 
 async fn no_such_path() -> Error {

@@ -19,7 +19,7 @@ use super::gate::Gate;
 use super::identity::{Identity, Keys};
 use super::room::Room;
 use super::shelf::Shelf;
-use crate::auth::{hello_mac, receipt_mac};
+use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
 use crate::{Error, Result};
 
@@ -46,7 +46,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Counts this start, and opens the shelf.
+    /// Counts this start, and opens the shelf. Where the count cannot be kept (the disk is full or
+    /// read-only) nothing is stored: names made with it would come again.
     pub(super) fn open(
         folder: Arc<Folder>,
         (identity, keys): (Identity, Keys),
@@ -55,7 +56,9 @@ impl Server {
         fault: Option<Fault>,
     ) -> Result<Self> {
         let starts = folder.read_number(STARTS_FILE)? + 1;
-        folder.write_number(STARTS_FILE, starts)?;
+        if let Err(error) = folder.write_number(STARTS_FILE, starts) {
+            room.report_trouble(&error);
+        }
         let root = folder.root().to_owned();
         let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
         Ok(Self {
@@ -91,12 +94,18 @@ impl Server {
         }
     }
 
-    /// Waits until no PUT writes any more, and lets none begin.
-    pub(super) async fn finish_puts(&self, wait: Duration) {
+    /// Waits until no PUT writes any more, and lets none begin; `false` if one still does.
+    pub(super) async fn finish_puts(&self, wait: Duration) -> bool {
         let all = u32::try_from(self.limits.puts).unwrap_or(u32::MAX);
         match tokio::time::timeout(wait, self.puts.acquire_many(all)).await {
-            Ok(Ok(slots)) => slots.forget(),
-            _ => tracing::warn!("a shard was still being written"),
+            Ok(Ok(slots)) => {
+                slots.forget();
+                true
+            }
+            _ => {
+                tracing::warn!("the disk is slow: a shard is still being written");
+                false
+            }
         }
     }
 
@@ -119,13 +128,32 @@ impl Server {
         hello
     }
 
-    /// Takes note of what the coordinator said.
-    pub(super) async fn heard(&self, answer: HelloAnswer) -> Result<()> {
-        self.gate.raise_epoch(answer.epoch).await;
-        self.gate.clock.advance(answer.now_ms);
+    /// Takes note of the answer to `hello`, if the coordinator gave it.
+    pub(super) async fn answered(&self, hello: &Hello, answer: HelloAnswer) -> Result<()> {
+        let mac = hello_answer_mac(&self.keys.shared_key.0, hello, &answer);
+        if !same(&mac, &answer.mac.0) {
+            let service = "what listens at the coordinator's address".to_owned();
+            let why = "an answer to the hello that the coordinator did not sign".to_owned();
+            return Err(Error::Nonsense { service, why });
+        }
+        self.heard(answer.epoch, answer.now_ms).await;
         let Some(Blob(record)) = answer.record else { return Ok(()) };
-        let folder = Arc::clone(&self.folder);
-        blocking(move || folder.keep_record(&record)).await
+        if let Err(error) = self.keep_record(record).await {
+            tracing::error!(%error, "the coordinator's vault record is not kept");
+        }
+        Ok(())
+    }
+
+    /// Takes note of the coordinator's epoch and time.
+    pub(super) async fn heard(&self, epoch: u64, now_ms: u64) {
+        self.gate.raise_epoch(epoch).await;
+        self.gate.clock.advance(now_ms);
+    }
+
+    /// Keeps the vault record, unless it is another vault's or older than the one that is there.
+    pub(super) async fn keep_record(&self, record: Vec<u8>) -> Result<()> {
+        let (folder, vault) = (Arc::clone(&self.folder), self.gate.identity.vault);
+        blocking(move || folder.keep_record(vault, &record)).await
     }
 
     /// Reads what is left of a refused request, in the background: closing the connection under
@@ -134,16 +162,21 @@ impl Server {
         if body.is_end_stream() {
             return;
         }
-        let (slots, silence) = (Arc::clone(&self.drains), self.limits.client_silence);
+        // Beyond the bounds it is the client that has to bear it.
+        let Ok(slot) = Arc::clone(&self.drains).try_acquire_owned() else { return };
+        let longest = self.limits.client_silence;
         tokio::spawn(async move {
-            let Ok(_slot) = slots.acquire_owned().await else { return };
-            let mut drained = 0;
-            while drained < DRAIN_BYTES_MAX {
-                match next_piece(&mut body, silence).await {
-                    Ok(Some(piece)) => drained += piece.len(),
-                    _ => return,
+            let _slot = slot;
+            let all = async {
+                let mut drained = 0;
+                while drained < DRAIN_BYTES_MAX
+                    && let Ok(Some(piece)) = next_piece(&mut body, longest).await
+                {
+                    drained += piece.len();
                 }
-            }
+            };
+            // A timeout drops the body, which closes the connection, as the end of this task does.
+            let _ = tokio::time::timeout(longest, all).await;
         });
     }
 }

@@ -2,20 +2,21 @@
 //! moved aside rather than removed. Everything here blocks.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use codec::{Digest, VaultId};
+use rustix::io::Errno;
 
 use super::address::Address;
 use super::durable;
 use super::fault::Fault;
-use super::inspect::{Inspection, inspect};
+use super::inspect::Inspection;
 use super::room::Room;
-use crate::wire::{Code, Thoroughness};
+use crate::wire::Thoroughness;
 use crate::{Error, Result};
 
 /// The folder of shard files.
@@ -29,6 +30,8 @@ pub(super) struct Shelf {
     count: AtomicU64,
     /// Held while the names in a folder of shards change.
     folders: Vec<Mutex<()>>,
+    /// Shards of which a read failed since they were stored or last read whole.
+    unreadable: Mutex<BTreeSet<Address>>,
 }
 
 impl Shelf {
@@ -40,7 +43,8 @@ impl Shelf {
         fault: Option<Fault>,
     ) -> Self {
         let folders = (0..=u8::MAX).map(|_| Mutex::new(())).collect();
-        Self { root, vault, room, fault, starts, count: AtomicU64::new(0), folders }
+        let (count, unreadable) = (AtomicU64::new(0), Mutex::default());
+        Self { root, vault, room, fault, starts, count, folders, unreadable }
     }
 
     /// Where the shard of `address` lies, or would.
@@ -64,9 +68,32 @@ impl Shelf {
         folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What lies under `address`.
-    pub(super) fn inspect(&self, address: Address, how: Thoroughness) -> Result<Inspection> {
-        inspect(&self.path(address), self.vault, address, how)
+    /// The file of `address`, if there is one.
+    pub(super) fn open(&self, address: Address) -> Result<Option<File>> {
+        let path = self.path(address);
+        let opened = File::open(&path).and_then(|file| {
+            self.reach_read(Fault::OpenFails, address)?;
+            Ok(file)
+        });
+        match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.require_folder(address).map(|()| None)
+            }
+            opened => opened.map(Some).map_err(Error::io("cannot open", path)),
+        }
+    }
+
+    /// An error if not even the folder is there that `address` would be in: its disk may be gone,
+    /// and what it holds is unknown.
+    pub(super) fn require_folder(&self, address: Address) -> Result<()> {
+        let folder = self.folder(address.folder());
+        fs::metadata(&folder).map(drop).map_err(Error::io("cannot find", folder))
+    }
+
+    /// The shards that are known to be unreadable: what was learned in the middle of an answer
+    /// is said in the next one.
+    pub(super) fn unreadable(&self) -> MutexGuard<'_, BTreeSet<Address>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The header hash of a shard that is there already: whole, and synced under its name.
@@ -91,8 +118,11 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.replace_damaged(written, address)?
             }
-            renamed => renamed.map(|()| true).map_err(Error::io("cannot make", &path))?,
+            renamed => self.named(renamed, &path).map(|()| true)?,
         };
+        if made {
+            self.unreadable().remove(&address);
+        }
         self.reach(Fault::AbortAfterRename);
         self.sync_or_trouble(&self.folder(address.folder())).inspect_err(|_| {
             // The name may not last, and no receipt was given for it.
@@ -112,11 +142,11 @@ impl Shelf {
                 tracing::warn!("shard {address} goes to quarantine: {why}");
                 let aside = self.root.join("quarantine");
                 let to = aside.join(self.unique_name(address));
-                durable::rename_new(&path, &to).map_err(Error::io("cannot make", &to))?;
+                self.named(durable::rename_new(&path, &to), &to)?;
                 self.sync_or_trouble(&aside)?;
             }
         }
-        durable::rename_new(written, &path).map_err(Error::io("cannot make", &path))?;
+        self.named(durable::rename_new(written, &path), &path)?;
         Ok(true)
     }
 
@@ -125,7 +155,7 @@ impl Shelf {
         self.room.require_sound()?;
         let trash = self.root.join("trash");
         let bin = trash.join(day.to_string());
-        durable::make_dir(&bin)?;
+        self.room.told_of_name(durable::make_dir(&bin))?;
         self.sync_or_trouble(&trash)?;
         let mut trashed = 0;
         let mut touched = BTreeSet::new();
@@ -133,9 +163,11 @@ impl Shelf {
             let _folder = self.lock(address);
             let to = bin.join(self.unique_name(address));
             match durable::rename_new(&self.path(address), &to) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.require_folder(address)?;
+                }
                 renamed => {
-                    renamed.map_err(Error::io("cannot make", &to))?;
+                    self.named(renamed, &to)?;
                     trashed += 1;
                     touched.insert(address.folder());
                 }
@@ -148,17 +180,20 @@ impl Shelf {
         Ok(trashed)
     }
 
-    fn sync_or_trouble(&self, dir: &Path) -> Result<()> {
-        self.told(durable::sync_dir(dir))
+    fn named(&self, renamed: io::Result<()>, to: &Path) -> Result<()> {
+        self.room.told_of_name(renamed.map_err(Error::io("cannot make", to)))
     }
 
-    /// Passes on how a write or a sync went; a failure puts the disk in trouble, and is never
-    /// tried again.
-    pub(super) fn told(&self, done: Result<()>) -> Result<()> {
-        done.map_err(|error| {
-            self.room.report_trouble(&error);
-            Error::refuse(Code::NoSpace, format!("nothing was stored: {error}"))
-        })
+    fn sync_or_trouble(&self, dir: &Path) -> Result<()> {
+        self.room.told(durable::sync_dir(dir))
+    }
+
+    /// Fails as a bad disk does if a test planted that for this shard.
+    pub(super) fn reach_read(&self, point: Fault, address: Address) -> io::Result<()> {
+        if self.fault == Some(point) && address.index == 0 {
+            return Err(Errno::IO.into());
+        }
+        Ok(())
     }
 
     /// Stops the process here if a test planted that.

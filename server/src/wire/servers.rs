@@ -53,7 +53,8 @@ pub struct Hello {
     pub mac: Blob,
 }
 
-/// The answer to a hello.
+/// The answer to a hello, authenticated by [`crate::auth::hello_answer_mac`] in `mac`: whoever
+/// listens at the coordinator's address while it is away cannot give one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HelloAnswer {
     /// The coordinator's epoch.
@@ -62,6 +63,8 @@ pub struct HelloAnswer {
     pub now_ms: u64,
     /// The vault record, if there is one.
     pub record: Option<Blob>,
+    /// The MAC over the hello's and the rest.
+    pub mac: Blob,
 }
 
 /// How a server is doing, by the coordinator's probes.

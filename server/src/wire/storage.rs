@@ -74,8 +74,11 @@ pub struct InventoryRow {
     pub stripe: StripeId,
     /// Index of the shard.
     pub index: u8,
-    /// Bytes of the file.
+    /// Bytes of the file; 0 when it is damaged.
     pub file_bytes: u64,
+    /// Why the disk cannot say more of it, where it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// `POST /v1/trash` of a storage server, with a control ticket: never ticketed to clients.

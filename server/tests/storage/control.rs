@@ -54,7 +54,12 @@ async fn the_pages_of_the_inventory_are_complete_and_in_order() {
         for shard in stripe(VAULT, 5000 + usize::from(seed), seed) {
             server.put(&shard).await.unwrap();
             let file_bytes = shard.file.len() as u64;
-            expected.push(InventoryRow { stripe: shard.stripe, index: shard.index, file_bytes });
+            expected.push(InventoryRow {
+                stripe: shard.stripe,
+                index: shard.index,
+                file_bytes,
+                damaged: None,
+            });
         }
     }
     expected.sort_by_key(|row| (row.stripe, row.index));
@@ -149,21 +154,37 @@ async fn a_probe_moves_the_time_that_tickets_end_by() {
 }
 
 #[tokio::test]
-async fn the_vault_record_is_kept_as_it_was_sent() {
+async fn the_vaults_newest_record_is_kept_as_it_was_sent() {
     let world = World::new().await;
     let server = world.server().await;
     let kept = || std::fs::read(world.data().join("vault.record")).unwrap();
-    assert_eq!(kept(), b"record");
-    let put = async |grant| {
-        let record = PutVault { record: Blob(b"a newer record".to_vec()) };
+    assert_eq!(kept(), record(VAULT, 1));
+    let put = async |grant, record: &[u8]| {
+        let record = PutVault { record: Blob(record.to_vec()) };
         let ticket = server.sign(grant);
         let request = server.request(Method::PUT, "/v1/vault-record", &ticket).json(&record);
         answer::<()>(request.send().await.unwrap()).await
     };
-    assert_eq!(put(Grant::Read).await.unwrap_err().code, Code::Forbidden);
-    assert_eq!(kept(), b"record");
-    put(Grant::Control).await.unwrap();
-    assert_eq!(kept(), b"a newer record");
+    let second = record(VAULT, 2);
+    assert_eq!(put(Grant::Read, &second).await.unwrap_err().code, Code::Forbidden);
+    assert_eq!(kept(), record(VAULT, 1));
+    put(Grant::Control, &second).await.unwrap();
+    assert_eq!(kept(), second);
+    for (bytes, code) in [
+        (record(VAULT, 1), Code::Conflict),
+        (record(codec::VaultId([1; 16]), 3), Code::Forbidden),
+        (b"no record".to_vec(), Code::Damaged),
+        (record(VAULT, 3)[1..].to_vec(), Code::Damaged),
+    ] {
+        assert_eq!(put(Grant::Control, &bytes).await.unwrap_err().code, code);
+        assert_eq!(kept(), second);
+    }
+    put(Grant::Control, &record(VAULT, 3)).await.unwrap();
+    assert_eq!(kept(), record(VAULT, 3));
+    // One that was damaged on disk is replaced.
+    std::fs::write(world.data().join("vault.record"), "damaged").unwrap();
+    put(Grant::Control, &second).await.unwrap();
+    assert_eq!(kept(), second);
 }
 
 #[tokio::test]

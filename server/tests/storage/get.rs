@@ -99,9 +99,8 @@ async fn a_file_cut_on_disk_is_never_given_as_a_whole_one() {
     assert!(left.bytes().await.unwrap() == shard.file[9000..10_000]);
     for bytes in [100, 1, 0] {
         file.set_len(bytes).unwrap();
-        let whole = server.get(&shard, None).await;
-        let complete = whole.status().is_success() && bytes == 0;
-        assert!(!complete, "an empty file");
+        let refusal = answer::<()>(server.get(&shard, None).await).await.unwrap_err();
+        assert_eq!(refusal.code, Code::Damaged, "{bytes} bytes: {refusal}");
         // Neither is that a client's mistake, nor are some of the bytes an answer.
         for range in ["bytes=0-4095", "bytes=4096-5000"] {
             let refusal = answer::<()>(server.get(&shard, Some(range)).await).await.unwrap_err();
@@ -121,4 +120,17 @@ async fn a_file_that_is_cut_while_it_is_read_ends_in_an_error() {
     let file = std::fs::File::options().write(true).open(server.path(&shard)).unwrap();
     file.set_len(shard.file.len() as u64 - 1).unwrap();
     assert!(whole.bytes().await.is_err());
+}
+
+#[tokio::test]
+async fn behind_a_damaged_header_there_are_ranges_and_no_shard() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let shard = shard(MIB);
+    server.put(&shard).await.unwrap();
+    std::fs::write(server.path(&shard), flipped(&shard.file, 200)).unwrap();
+    let refusal = answer::<()>(server.get(&shard, None).await).await.unwrap_err();
+    assert_eq!(refusal.code, Code::Damaged, "{refusal}");
+    let part = server.get(&shard, Some("bytes=9000-9999")).await;
+    assert!(part.bytes().await.unwrap() == shard.file[9000..10_000]);
 }

@@ -253,3 +253,66 @@ async fn a_stop_lets_a_put_finish() {
     assert!(path.exists());
     world.server().await;
 }
+
+#[tokio::test]
+async fn a_refused_client_that_trickles_is_cut_off() {
+    let world = World::new().await;
+    let limit = Duration::from_millis(200);
+    let server = world.server_with(|config| config.limits.client_silence = limit).await;
+    let other = stripe(VaultId([1; 16]), 2 * MIB, 1).swap_remove(1);
+    let stream = server.half_put(&other, &other.file[..5000]).await;
+    let (mut read, mut write) = stream.into_split();
+    // Never silent for long, and never done.
+    let trickle = async {
+        while write.write_all(&[0]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let ended = async {
+        let mut answer = Vec::new();
+        // It may end in a reset.
+        let _ = read.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 422"), "{}", String::from_utf8_lossy(&answer));
+    };
+    let both = async { tokio::join!(trickle, ended) };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("it is still read");
+}
+
+#[tokio::test]
+async fn refused_bodies_do_not_queue_up() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let other = stripe(VaultId([1; 16]), 2 * MIB, 1).swap_remove(1);
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        let mut stream = server.half_put(&other, &other.file[..5000]).await;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 422");
+        waiting.push(stream);
+    }
+    let mut ninth = server.half_put(&other, &other.file[..5000]).await;
+    let mut answer = Vec::new();
+    let end = ninth.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(Duration::from_secs(20), end).await.expect("it is not closed");
+}
+
+#[tokio::test]
+async fn a_put_that_does_not_end_is_cut_off_by_a_stop() {
+    let world = World::new().await;
+    let drain = Duration::from_millis(50);
+    let server = world.server_with(|config| config.drain = drain).await;
+    let shard = shard(2 * MIB);
+    let mut put = server.half_put(&shard, &shard.file[..MIB]).await;
+    server.writing().await;
+    server.storage.stop().await;
+    // Nothing runs on: what was written is gone, the connection is closed, the folder is free.
+    assert_eq!(names(&world.data().join("tmp")), Vec::<String>::new());
+    let end = async {
+        let mut answer = Vec::new();
+        let _ = put.read_to_end(&mut answer).await;
+        assert_eq!(answer, b"");
+    };
+    tokio::time::timeout(Duration::from_secs(20), end).await.expect("it is still open");
+    world.server().await.put(&shard).await.unwrap();
+}

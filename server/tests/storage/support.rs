@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_server::auth::{Grant, Role, Ticket, TicketSigner, Token, hello_mac, same};
+use arc_server::auth::{
+    Grant, Role, Ticket, TicketSigner, Token, hello_answer_mac, hello_mac, same,
+};
 use arc_server::serve::{self, Listen, Running};
 use arc_server::storage::{self, Config, Limits, Storage};
 use arc_server::wire::*;
@@ -14,6 +16,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use axum::{Json, Router};
+use codec::keys::{Argon2Cost, Secret, VaultRandom, VaultRecord};
 use codec::seal::PackKeyField;
 use codec::shard::Kind;
 use codec::stripe::Stripe;
@@ -36,6 +39,10 @@ pub(crate) struct Coordinator {
     pub(crate) epoch: AtomicU64,
     pub(crate) deaf: AtomicBool,
     pub(crate) hellos: Mutex<Vec<Hello>>,
+    /// The vault record in its answers.
+    pub(crate) record: Mutex<Vec<u8>>,
+    /// The key that signs these.
+    pub(crate) hello_key: Mutex<[u8; 32]>,
     joined: Mutex<Vec<JoinRequest>>,
 }
 
@@ -86,12 +93,17 @@ async fn hello(State(coordinator): Shared, Json(hello): Json<Hello>) -> Result<J
     if !same(&hello.mac.0, &hello_mac(&SHARED_KEY, &hello)) {
         return Err(Error::refuse(Code::Unauthorized, "not that server"));
     }
-    coordinator.hellos.lock().unwrap().push(hello);
     if coordinator.deaf.load(Ordering::Relaxed) {
+        coordinator.hellos.lock().unwrap().push(hello);
         return Err(Error::refuse(Code::NotReady, "not yet"));
     }
     let epoch = coordinator.epoch.load(Ordering::Relaxed);
-    Ok(Json(HelloAnswer { epoch, now_ms: NOW_MS, record: Some(Blob(b"record".to_vec())) }))
+    let record = Some(Blob(coordinator.record.lock().unwrap().clone()));
+    let mut answer = HelloAnswer { epoch, now_ms: NOW_MS, record, mac: Blob::default() };
+    let key = *coordinator.hello_key.lock().unwrap();
+    answer.mac.0 = hello_answer_mac(&key, &hello, &answer);
+    coordinator.hellos.lock().unwrap().push(hello);
+    Ok(Json(answer))
 }
 
 /// A folder and a coordinator; servers come and go.
@@ -111,6 +123,8 @@ impl World {
             epoch: AtomicU64::new(4),
             deaf: AtomicBool::new(false),
             hellos: Mutex::default(),
+            record: Mutex::new(record(VAULT, 1)),
+            hello_key: Mutex::new(SHARED_KEY),
             joined: Mutex::default(),
         });
         let router = Router::new()
@@ -295,6 +309,25 @@ pub(crate) async fn answer<T: DeserializeOwned>(response: Response) -> Result<T,
     Err(refusal)
 }
 
+/// A vault record of that generation.
+pub(crate) fn record(vault: VaultId, generation: u64) -> Vec<u8> {
+    let random = VaultRandom {
+        master: [1; 32],
+        salt: [2; 32],
+        nonce: [3; 12],
+        private_key: [4; 32],
+        private_nonce: [5; 12],
+    };
+    let cost = Argon2Cost { memory_kib: 8, passes: 1, lanes: 1 };
+    let geometry = Geometry::new(2, 1).unwrap();
+    let secret = || Secret::KeyFile(vec![6; 32].into());
+    let (mut record, keys) = VaultRecord::create(vault, geometry, &secret(), cost, random).unwrap();
+    while record.generation < generation {
+        record.add_slot(&keys, &secret(), cost, [7; 32], [8; 12]).unwrap();
+    }
+    record.encode()
+}
+
 /// One shard file.
 #[derive(Clone)]
 pub(crate) struct TestShard {
@@ -321,7 +354,7 @@ pub(crate) fn stripe(vault: VaultId, pack_bytes: usize, seed: u8) -> Vec<TestSha
     let mut pack = Vec::with_capacity(pack_bytes * 2);
     pack.extend((0..pack_bytes).map(|at| (at / 7) as u8 ^ (at >> 13) as u8 ^ seed));
     let geometry = Geometry::new(2, 1).unwrap();
-    let key = PackKeyField(vec![seed; PackKeyField::SLOT1_BYTES]);
+    let key = PackKeyField(vec![seed; 64]);
     let stripe = Stripe::encode(vault, Kind::Data, geometry, key, pack).unwrap();
     let file = |index: usize| {
         let ends = &stripe.shards[index];

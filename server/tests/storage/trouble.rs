@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use arc_server::auth::Grant;
 use arc_server::storage::Fault;
 use arc_server::wire::*;
+use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::*;
@@ -69,6 +71,83 @@ async fn after_a_failed_sync_the_file_is_gone_and_the_disk_takes_no_more() {
     assert!(server.probe().await.unwrap().trouble.unwrap().contains("cannot sync"));
 }
 
+#[tokio::test]
+async fn a_shard_that_cannot_be_opened_is_damaged_and_the_others_are_told() {
+    let world = World::new().await;
+    let server = world.server_with(|config| config.fault = Some(Fault::OpenFails)).await;
+    let shards = stripe(VAULT, MIB, 1);
+    for shard in &shards[..2] {
+        server.put(shard).await.unwrap();
+    }
+    for thoroughness in [Thoroughness::Present, Thoroughness::Whole] {
+        let shards = shards.iter().map(|shard| (shard.stripe, shard.index)).collect();
+        let request = CheckRequest { shards, thoroughness };
+        let answer: CheckAnswer = server.post("/v1/check", Grant::Read, &request).await.unwrap();
+        let [Found::Damaged(why), Found::Good, Found::Missing] = &answer.found[..] else {
+            panic!("{:?}", answer.found);
+        };
+        assert!(why.contains("cannot be read"), "{why}");
+    }
+    let ticket = server.sign(Grant::Control);
+    let request = server.request(Method::GET, "/v1/inventory", &ticket);
+    let page: Page<InventoryRow> = answer(request.send().await.unwrap()).await.unwrap();
+    let damaged: Vec<_> = page.rows.iter().map(|row| row.damaged.is_some()).collect();
+    assert_eq!(damaged, [true, false]);
+    for range in [None, Some("bytes=5000-5001")] {
+        let refusal = answer::<()>(server.get(&shards[0], range).await).await.unwrap_err();
+        assert_eq!(refusal.code, Code::Damaged, "{refusal}");
+        assert!(server.get(&shards[1], range).await.status().is_success());
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_fails_half_way_is_told_by_the_next_answer() {
+    let world = World::new().await;
+    let server = world.server_with(|config| config.fault = Some(Fault::ReadFails)).await;
+    let shard = stripe(VAULT, 2 * MIB, 1).swap_remove(0);
+    let whole = async || {
+        let get = server.request(Method::GET, &shard.url_path(), &server.sign(Grant::Read));
+        match get.send().await {
+            Ok(response) if response.status().is_success() => response.bytes().await.map(drop),
+            Ok(response) => {
+                return Some(answer::<()>(response).await.unwrap_err().code);
+            }
+            Err(error) => Err(error),
+        }
+        .unwrap_err();
+        None
+    };
+    for _ in 0..2 {
+        server.put(&shard).await.unwrap();
+        assert_eq!(server.found(&shard, Thoroughness::Present).await, Found::Good);
+        // The connection is cut: what the head promised cannot be given.
+        assert_eq!(whole().await, None);
+        assert_eq!(whole().await, Some(Code::Damaged));
+        let found = server.found(&shard, Thoroughness::Present).await;
+        assert!(matches!(found, Found::Damaged(_)), "{found:?}");
+        // Stored again it is another file.
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_gone_says_nothing_of_its_shards() {
+    let world = World::new().await;
+    let server = world.server().await;
+    let shard = shard(5000);
+    server.put(&shard).await.unwrap();
+    let folder = server.path(&shard).parent().unwrap().to_owned();
+    std::fs::rename(&folder, world.dir.path().join("aside")).unwrap();
+    let get = answer::<()>(server.get(&shard, None).await).await;
+    assert_eq!(get.unwrap_err().code, Code::Internal);
+    let shards = vec![(shard.stripe, shard.index)];
+    let check = CheckRequest { shards: shards.clone(), thoroughness: Thoroughness::Present };
+    let check = server.post::<CheckAnswer>("/v1/check", Grant::Read, &check).await;
+    assert_eq!(check.unwrap_err().code, Code::Internal);
+    let trash = TrashRequest { shards };
+    let trash = server.post::<TrashAnswer>("/v1/trash", Grant::Control, &trash).await;
+    assert_eq!(trash.unwrap_err().code, Code::Internal);
+}
+
 /// A small file system of its own, where this test may mount one.
 struct SmallDisk<'a>(&'a Path);
 
@@ -79,6 +158,11 @@ impl<'a> SmallDisk<'a> {
         mount.args(["-t", "tmpfs", "-o", "size=8m", "arc-test"]).arg(at);
         mount.output().is_ok_and(|done| done.status.success()).then_some(Self(at))
     }
+}
+
+fn mount(options: &str, at: &Path) {
+    let mounted = Command::new("mount").args(["-o", options]).arg(at).arg(at).output().unwrap();
+    assert!(mounted.status.success(), "{mounted:?}");
 }
 
 impl Drop for SmallDisk<'_> {
@@ -115,4 +199,61 @@ async fn a_disk_that_is_full_refuses_and_keeps_nothing() {
     std::fs::remove_file(other).unwrap();
     server.put(&shard).await.unwrap();
     assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good);
+}
+
+#[tokio::test]
+async fn a_disk_that_became_read_only_takes_no_more_and_is_read() {
+    let world = World::new().await;
+    let at = world.dir.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(&at) else {
+        println!("skipped: cannot mount a tmpfs here (not root)");
+        return;
+    };
+    let data = at.join("data");
+    let server = world.server_with(|config| config.data = data.clone()).await;
+    let shards = stripe(VAULT, MIB, 1);
+    server.put(&shards[0]).await.unwrap();
+    // A disk with open files goes read-only by a failure only; one of its folders can be made so.
+    let tmp = data.join("tmp");
+    mount("bind", &tmp);
+    mount("remount,bind,ro", &tmp);
+    for _ in 0..2 {
+        let refusal = server.put(&shards[1]).await.unwrap_err();
+        assert_eq!(refusal.code, Code::NoSpace, "{refusal}");
+        assert!(refusal.message.contains("Read-only"), "{refusal}");
+    }
+    assert!(server.probe().await.unwrap().trouble.unwrap().contains("Read-only"));
+    assert!(server.get(&shards[0], None).await.bytes().await.unwrap() == shards[0].file);
+}
+
+#[tokio::test]
+async fn a_server_starts_on_a_full_or_read_only_disk_to_be_read() {
+    let world = World::new().await;
+    let at = world.dir.path().join("disk");
+    let Some(_disk) = SmallDisk::mount(&at) else {
+        println!("skipped: cannot mount a tmpfs here (not root)");
+        return;
+    };
+    let start = || world.server_with(|config| config.data = at.join("data"));
+    let shards = stripe(VAULT, MIB, 1);
+    let server = start().await;
+    server.put(&shards[0]).await.unwrap();
+    server.storage.stop().await;
+    let other = at.join("other");
+    assert!(std::fs::write(&other, vec![0; 9 * MIB]).is_err());
+    for case in ["full", "read-only"] {
+        let server = start().await;
+        assert_eq!(server.found(&shards[0], Thoroughness::Whole).await, Found::Good, "{case}");
+        assert!(server.get(&shards[0], None).await.bytes().await.unwrap() == shards[0].file);
+        assert_eq!(server.put(&shards[1]).await.unwrap_err().code, Code::NoSpace, "{case}");
+        assert!(server.probe().await.unwrap().trouble.is_some(), "{case}");
+        server.storage.stop().await;
+        if case == "full" {
+            std::fs::remove_file(&other).unwrap();
+            let server = start().await;
+            server.put(&shards[1]).await.unwrap();
+            server.storage.stop().await;
+            mount("remount,ro", &at);
+        }
+    }
 }
