@@ -153,8 +153,10 @@ impl Sender {
         let mut avoids_early = !avoid.is_empty();
         let mut put_off: Vec<ServerId> = Vec::new();
         let mut errors: Vec<(Option<Code>, String)> = Vec::new();
+        // The last time that there was no place says how things stand.
+        let mut refused = None;
         loop {
-            let placement = self.place(shards, stored, &avoid, enough, &mut errors).await?;
+            let placement = self.place(shards, stored, &avoid, enough, &mut refused).await?;
             let put_offs = put_off.len();
             for (server, outcome) in self.put_all(&placement, shards).await {
                 match outcome {
@@ -196,6 +198,7 @@ impl Sender {
                 avoid = self.standing.forgers();
                 continue;
             }
+            errors.extend(refused);
             return Err(self.too_few(stored.len(), enough, target, errors));
         }
     }
@@ -207,7 +210,7 @@ impl Sender {
         stored: &[Receipt],
         avoid: &[ServerId],
         enough: usize,
-        errors: &mut Vec<(Option<Code>, String)>,
+        refused: &mut Option<(Option<Code>, String)>,
     ) -> Result<Placement, Failure> {
         let request = PlaceRequest {
             lease: self.lease,
@@ -220,10 +223,8 @@ impl Sender {
         };
         match self.coordinator.place(&request).await {
             Ok(placement) => Ok(placement),
-            Err(error) if error.code() == Some(Code::TooFewServers) => {
-                // The last one says how things stand.
-                errors.retain(|(code, _)| *code != error.code());
-                errors.push((error.code(), error.to_string()));
+            Err(error) if matches!(error.code(), Some(Code::TooFewServers | Code::NoSpace)) => {
+                *refused = Some((error.code(), error.to_string()));
                 Ok(Placement { epoch: 0, places: Vec::new(), spares: 0 })
             }
             Err(error) => Err(error.into()),

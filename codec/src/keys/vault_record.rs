@@ -6,6 +6,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::secret::{Argon2Cost, Kdf, Secret};
 use super::{MasterKey, VaultKeys};
+use crate::manifest::read_cbor;
 use crate::seal::{Aead, WRAPPED_BYTES};
 use crate::{Error, FORMAT_VERSION, Geometry, Result, VaultId};
 
@@ -133,7 +134,7 @@ impl VaultRecord {
             return Err(damaged(format!("{} bytes hold no record", bytes.len())));
         };
         check_version(body)?;
-        let record: Self = ciborium::from_reader(body).map_err(|e| damaged(e.to_string()))?;
+        let record: Self = read_cbor("vault record", &mut &body[..])?;
         let record = Self { mac: *mac, ..record };
         slots_bounded(record.slots.len())?;
         record.slots.iter().try_for_each(|slot| slot.kdf.check())?;
@@ -232,8 +233,7 @@ fn check_version(body: &[u8]) -> Result<()> {
     struct Probe {
         version: u16,
     }
-    let Probe { version: found } =
-        ciborium::from_reader(body).map_err(|e| damaged(e.to_string()))?;
+    let Probe { version: found } = read_cbor("vault record", &mut &body[..])?;
     if found > FORMAT_VERSION {
         return Err(Error::Version { what: "the vault record", found, known: FORMAT_VERSION });
     }

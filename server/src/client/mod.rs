@@ -1,4 +1,4 @@
-//! The typed client of both services: timeouts and retries live here only.
+//! The typed client of both services, with its timeouts and retries.
 
 mod coordinator;
 mod storage;

@@ -169,7 +169,8 @@ fn candidate(member: &Member) -> Option<Candidate> {
     })
 }
 
-/// Refuses a placement of fewer shards than the push is content with, or than can be read back.
+/// Refuses a placement of fewer shards than the push is content with, or than can be read back:
+/// for lack of room where nothing else is lacking.
 fn check_enough(
     core: &Core,
     request: &PlaceRequest,
@@ -184,13 +185,25 @@ fn check_enough(
     let now_ms = core.catalog.clock.now_ms();
     let reasons: Vec<String> =
         members.iter().filter_map(|m| why_not(m, request.file_bytes, now_ms)).collect();
+    // Servers that the push avoids refused it: if not for lack of room, it knows better.
+    let lacks_room = |m: &&Member| {
+        let is_full = m.health.state == Health::Up && m.row.free_bytes < request.file_bytes;
+        request.avoid.contains(&m.row.server) || is_full
+    };
+    let takes = |m: &Member| why_not(m, request.file_bytes, now_ms).is_none();
+    let mut others = members
+        .iter()
+        .filter(|m| request.avoid.contains(&m.row.server) || !takes(m))
+        .peekable();
+    let is_full = others.peek().is_some() && others.all(|m| lacks_room(&m));
+    let code = if is_full { Code::NoSpace } else { Code::TooFewServers };
     let reasons = if reasons.is_empty() {
         format!("{} have joined", members.len())
     } else {
         reasons.join(", ")
     };
     Err(Error::refuse(
-        Code::TooFewServers,
+        code,
         format!(
             "a stripe of {} needs {needed} servers of its {n}, {shards} can be had: {reasons}",
             request.geometry
