@@ -11,7 +11,7 @@ CREATE TABLE meta (
     vault    BLOB    NOT NULL CHECK (length(vault) = 16),
     -- The vault record, once `arc init` made one.
     record   BLOB,
-    -- The fencing number, raised at every start.
+    -- The fencing number, raised at every start, and above the highest that a server has seen.
     epoch    INTEGER NOT NULL,
     -- The logical clock's last tick.
     sequence INTEGER NOT NULL,

@@ -21,6 +21,8 @@ pub(super) struct Member {
     pub(super) trouble: Option<String>,
     /// Hash of the vault record that it was given.
     pub(super) record: Option<blake3::Hash>,
+    /// Whether it has said since the start that it knows a later epoch.
+    pub(super) outran: bool,
     /// Has it probed at once.
     pub(super) wake: Arc<Notify>,
 }
@@ -49,6 +51,7 @@ impl Fleet {
             health: Health::unknown(now_ms),
             trouble: None,
             record: None,
+            outran: false,
             wake: Arc::default(),
             row,
         };
@@ -89,6 +92,13 @@ impl Fleet {
     pub(super) fn has_record(&self, server: ServerId, hash: blake3::Hash) {
         if let Some(member) = self.lock().get_mut(&server) {
             member.record = Some(hash);
+        }
+    }
+
+    /// Notes that a server has said that it knows a later epoch.
+    pub(super) fn has_outrun(&self, server: ServerId) {
+        if let Some(member) = self.lock().get_mut(&server) {
+            member.outran = true;
         }
     }
 

@@ -141,7 +141,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
-    tracing::info!(url, epoch = core.catalog.epoch, "coordinator started");
+    tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
     Ok(Coordinator { running, owner, join, core, drain })
 }
 
@@ -176,15 +176,16 @@ async fn token(catalog: &Catalog, folder: &Folder, role: Role) -> Result<(Token,
 }
 
 impl Core {
-    /// A ticket of this epoch.
+    /// A ticket of `epoch`: the present one, as what goes with it says.
     fn ticket(
         &self,
         grant: Grant,
         server: ServerId,
+        epoch: u64,
         issued_ms: u64,
         expires_ms: u64,
     ) -> Result<String> {
-        let (vault, epoch) = (self.catalog.vault, self.catalog.epoch);
+        let vault = self.catalog.vault;
         self.signer.sign(&Ticket { grant, vault, server, epoch, issued_ms, expires_ms })
     }
 }

@@ -67,7 +67,7 @@ async fn lease_answer(
     parent: Option<SnapshotRow>,
 ) -> Result<Json<Lease>> {
     let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
-    let (epoch, now_ms) = (core.catalog.epoch, core.catalog.clock.now_ms());
+    let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
     Ok(Json(Lease { lease, expires_ms, now_ms, epoch, parent, lost_chunks, stripes_below_target }))
 }
 
@@ -112,17 +112,17 @@ pub(super) async fn place(
     let PlaceRequest { lease, stripe, stored, file_bytes, .. } = request;
     let intended = Intended { lease, stripe, stored, places: places.clone() };
     let terms = core.catalog.record_intent(origin, intended).await?;
-    let now_ms = core.catalog.clock.now_ms();
+    let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
     let expires_ms = terms.ticket_end(now_ms, millis(core.timings.ticket));
     let with_ticket = |(index, server)| {
         let member = members.iter().find(|m| m.row.server == server);
         let row = &member.ok_or_else(|| unknown_server(server))?.row;
         let grant = Grant::Put { stripe, index, file_bytes };
-        let ticket = core.ticket(grant, server, now_ms, expires_ms)?;
+        let ticket = core.ticket(grant, server, epoch, now_ms, expires_ms)?;
         Ok(Place { index, server, name: row.name.clone(), url: row.url.clone(), ticket })
     };
     let places = places.into_iter().map(with_ticket).collect::<Result<_>>()?;
-    Ok(Json(Placement { epoch: core.catalog.epoch, places, spares }))
+    Ok(Json(Placement { epoch, places, spares }))
 }
 
 fn check_place(request: &PlaceRequest) -> Result<()> {
@@ -302,8 +302,8 @@ fn check_receipt(core: &Core, commit: &CommitStripe, receipt: &Receipt) -> Resul
     if !auth::same(&mac, &receipt.mac.0) {
         return Err(bad_receipt(receipt, format!("{what} is not genuine")));
     }
-    if receipt.epoch > core.catalog.epoch {
-        let (named, now) = (receipt.epoch, core.catalog.epoch);
+    if receipt.epoch > core.catalog.epoch() {
+        let (named, now) = (receipt.epoch, core.catalog.epoch());
         return Err(bad_receipt(receipt, format!("{what} is of epoch {named}, and this is {now}")));
     }
     Ok(())

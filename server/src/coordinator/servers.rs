@@ -43,7 +43,7 @@ pub(super) async fn join(
         vault: core.catalog.vault,
         shared_key: Blob(shared_key.to_vec()),
         ticket_key: Blob(core.signer.public_key()),
-        epoch: core.catalog.epoch,
+        epoch: core.catalog.epoch(),
         now_ms,
         record: record(&core),
     }))
@@ -65,7 +65,7 @@ pub(super) async fn hello(
     core.catalog.hello(hello.server, url.clone(), hello.starts).await?;
     core.fleet.moved(hello.server, url);
     let now_ms = core.catalog.clock.now_ms();
-    Ok(Json(HelloAnswer { epoch: core.catalog.epoch, now_ms, record: record(&core) }))
+    Ok(Json(HelloAnswer { epoch: core.catalog.epoch(), now_ms, record: record(&core) }))
 }
 
 /// `GET /v1/vault`
@@ -130,7 +130,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
     let counts = core.catalog.counts(core.fleet.up()).await?;
     Ok(Json(Status {
         vault: core.catalog.vault,
-        epoch: core.catalog.epoch,
+        epoch: core.catalog.epoch(),
         now_ms: core.catalog.clock.now_ms(),
         snapshots: counts.snapshots,
         stripes: counts.stripes,
@@ -151,7 +151,7 @@ fn vault_info(core: &Core) -> VaultInfo {
     VaultInfo {
         vault: core.catalog.vault,
         record: record(core),
-        epoch: core.catalog.epoch,
+        epoch: core.catalog.epoch(),
         now_ms: core.catalog.clock.now_ms(),
         servers: members.len() as u32,
         zones: zones.len() as u32,

@@ -299,11 +299,13 @@ pub(crate) struct Answers {
     pub(crate) silent: bool,
     pub(crate) free_bytes: u64,
     pub(crate) trouble: Option<String>,
+    /// The highest epoch that it has seen.
+    pub(crate) epoch: u64,
 }
 
 impl FakeServer {
     pub(crate) async fn start(name: &str) -> Self {
-        let answers = Answers { silent: false, free_bytes: 1 << 40, trouble: None };
+        let answers = Answers { silent: false, free_bytes: 1 << 40, trouble: None, epoch: 0 };
         let inner = Arc::new(Inner {
             identity: Mutex::default(),
             answers: Mutex::new(answers),
@@ -361,12 +363,16 @@ async fn probe(
     Shared(inner): Shared<Arc<Inner>>,
     headers: axum::http::HeaderMap,
     Json(probe): Json<Probe>,
-) -> Result<Json<ProbeAnswer>, axum::http::StatusCode> {
-    let nobody = axum::http::StatusCode::SERVICE_UNAVAILABLE;
-    let identity = inner.identity.lock().unwrap().clone().ok_or(nobody)?;
+) -> Result<Json<ProbeAnswer>, Refusal> {
+    let nobody = Refusal::new(Code::NotReady, "nobody");
+    let identity = inner.identity.lock().unwrap().clone().ok_or(nobody.clone())?;
     let answers = inner.answers.lock().unwrap().clone();
     if answers.silent || !controlled(&identity, &headers, Some(probe.epoch)) {
         return Err(nobody);
+    }
+    if probe.epoch < answers.epoch {
+        let stale = Refusal::new(Code::StaleEpoch, "of an epoch before");
+        return Err(Refusal { epoch: Some(answers.epoch), ..stale });
     }
     Ok(Json(ProbeAnswer {
         server: identity.server,

@@ -45,6 +45,35 @@ async fn state(fixture: &Fixture) -> (Value, Value) {
 }
 
 #[tokio::test]
+async fn an_older_copy_goes_on_above_the_highest_epoch_that_a_server_saw() {
+    let (mut fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    for (server, epoch) in fixture.servers.iter().zip([100, 90]) {
+        server.answer(|a| a.epoch = epoch);
+    }
+    let raised = 101;
+    while fixture.status().await.epoch != raised {}
+    let lease = fixture.begin().await;
+    let commit = fixture.push(&lease, 1, (1, 1)).await;
+    assert_eq!(commit.receipts[0].epoch, raised);
+    fixture.restart(timings()).await;
+    assert_eq!(fixture.status().await.epoch, raised + 1, "it was kept");
+}
+
+#[tokio::test]
+async fn a_server_that_lies_about_epochs_is_heard_once_and_within_reason() {
+    let (fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    let first = fixture.status().await.epoch;
+    fixture.servers[0].answer(|a| a.epoch = u64::MAX);
+    fixture.state_becomes("s1", State::Suspect).await;
+    assert_eq!(fixture.status().await.epoch, first);
+    fixture.servers[1].answer(|a| a.epoch = 1000);
+    while fixture.status().await.epoch != 1001 {}
+    fixture.servers[1].answer(|a| a.epoch = 2000);
+    fixture.state_becomes("s2", State::Suspect).await;
+    assert_eq!(fixture.status().await.epoch, 1001);
+}
+
+#[tokio::test]
 async fn tokens_are_private_and_keep_their_secret_at_a_new_url() {
     let mut fixture = Fixture::start().await;
     let path = fixture.folder.path().join("coordinator/owner.token");

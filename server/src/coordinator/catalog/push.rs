@@ -187,7 +187,7 @@ impl Catalog {
         origin: i64,
         intended: Intended,
     ) -> Result<Terms> {
-        let (clock, epoch) = (self.clock, self.epoch);
+        let (clock, epoch) = (self.clock, self.epoch());
         self.write(move |db| {
             let Intended { lease, stripe, stored, places } = intended;
             let terms = open_lease(db, origin, lease, clock.now_ms())?;
