@@ -116,7 +116,8 @@ CREATE TABLE leases (
 ) STRICT;
 
 -- Which shards may lie where: written before a ticket leaves, so that nothing is ever on a
--- server unknown to the catalog. Uncommitted under a lease that is over, it is a left-over.
+-- server unknown to the catalog. Uncommitted under a lease that is over, it is a left-over;
+-- committed, it takes no second receipt until the shard is placed again.
 CREATE TABLE intents (
     lease     INTEGER NOT NULL REFERENCES leases (id),
     stripe    BLOB    NOT NULL CHECK (length(stripe) = 32),

@@ -188,6 +188,16 @@ async fn i9_duplicate_late_and_reordered_commits_change_nothing() {
     }
     assert_eq!(state().await, before);
 
+    // A shard is found bad, and then comes the same again.
+    let Receipt { stripe, index, server, .. } = whole.receipts[1];
+    let found = Found::Damaged("block 1".into());
+    fixture.post::<()>("/v1/reports", &Report { stripe, index, server, found }).await.unwrap();
+    let before = state().await;
+    for commit in [&part, &whole, &turned] {
+        assert_eq!(fixture.commit(commit).await.unwrap().holders, 2);
+    }
+    assert_eq!(state().await, before);
+
     let mut other = whole.clone();
     other.pack_bytes += 1;
     let refused = fixture.commit(&other).await.unwrap_err();

@@ -2,7 +2,7 @@
 
 use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::push::{no_intent, open_lease};
 use super::rows::{encode_frames, kept_snapshot, stripe_key, stripe_map};
@@ -155,7 +155,8 @@ fn same_stripe(db: &Connection, key: i64, new: &NewStripe) -> Result<i64> {
 }
 
 /// Notes that a server holds a shard, by its intent under this lease; gives how many rows that
-/// changed. A server with another good shard of the stripe keeps that one: its new shard stays
+/// changed. A receipt counts once: what was reported bad since its commit is good again by a
+/// new place only. A server with another good shard of the stripe keeps that one: its new shard stays
 /// uncommitted and is left over.
 fn add_holder(
     db: &Connection,
@@ -166,16 +167,21 @@ fn add_holder(
     server: ServerId,
 ) -> Result<usize> {
     if holds(db, stripe, index, server)? {
+        settle(db, lease, stripe, key, index, server)?;
         return Ok(0);
     }
     let intent = params![lease.0, stripe.0, index, server.0];
-    let intended = db
+    let committed = db
         .prepare_cached(
-            "SELECT 1 FROM intents WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4",
+            "SELECT committed FROM intents
+             WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4",
         )?
-        .exists(intent)?;
-    if !intended {
-        return Err(no_intent(stripe, index, server));
+        .query_row(intent, |r| r.get(0))
+        .optional()?;
+    match committed {
+        None => return Err(no_intent(stripe, index, server)),
+        Some(true) => return Ok(0),
+        Some(false) => {}
     }
     let changed = db
         .prepare_cached(
@@ -184,13 +190,26 @@ fn add_holder(
              WHERE state <> 'good'",
         )?
         .execute(params![key, server.0, index])?;
+    settle(db, lease, stripe, key, index, server)?;
+    Ok(changed)
+}
+
+/// Marks the intent as committed, if its shard is the one that the catalog has.
+fn settle(
+    db: &Connection,
+    lease: LeaseId,
+    stripe: StripeId,
+    key: i64,
+    index: u8,
+    server: ServerId,
+) -> Result<()> {
     db.prepare_cached(
         "UPDATE intents SET committed = 1
          WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4 AND EXISTS
              (SELECT 1 FROM shards WHERE stripe = ?5 AND server = ?4 AND idx = ?3)",
     )?
     .execute(params![lease.0, stripe.0, index, server.0, key])?;
-    Ok(changed)
+    Ok(())
 }
 
 /// Whether the catalog has this shard, and as good.

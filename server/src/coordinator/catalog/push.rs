@@ -197,7 +197,8 @@ impl Catalog {
             let mut insert = db.prepare_cached(
                 "INSERT INTO intents (lease, stripe, idx, server, epoch, committed)
                  VALUES (?1, ?2, ?3, ?4, ?5, 0)
-                 ON CONFLICT (lease, stripe, idx, server) DO UPDATE SET epoch = excluded.epoch",
+                 ON CONFLICT (lease, stripe, idx, server) 
+                     DO UPDATE SET epoch = excluded.epoch, committed = 0",
             )?;
             for (index, server) in places {
                 insert.execute(params![lease.0, stripe.0, index, server.0, epoch])?;
@@ -221,7 +222,7 @@ fn adopt(
         .prepare_cached(
             "INSERT INTO intents (lease, stripe, idx, server, epoch, committed)
              SELECT ?1, stripe, idx, server, epoch, committed FROM intents
-             WHERE stripe = ?2 AND idx = ?3 AND server = ?4 LIMIT 1
+             WHERE stripe = ?2 AND idx = ?3 AND server = ?4 ORDER BY committed LIMIT 1
              ON CONFLICT (lease, stripe, idx, server) DO UPDATE SET idx = idx",
         )?
         .execute(params![lease.0, stripe.0, index, server.0])?;
