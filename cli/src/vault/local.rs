@@ -243,6 +243,8 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             misses: 3,
             good: 1,
             down_after: Duration::from_secs(2),
+            // A command that starts has the vault's lock: no push runs.
+            pushes_outlive: false,
             drain: DRAIN,
             ..Timings::default()
         },

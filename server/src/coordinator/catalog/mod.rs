@@ -50,8 +50,8 @@ pub(super) struct Catalog {
 impl Catalog {
     /// Opens the catalog at `path`, or makes it, and begins a new epoch; gives the vault
     /// record too, if there is one.
-    pub(super) fn open(path: &Path, lease_ms: u64) -> Result<(Self, Option<Vec<u8>>)> {
-        let opened = open::writer(path, lease_ms)?;
+    pub(super) fn open(path: &Path, pushes_outlive: bool) -> Result<(Self, Option<Vec<u8>>)> {
+        let opened = open::writer(path, pushes_outlive)?;
         let catalog = Self {
             vault: opened.vault,
             epoch: AtomicU64::new(opened.epoch),

@@ -19,7 +19,7 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (catalog, _) = Catalog::open(&folder.path().join("catalog.db"), 1000).unwrap();
+        let (catalog, _) = Catalog::open(&folder.path().join("catalog.db"), true).unwrap();
         let owner = catalog.set_token(Role::Owner, [1; 32]).await.unwrap().id;
         let mut servers = Vec::new();
         for name in ["a", "b"] {
