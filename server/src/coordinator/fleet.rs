@@ -45,8 +45,8 @@ impl Fleet {
         fleet
     }
 
-    /// Takes a server in.
-    pub(super) fn add(&self, row: ServerRow, now_ms: u64) {
+    /// Takes a server in; gives whether it is a new one rather than in the place of a former.
+    pub(super) fn add(&self, row: ServerRow, now_ms: u64) -> bool {
         let member = Member {
             health: Health::unknown(now_ms),
             trouble: None,
@@ -55,7 +55,9 @@ impl Fleet {
             wake: Arc::default(),
             row,
         };
-        self.lock().insert(member.row.server, member);
+        let former = self.lock().insert(member.row.server, member);
+        // Whoever probes it looks anew.
+        former.inspect(|former| former.wake.notify_one()).is_none()
     }
 
     /// All of them, by number.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 
-use super::router::{Body, List, bad_request};
+use super::fleet::Member;
+use super::router::{Body, List, bad_request, to_the_end};
 use super::{Core, prober};
 use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, ServerId, ServerInfo,
@@ -32,13 +33,20 @@ pub(super) async fn join(
     // What the catalog's signed integers hold.
     request.capacity_bytes = request.capacity_bytes.min(i64::MAX as u64);
     request.free_bytes = request.free_bytes.min(request.capacity_bytes);
-    let row = core.catalog.join(request, auth::random::<32>()?).await?;
+    to_the_end(take_in(core, request)).await.map(Json)
+}
+
+async fn take_in(core: Arc<Core>, request: JoinRequest) -> Result<JoinAnswer> {
+    let heard = |m: &Member| m.row.name == request.name && m.row.last_seen_ms.is_some();
+    let heard = core.fleet.members().iter().any(heard);
+    let row = core.catalog.join(request, auth::random::<32>()?, heard).await?;
     let (server, shared_key) = (row.server, row.shared_key);
     tracing::info!(name = row.name, zone = row.zone, url = row.url, "server joined");
     let now_ms = core.catalog.clock.now_ms();
-    core.fleet.add(row, now_ms);
-    tokio::spawn(prober::watch(Arc::downgrade(&core), server));
-    Ok(Json(JoinAnswer {
+    if core.fleet.add(row, now_ms) {
+        tokio::spawn(prober::watch(Arc::downgrade(&core), server));
+    }
+    Ok(JoinAnswer {
         server,
         vault: core.catalog.vault,
         shared_key: Blob(shared_key.to_vec()),
@@ -46,7 +54,7 @@ pub(super) async fn join(
         epoch: core.catalog.epoch(),
         now_ms,
         record: record(&core),
-    }))
+    })
 }
 
 /// `POST /v1/hello`
@@ -62,8 +70,13 @@ pub(super) async fn hello(
     if i64::try_from(hello.starts).is_err() {
         return Err(bad_request(format!("{} starts", hello.starts)));
     }
-    core.catalog.hello(hello.server, url.clone(), hello.starts).await?;
-    core.fleet.moved(hello.server, url);
+    let moving = Arc::clone(&core);
+    to_the_end(async move {
+        moving.catalog.hello(hello.server, url.clone(), hello.starts).await?;
+        moving.fleet.moved(hello.server, url);
+        Ok(())
+    })
+    .await?;
     let now_ms = core.catalog.clock.now_ms();
     Ok(Json(HelloAnswer { epoch: core.catalog.epoch(), now_ms, record: record(&core) }))
 }
@@ -84,9 +97,14 @@ pub(super) async fn put_vault(
             "a vault record of {bytes} bytes, not 1 to {RECORD_BYTES_MAX}"
         )));
     }
-    core.catalog.put_record(record.0.clone()).await?;
-    core.record.send_replace(Some(record.0.into()));
-    core.fleet.wake_all();
+    let making = Arc::clone(&core);
+    to_the_end(async move {
+        making.catalog.put_record(record.0.clone()).await?;
+        making.record.send_replace(Some(record.0.into()));
+        making.fleet.wake_all();
+        Ok(())
+    })
+    .await?;
     Ok(Json(vault_info(&core)))
 }
 

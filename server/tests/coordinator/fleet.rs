@@ -30,6 +30,30 @@ async fn a_name_joins_once_and_is_checked() {
 }
 
 #[tokio::test]
+async fn a_join_whose_answer_was_lost_can_be_repeated() {
+    let mut fixture = Fixture::start().await;
+    let longest = "n".repeat(64);
+    let ghost = fixture.send_join(&longest, &longest, "http://127.0.0.1:9").await.unwrap();
+    // Made again elsewhere, it takes the row and the number of the one that never came to be.
+    let server = fixture.join(&longest, "b").await.identity();
+    assert_eq!(server.server, ghost.server);
+    assert_ne!(server.shared_key, ghost.shared_key);
+    let page: Page<ServerInfo> = fixture.get("/v1/servers").await;
+    let [row] = &page.rows[..] else { panic!("{page:?}") };
+    assert_eq!((row.zone.as_str(), &row.url), ("b", &fixture.servers[0].url()));
+    // One that was heard keeps its name, and so does one that said hello.
+    let taken = fixture.send_join(&longest, "c", "http://127.0.0.1:9").await.unwrap_err();
+    assert_eq!(taken.refusal.code, Code::NameTaken);
+    let quiet = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap();
+    let (server, url) = (quiet.server, "http://127.0.0.1:9".to_owned());
+    let mut hello = Hello { server, url, starts: 1, mac: Blob(vec![]) };
+    hello.mac = Blob(hello_mac(&quiet.shared_key.0, &hello));
+    fixture.send(Method::POST, "/v1/hello", None, &hello).await.unwrap();
+    let taken = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap_err();
+    assert_eq!(taken.refusal.code, Code::NameTaken);
+}
+
+#[tokio::test]
 async fn the_vault_record_is_made_once_and_given_to_every_server() {
     let (mut fixture, _) = Fixture::with_servers(&["a", "b"]).await;
     let put = |bytes: &[u8]| PutVault { record: Blob(bytes.to_vec()) };

@@ -30,7 +30,7 @@ impl Fixture {
                 capacity_bytes: 1,
                 free_bytes: 1,
             };
-            servers.push(catalog.join(request, [2; 32]).await.unwrap().server);
+            servers.push(catalog.join(request, [2; 32], false).await.unwrap().server);
         }
         Self { _folder: folder, catalog, owner, servers }
     }
