@@ -9,12 +9,12 @@ use serde::de::DeserializeOwned;
 
 use super::{http_client, json, unreachable};
 use crate::wire::{
-    BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, HaveAnswer, HaveRequest,
-    Ids, Lease, LeaseId, LocateAnswer, LocateRequest, Page, PageQuery, PlaceRequest, Placement,
-    PutVault, ReadTickets, Report, ServerInfo, SnapshotRow, Status, StripeMap, StripeMapsRequest,
-    VaultInfo,
+    Begin, BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, HaveAnswer,
+    HaveRequest, Ids, Lease, LeaseId, LocateAnswer, LocateRequest, NONCE_BYTES, Page, PageQuery,
+    PlaceRequest, Placement, PutVault, ReadTickets, Report, ServerInfo, SnapshotRow, Status,
+    StripeMap, StripeMapsRequest, VaultInfo,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, auth};
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,7 +76,9 @@ impl CoordinatorClient {
 
     /// Begins a push.
     pub async fn begin(&self, request: &BeginRequest) -> Result<Lease> {
-        let lease: Lease = self.post("/v1/leases", request).await?;
+        let nonce = Blob(auth::random::<NONCE_BYTES>()?.to_vec());
+        let begin = Begin { nonce, request: request.clone() };
+        let lease: Lease = self.post("/v1/leases", &begin).await?;
         self.check_snapshots(&lease.parent)?;
         Ok(lease)
     }

@@ -18,9 +18,9 @@ use super::router::{Body, Caller, bad_request};
 use super::servers::unknown_server;
 use crate::auth::{self, Grant};
 use crate::wire::{
-    BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed, FrameEnd,
-    HaveAnswer, HaveRequest, Lease, LeaseId, Place, PlaceRequest, Placement, Receipt, Refusal,
-    ServerId, SnapshotRow, State as Health,
+    Begin, BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed,
+    FrameEnd, HaveAnswer, HaveRequest, Lease, LeaseId, NONCE_BYTES, Place, PlaceRequest, Placement,
+    Receipt, Refusal, ServerId, SnapshotRow, State as Health,
 };
 use crate::{Error, Result};
 
@@ -33,11 +33,17 @@ const FILE_BYTES_MAX: u64 = PACK_BYTES_MAX + codec::shard::HEADER_BYTES_MAX as u
 pub(super) async fn begin(
     State(core): State<Arc<Core>>,
     Extension(Caller(origin)): Extension<Caller>,
-    Body(BeginRequest { source_set, parent }): Body<BeginRequest>,
+    Body(Begin { nonce, request }): Body<Begin>,
 ) -> Result<Json<Lease>> {
+    let nonce: [u8; NONCE_BYTES] = nonce.0.try_into().map_err(|n: Vec<u8>| {
+        bad_request(format!("a nonce of {} bytes, not {NONCE_BYTES}", n.len()))
+    })?;
+    let BeginRequest { source_set, parent } = request;
     let parent = core.catalog.parent(origin, source_set, parent).await?;
-    let (lease, expires_ms) = core.catalog.begin(origin, core.timings.lease).await?;
-    lease_answer(&core, lease, expires_ms, parent).await
+    let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
+    let (lease, expires_ms) = core.catalog.begin(origin, nonce, core.timings.lease).await?;
+    let lease = lease_of(&core, lease, expires_ms);
+    Ok(Json(Lease { parent, lost_chunks, stripes_below_target, ..lease }))
 }
 
 /// `POST /v1/leases/{id}/renew`
@@ -48,7 +54,7 @@ pub(super) async fn renew(
 ) -> Result<Json<Lease>> {
     let lease = LeaseId(id);
     let expires_ms = core.catalog.renew(origin, lease, core.timings.lease).await?;
-    lease_answer(&core, lease, expires_ms, None).await
+    Ok(Json(lease_of(&core, lease, expires_ms)))
 }
 
 /// `DELETE /v1/leases/{id}`
@@ -60,15 +66,10 @@ pub(super) async fn close(
     core.catalog.close_lease(origin, LeaseId(id)).await
 }
 
-async fn lease_answer(
-    core: &Core,
-    lease: LeaseId,
-    expires_ms: u64,
-    parent: Option<SnapshotRow>,
-) -> Result<Json<Lease>> {
-    let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
+fn lease_of(core: &Core, lease: LeaseId, expires_ms: u64) -> Lease {
     let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
-    Ok(Json(Lease { lease, expires_ms, now_ms, epoch, parent, lost_chunks, stripes_below_target }))
+    let (lost_chunks, stripes_below_target) = (0, 0);
+    Lease { lease, expires_ms, now_ms, epoch, parent: None, lost_chunks, stripes_below_target }
 }
 
 /// `POST /v1/have`

@@ -7,7 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blob, Ids, LeaseId, ServerId, StripeMap};
 
-/// `POST /v1/leases`: a push begins.
+/// `POST /v1/leases`: a push begins. The same again, its answer being lost, gives the same lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begin {
+    /// [`NONCE_BYTES`] random bytes.
+    pub nonce: Blob,
+    /// What begins.
+    #[serde(flatten)]
+    pub request: BeginRequest,
+}
+
+/// Bytes of the nonce that tells one begin from another.
+pub const NONCE_BYTES: usize = 16;
+
+/// The push that begins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BeginRequest {
     /// Keyed name of host and sources; finds the parent.
@@ -30,9 +43,9 @@ pub struct Lease {
     /// The newest kept snapshot of the same token and source set, or the one asked for.
     pub parent: Option<SnapshotRow>,
     /// Chunks whose every stripe has fewer than k good shards: read them from
-    /// `GET /v1/lost-chunks` and send their files again.
+    /// `GET /v1/lost-chunks` and send their files again. Counted at the begin, 0 at a renewal.
     pub lost_chunks: u64,
-    /// Stripes with fewer recorded good shards than n.
+    /// Stripes with fewer recorded good shards than n. Counted at the begin, 0 at a renewal.
     pub stripes_below_target: u64,
 }
 
@@ -141,7 +154,8 @@ pub struct CommitStripe {
     pub chunks: Ids,
     /// The frame of each chunk.
     pub chunk_frames: Vec<u32>,
-    /// Proofs, at least `max(k+1, n-1)` or what the push asked for.
+    /// Proofs: at least k of a stripe that is not known yet. With how many a push is content is
+    /// its own to say.
     pub receipts: Vec<Receipt>,
 }
 

@@ -11,7 +11,7 @@ use codec::{ChunkId, Digest};
 use reqwest::Method;
 
 use crate::fixture::{
-    Fixture, Refused, chunks, commit_of, place_request, stripe, timings, vault_of,
+    Fixture, Refused, begin_of, chunks, commit_of, place_request, stripe, timings, vault_of,
 };
 
 #[tokio::test]
@@ -83,8 +83,7 @@ async fn the_parent_is_the_newest_of_the_same_sources_or_the_one_asked_for() {
     let (_, second) = fixture.snapshot(&lease, 2).await;
     assert!(first.sequence < second.sequence && first.received_ms <= second.received_ms);
     let begin = async |source_set, parent| {
-        let request = BeginRequest { source_set: Digest([source_set; 32]), parent };
-        fixture.post::<Lease>("/v1/leases", &request).await
+        fixture.post::<Lease>("/v1/leases", &begin_of(source_set, parent)).await
     };
     let parent = |lease: Result<Lease, Refused>| lease.unwrap().parent.map(|p| p.id);
     assert_eq!(parent(begin(9, None).await), Some(second.id));
@@ -92,6 +91,20 @@ async fn the_parent_is_the_newest_of_the_same_sources_or_the_one_asked_for() {
     assert_eq!(parent(begin(8, Some(first.id)).await), Some(first.id));
     let refused = begin(9, Some(stripe(77))).await.unwrap_err();
     assert_eq!(refused.refusal.code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_begin_whose_answer_was_lost_leaves_one_lease() {
+    let fixture = Fixture::start().await;
+    let mut begin = begin_of(9, None);
+    let first: Lease = fixture.post("/v1/leases", &begin).await.unwrap();
+    let again: Lease = fixture.post("/v1/leases", &begin).await.unwrap();
+    assert_eq!((again.lease, again.expires_ms), (first.lease, first.expires_ms));
+    assert_ne!(fixture.begin().await.lease, first.lease);
+    assert_eq!(fixture.status().await.leases, 2);
+    begin.nonce.0.pop();
+    let refused = fixture.post::<Lease>("/v1/leases", &begin).await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::BadRequest);
 }
 
 #[tokio::test]

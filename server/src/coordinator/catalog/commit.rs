@@ -5,7 +5,7 @@ use codec::{ChunkId, Digest, Geometry, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::push::{no_intent, open_lease};
-use super::rows::{encode_frames, kept_snapshot, stripe_key, stripe_map};
+use super::rows::{encode_frames, kept_snapshot, shards_changed, stripe_key, stripe_map};
 use super::{Catalog, tick};
 use crate::wire::{Code, Committed, FrameEnd, LeaseId, ServerId, SnapshotRow};
 use crate::{Error, Result};
@@ -40,7 +40,7 @@ impl Catalog {
         self.write(move |db| {
             open_lease(db, origin, lease, clock.now_ms())?;
             let key = add_stripe(db, origin, lease, &new)?;
-            let sql = "SELECT good, target FROM stripe_health WHERE key = ?1";
+            let sql = "SELECT good, k + m FROM stripes WHERE key = ?1";
             Ok(db
                 .prepare_cached(sql)?
                 .query_row([key], |r| Ok(Committed { holders: r.get(0)?, target: r.get(1)? }))?)
@@ -94,8 +94,7 @@ fn add_stripe(db: &Connection, origin: i64, lease: LeaseId, new: &NewStripe) -> 
         changed += add_holder(db, lease, new.stripe, key, index, server)?;
     }
     if changed > 0 {
-        db.prepare_cached("UPDATE stripes SET version = version + 1 WHERE key = ?1")?
-            .execute([key])?;
+        shards_changed(db, key)?;
     }
     Ok(key)
 }
@@ -116,8 +115,8 @@ fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {
     let key = db
         .prepare_cached(
             "INSERT INTO stripes (id, kind, k, m, pack_bytes, shard_bytes, pack_key, frames,
-                                  origin, created_sequence, touched_sequence, version)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0) RETURNING key",
+                                  origin, created_sequence, touched_sequence, version, good)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0, 0) RETURNING key",
         )?
         .query_row(
             params![

@@ -200,9 +200,9 @@ mod tests {
             .execute_batch(&format!(
                 "INSERT INTO tokens VALUES (1, 'owner', zeroblob(32));
                  UPDATE meta SET time_ms = {past};
-                 INSERT INTO leases VALUES (1, 1, 0, 0, {past} + 10, 'open');
-                 INSERT INTO leases VALUES (2, 1, 0, 0, {past} - 10, 'open');
-                 INSERT INTO leases VALUES (3, 1, 0, 0, {past} + 10, 'closed');"
+                 INSERT INTO leases VALUES (1, 1, zeroblob(16), 0, 0, {past} + 10, 'open');
+                 INSERT INTO leases VALUES (2, 1, randomblob(16), 0, 0, {past} - 10, 'open');
+                 INSERT INTO leases VALUES (3, 1, randomblob(16), 0, 0, {past} + 10, 'closed');"
             ))
             .unwrap();
         drop(first.db);

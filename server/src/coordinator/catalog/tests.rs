@@ -4,7 +4,7 @@ use codec::shard::Kind;
 use codec::{ChunkId, Geometry, StripeId};
 
 use super::*;
-use crate::auth::Role;
+use crate::auth::{self, Role};
 use crate::wire::{JoinRequest, LeaseId, ServerId};
 
 const TERM: Duration = Duration::from_secs(3600);
@@ -36,7 +36,7 @@ impl Fixture {
     }
 
     async fn begin(&self) -> LeaseId {
-        self.catalog.begin(self.owner, TERM).await.unwrap().0
+        self.catalog.begin(self.owner, auth::random().unwrap(), TERM).await.unwrap().0
     }
 
     async fn commit(&self, lease: LeaseId, number: u8) -> Result<()> {
