@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use codec::keys::VaultRecord;
 
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
@@ -19,8 +20,6 @@ use crate::{Error, Result, auth};
 const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a URL at most.
 const URL_BYTES_MAX: usize = 256;
-/// Bytes of a vault record at most.
-const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// `POST /v1/join`
 pub(super) async fn join(
@@ -51,9 +50,6 @@ async fn take_in(core: Arc<Core>, request: JoinRequest) -> Result<JoinAnswer> {
         vault: core.catalog.vault,
         shared_key: Blob(shared_key.to_vec()),
         ticket_key: Blob(core.signer.public_key()),
-        epoch: core.catalog.epoch(),
-        now_ms,
-        record: record(&core),
     })
 }
 
@@ -91,11 +87,9 @@ pub(super) async fn put_vault(
     State(core): State<Arc<Core>>,
     Body(PutVault { record }): Body<PutVault>,
 ) -> Result<Json<VaultInfo>> {
-    if record.0.is_empty() || record.0.len() > RECORD_BYTES_MAX {
-        let bytes = record.0.len();
-        return Err(bad_request(format!(
-            "a vault record of {bytes} bytes, not 1 to {RECORD_BYTES_MAX}"
-        )));
+    let decoded = VaultRecord::decode(&record.0).map_err(|e| bad_request(e.to_string()))?;
+    if decoded.vault != core.catalog.vault {
+        return Err(bad_request("the vault record is another vault's"));
     }
     let making = Arc::clone(&core);
     to_the_end(async move {
@@ -114,6 +108,7 @@ pub(super) async fn list(
     list: List,
 ) -> Result<Json<Page<ServerInfo>>> {
     let after: u32 = list.after()?.unwrap_or(0);
+    core.fleet.probed(core.timings.probe_timeout).await;
     let shards = core.catalog.shards_by_server().await?;
     let members = core.fleet.members();
     let mut wanted = members.into_iter().filter(|m| m.row.server.0 > after);
@@ -142,6 +137,7 @@ pub(super) async fn list(
 
 /// `GET /v1/status`
 pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>> {
+    core.fleet.probed(core.timings.probe_timeout).await;
     let states: Vec<Health> = core.fleet.members().iter().map(|m| m.health.state).collect();
     let servers = [Health::Unknown, Health::Up, Health::Suspect, Health::Down]
         .map(|state| (state, states.iter().filter(|s| **s == state).count() as u32));

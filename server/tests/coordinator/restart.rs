@@ -9,12 +9,12 @@ use arc_server::wire::*;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::fixture::{Fixture, listen, timings};
+use crate::fixture::{Fixture, listen, timings, vault_of, vault_record};
 
 #[tokio::test]
 async fn a_restart_keeps_everything_and_raises_the_epoch() {
     let (mut fixture, lease) = Fixture::with_servers(&["a", "b", "c"]).await;
-    let record = PutVault { record: Blob(b"record".to_vec()) };
+    let record = PutVault { record: Blob(vault_record(vault_of(&fixture), 1)) };
     fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &record).await.unwrap();
     let first = fixture.push(&lease, 1, (2, 1)).await;
     fixture.snapshot(&lease, 2).await;
@@ -23,9 +23,11 @@ async fn a_restart_keeps_everything_and_raises_the_epoch() {
     let (owner, status) = (fixture.coordinator.owner.clone(), fixture.status().await);
 
     fixture.restart(timings()).await;
+    // Nobody is told of servers that were not looked for yet.
+    let after = fixture.status().await;
+    assert_eq!((&after.servers, &after.margins), (&status.servers, &status.margins));
     assert_eq!(state(&fixture).await, before);
     assert_eq!(fixture.coordinator.owner.secret, owner.secret);
-    let after = fixture.status().await;
     assert_eq!((after.vault, after.epoch), (status.vault, status.epoch + 1));
     assert!(after.now_ms >= status.now_ms);
     let info: VaultInfo = fixture.get("/v1/vault").await;
