@@ -11,7 +11,7 @@ CREATE TABLE meta (
     vault    BLOB    NOT NULL CHECK (length(vault) = 16),
     -- The vault record, once `arc init` made one.
     record   BLOB,
-    -- The fencing number, raised at every start.
+    -- The fencing number, raised at every start, and above the highest that a server has seen.
     epoch    INTEGER NOT NULL,
     -- The logical clock's last tick.
     sequence INTEGER NOT NULL,
@@ -64,8 +64,13 @@ CREATE TABLE stripes (
     -- When `have` last vouched for it: collection spares what was touched since.
     touched_sequence INTEGER NOT NULL,
     -- Raised with every change of its shards, for compare-and-swap.
-    version          INTEGER NOT NULL
+    version          INTEGER NOT NULL,
+    -- How many different shards of it are good; counted again with every change of them.
+    good             INTEGER NOT NULL
 ) STRICT;
+
+-- The few stripes that lack shards, so that no push counts those of all others.
+CREATE INDEX stripes_below_target ON stripes (key) WHERE good < k + m;
 
 -- Which server holds which shard. A row stands on a receipt; one shard of a stripe a server,
 -- by the primary key. Damage and loss change the state, nothing but an order removes a row.
@@ -79,12 +84,6 @@ CREATE TABLE shards (
 
 -- What a server holds, for its row in `arc servers`, a reconcile, a drain.
 CREATE INDEX shards_by_server ON shards (server, stripe);
-
--- How many different good shards each stripe has, and how many it needs and should have.
-CREATE VIEW stripe_health AS
-SELECT key, k, k + m AS target,
-       (SELECT count(DISTINCT idx) FROM shards WHERE stripe = key AND state = 'good') AS good
-FROM stripes;
 
 -- Where chunks are: by far the longest table, filled in sorted batches. A chunk may be in
 -- several stripes. Its stripe is no foreign key: removing a stripe would search all rows.
@@ -109,14 +108,18 @@ CREATE TABLE snapshots (
 CREATE TABLE leases (
     id             INTEGER PRIMARY KEY,
     token          INTEGER NOT NULL REFERENCES tokens (id),
+    -- The client's, so that a begin whose answer was lost can be repeated.
+    nonce          BLOB    NOT NULL CHECK (length(nonce) = 16),
     begun_sequence INTEGER NOT NULL,
     begun_ms       INTEGER NOT NULL,
     expires_ms     INTEGER NOT NULL,
-    state          TEXT    NOT NULL CHECK (state IN ('open', 'closed'))
+    state          TEXT    NOT NULL CHECK (state IN ('open', 'closed')),
+    UNIQUE (token, nonce)
 ) STRICT;
 
 -- Which shards may lie where: written before a ticket leaves, so that nothing is ever on a
--- server unknown to the catalog. Uncommitted under a lease that is over, it is a left-over.
+-- server unknown to the catalog. Uncommitted under a lease that is over, it is a left-over;
+-- committed, it takes no second receipt until the shard is placed again.
 CREATE TABLE intents (
     lease     INTEGER NOT NULL REFERENCES leases (id),
     stripe    BLOB    NOT NULL CHECK (length(stripe) = 32),

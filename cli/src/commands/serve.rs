@@ -185,6 +185,7 @@ async fn serve_coordinator(
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,
+            ..Timings::default()
         },
     };
     let mut stop = stop;

@@ -133,7 +133,7 @@ pub async fn push(
     let storage = StorageClient::new(options.stall)?;
     let source_set = vault.keys.source_set(&options.host, &sources);
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
-    let renewing = Renewal::start(coordinator.clone(), lease.clone());
+    let renewing = Renewal::start(coordinator.clone(), &lease);
     let sender = Sender {
         vault: vault.record.vault,
         geometry: vault.record.geometry,
@@ -149,14 +149,19 @@ pub async fn push(
     };
     let push =
         Push { vault, options: &options, sender: Arc::new(sender), counters, ui, lease: &lease };
-    let pushed = push.take_snapshot(sources, source_set).await;
+    let mut pushed = push.take_snapshot(sources, source_set).await;
     drop(renewing);
     let coordinator = vault.coordinator.with_patience(Duration::ZERO);
-    // What is stored stands by itself: a lease that cannot be ended runs out.
-    match tokio::time::timeout(END_PATIENCE, coordinator.end(lease.lease)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "could not end the lease"),
-        Err(_) => tracing::debug!("could not end the lease in time"),
+    let ended = tokio::time::timeout(END_PATIENCE, coordinator.end(lease.lease)).await;
+    match (ended, &mut pushed) {
+        // What was vouched for may have lost shards since the begin.
+        (Ok(Ok(ended)), Ok(outcome)) if !options.dry_run => {
+            outcome.stripes_below_target = ended.stripes_below_target;
+        }
+        // What is stored stands by itself: a lease that cannot be ended runs out.
+        (Ok(Err(error)), _) => tracing::debug!(%error, "could not end the lease"),
+        (Err(_), _) => tracing::debug!("could not end the lease in time"),
+        _ => {}
     }
     pushed.map_err(|failure| match failure.state.is_empty() {
         true => failure.state("what is stored already is used by the next push"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use server::client::CoordinatorClient;
-use server::wire::Lease;
+use server::wire::{Lease, LeaseId, Renewed};
 use tokio::task::AbortHandle;
 
 /// A lease is renewed no more often than this,
@@ -16,8 +16,10 @@ pub struct Renewal(AbortHandle);
 
 impl Renewal {
     /// Begins with `lease` as it was given.
-    pub fn start(coordinator: CoordinatorClient, lease: Lease) -> Self {
-        Self(tokio::spawn(renew(coordinator, lease)).abort_handle())
+    pub fn start(coordinator: CoordinatorClient, lease: &Lease) -> Self {
+        let Lease { lease, expires_ms, now_ms, .. } = *lease;
+        let term = Renewed { expires_ms, now_ms };
+        Self(tokio::spawn(renew(coordinator, lease, term)).abort_handle())
     }
 }
 
@@ -27,12 +29,12 @@ impl Drop for Renewal {
     }
 }
 
-async fn renew(coordinator: CoordinatorClient, mut lease: Lease) {
+async fn renew(coordinator: CoordinatorClient, lease: LeaseId, mut term: Renewed) {
     let mut failed = false;
     loop {
-        tokio::time::sleep(pause(&lease, failed)).await;
-        match coordinator.renew(lease.lease).await {
-            Ok(renewed) => (lease, failed) = (renewed, false),
+        tokio::time::sleep(pause(term, failed)).await;
+        match coordinator.renew(lease).await {
+            Ok(renewed) => (term, failed) = (renewed, false),
             // The next request under this lease says so to the person.
             Err(error) => {
                 tracing::debug!(%error, "could not renew the lease");
@@ -43,8 +45,8 @@ async fn renew(coordinator: CoordinatorClient, mut lease: Lease) {
 }
 
 /// Half of what the lease had left; after a failure soon again.
-fn pause(lease: &Lease, failed: bool) -> Duration {
-    let half = Duration::from_millis(lease.expires_ms.saturating_sub(lease.now_ms)) / 2;
+fn pause(term: Renewed, failed: bool) -> Duration {
+    let half = Duration::from_millis(term.expires_ms.saturating_sub(term.now_ms)) / 2;
     let longest = if failed { RETRY_PAUSE } else { Duration::MAX };
     half.min(longest).max(PAUSE_MIN)
 }
@@ -56,18 +58,10 @@ mod tests {
     #[test]
     fn a_lease_that_was_not_renewed_is_tried_again_soon_and_never_without_a_pause() {
         let day_ms = 24 * 3600 * 1000;
-        let lease = |expires_ms| Lease {
-            lease: server::wire::LeaseId(1),
-            expires_ms,
-            now_ms: 1000,
-            epoch: 1,
-            parent: None,
-            lost_chunks: 0,
-            stripes_below_target: 0,
-        };
-        let day = lease(1000 + day_ms);
-        assert_eq!(pause(&day, false), Duration::from_secs(12 * 3600));
-        assert_eq!(pause(&day, true), RETRY_PAUSE);
-        assert_eq!(pause(&lease(0), true), PAUSE_MIN);
+        let term = |expires_ms| Renewed { expires_ms, now_ms: 1000 };
+        let day = term(1000 + day_ms);
+        assert_eq!(pause(day, false), Duration::from_secs(12 * 3600));
+        assert_eq!(pause(day, true), RETRY_PAUSE);
+        assert_eq!(pause(term(0), true), PAUSE_MIN);
     }
 }

@@ -1,10 +1,13 @@
 //! A coordinator that is killed, stopped, or away.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::fleet::{Fleet, eventually};
+use crate::sandbox::{Sandbox, text};
 use crate::source::{self, assert_same, bytes_below};
 
 const MIB: u64 = 1 << 20;
@@ -102,4 +105,46 @@ fn one_told_to_stop_in_mid_push_ends_with_0_and_the_push_goes_on_with_the_next()
     push.finish().exits(0);
     fleet.pull_exact("latest");
     fleet.is_whole();
+}
+
+#[test]
+fn a_coordinator_restored_from_an_older_copy_works_at_once() {
+    let mut fleet = Fleet::new("2+1", 3);
+    source::make(&fleet.source(), 27, 2);
+    fleet.push(&[]).exits(0);
+    fleet.terminate_coordinator();
+    let (data, copy) = (fleet.sandbox.path("coordinator"), fleet.sandbox.path("copy"));
+    copy_folder(&data, &copy);
+    for _ in 0..3 {
+        fleet.revive_coordinator();
+        fleet.until_up(3);
+        fleet.terminate_coordinator();
+    }
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_folder(&copy, &data);
+    fleet.revive_coordinator();
+    fleet.pull_exact("latest");
+    fleet.push(&["--force"]).exits(0);
+    fleet.is_whole();
+}
+
+#[test]
+fn a_local_vault_whose_catalog_was_restored_works_at_once() {
+    let sandbox = Sandbox::with_vault("2+1");
+    std::fs::write(sandbox.path("file"), source::noise(28, 100_000)).unwrap();
+    sandbox.arc(["push", "file"]).exits(0);
+    let (data, copy) = (sandbox.path("vault/coordinator"), sandbox.path("copy"));
+    copy_folder(&data, &copy);
+    for _ in 0..3 {
+        sandbox.arc(["status"]).exits(0);
+    }
+    std::fs::remove_dir_all(&data).unwrap();
+    copy_folder(&copy, &data);
+    sandbox.arc(["verify", "--level", "data"]).exits(0);
+    sandbox.arc(["push", "file"]).exits(0);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", text(from), text(to)]).status().unwrap();
+    assert!(copied.success());
 }

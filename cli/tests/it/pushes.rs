@@ -3,8 +3,8 @@
 use rustix::process::Signal;
 
 use crate::fleet::{Fleet, Setup, eventually};
-use crate::sandbox::Sandbox;
-use crate::source;
+use crate::sandbox::{Sandbox, text};
+use crate::source::{self, bytes_below};
 
 const MIB: u64 = 1 << 20;
 /// Stripes that a push has on their way at once.
@@ -71,6 +71,21 @@ fn i14_a_push_that_slept_past_its_lease_goes_on_or_says_so() {
     }
     fleet.pull_exact("latest");
     fleet.is_whole();
+}
+
+#[test]
+fn the_lease_of_a_push_killed_in_a_local_vault_is_over_at_the_next_command() {
+    let sandbox = Sandbox::with_vault("2+1");
+    let (tree, disks) = (sandbox.path("tree"), sandbox.path("vault/disks"));
+    source::make(&tree, 5, 40);
+    let mut push = sandbox.start(["push", text(&tree), "--pack-size=1M"]);
+    eventually("the push has stored something", || {
+        assert!(push.runs(), "the push ended before it was killed");
+        bytes_below(&disks) > 4 * MIB
+    });
+    push.kill();
+    let status = sandbox.arc(["--json", "status"]).exits(0).json_of("summary");
+    assert_eq!(status["leases"], 0, "{status}");
 }
 
 #[test]

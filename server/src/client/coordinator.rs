@@ -9,12 +9,12 @@ use serde::de::DeserializeOwned;
 
 use super::{http_client, json, unreachable};
 use crate::wire::{
-    BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, HaveAnswer, HaveRequest,
-    Ids, Lease, LeaseId, LocateAnswer, LocateRequest, Page, PageQuery, PlaceRequest, Placement,
-    PutVault, ReadTickets, Report, ServerInfo, SnapshotRow, Status, StripeMap, StripeMapsRequest,
-    VaultInfo,
+    Begin, BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
+    HaveRequest, Ids, Lease, LeaseId, LocateAnswer, LocateRequest, NONCE_BYTES, Page, PageQuery,
+    PlaceRequest, Placement, PutVault, ReadTickets, Renewed, Report, ServerInfo, SnapshotRow,
+    Status, StripeMap, StripeMapsRequest, VaultInfo,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, auth};
 
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,18 +76,20 @@ impl CoordinatorClient {
 
     /// Begins a push.
     pub async fn begin(&self, request: &BeginRequest) -> Result<Lease> {
-        let lease: Lease = self.post("/v1/leases", request).await?;
+        let nonce = Blob(auth::random::<NONCE_BYTES>()?.to_vec());
+        let begin = Begin { nonce, request: request.clone() };
+        let lease: Lease = self.post("/v1/leases", &begin).await?;
         self.check_snapshots(&lease.parent)?;
         Ok(lease)
     }
 
     /// Prolongs a push's lease.
-    pub async fn renew(&self, lease: LeaseId) -> Result<Lease> {
+    pub async fn renew(&self, lease: LeaseId) -> Result<Renewed> {
         self.post(&format!("/v1/leases/{}/renew", lease.0), &()).await
     }
 
     /// Ends a push's lease; what it did not commit is left-over from here on.
-    pub async fn end(&self, lease: LeaseId) -> Result<()> {
+    pub async fn end(&self, lease: LeaseId) -> Result<Ended> {
         let path = format!("/v1/leases/{}", lease.0);
         self.patiently(|| self.request(Method::DELETE, &path)).await
     }

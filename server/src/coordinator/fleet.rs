@@ -21,6 +21,8 @@ pub(super) struct Member {
     pub(super) trouble: Option<String>,
     /// Hash of the vault record that it was given.
     pub(super) record: Option<blake3::Hash>,
+    /// Whether it has said since the start that it knows a later epoch.
+    pub(super) outran: bool,
     /// Has it probed at once.
     pub(super) wake: Arc<Notify>,
 }
@@ -43,16 +45,19 @@ impl Fleet {
         fleet
     }
 
-    /// Takes a server in.
-    pub(super) fn add(&self, row: ServerRow, now_ms: u64) {
+    /// Takes a server in; gives whether it is a new one rather than in the place of a former.
+    pub(super) fn add(&self, row: ServerRow, now_ms: u64) -> bool {
         let member = Member {
             health: Health::unknown(now_ms),
             trouble: None,
             record: None,
+            outran: false,
             wake: Arc::default(),
             row,
         };
-        self.lock().insert(member.row.server, member);
+        let former = self.lock().insert(member.row.server, member);
+        // Whoever probes it looks anew.
+        former.inspect(|former| former.wake.notify_one()).is_none()
     }
 
     /// All of them, by number.
@@ -89,6 +94,13 @@ impl Fleet {
     pub(super) fn has_record(&self, server: ServerId, hash: blake3::Hash) {
         if let Some(member) = self.lock().get_mut(&server) {
             member.record = Some(hash);
+        }
+    }
+
+    /// Notes that a server has said that it knows a later epoch.
+    pub(super) fn has_outrun(&self, server: ServerId) {
+        if let Some(member) = self.lock().get_mut(&server) {
+            member.outran = true;
         }
     }
 

@@ -20,12 +20,14 @@ impl Terms {
         (!self.closed).then(|| self.expires_ms.max(now_ms.saturating_add(term_ms)))
     }
 
-    /// Its end after a restart: the full term again if it was open when the coordinator stopped.
-    pub(super) fn after_restart(self, stopped_ms: u64, now_ms: u64, term_ms: u64) -> u64 {
-        if self.is_open(stopped_ms) {
-            self.expires_ms.max(now_ms.saturating_add(term_ms))
-        } else {
-            self.expires_ms
+    /// Its end after a restart. One that was open when the coordinator stopped is given back
+    /// the time that it was away, which makes no more than a full term from now; or it ends
+    /// now, if no push `outlives` the coordinator.
+    pub(super) fn after_restart(self, stopped_ms: u64, now_ms: u64, outlives: bool) -> u64 {
+        match (self.is_open(stopped_ms), outlives) {
+            (true, true) => self.expires_ms.saturating_add(now_ms.saturating_sub(stopped_ms)),
+            (true, false) => self.expires_ms.min(now_ms),
+            (false, _) => self.expires_ms,
         }
     }
 
@@ -57,10 +59,17 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_gives_the_full_term_to_what_was_open() {
-        assert_eq!(OPEN.after_restart(99, 5000, 50), 5050);
-        assert_eq!(OPEN.after_restart(100, 5000, 50), 100);
-        assert_eq!(CLOSED.after_restart(0, 5000, 50), 100);
+    fn a_restart_gives_back_the_time_away_to_what_was_open() {
+        assert_eq!(OPEN.after_restart(70, 5000, true), 5030);
+        assert_eq!(OPEN.after_restart(70, 70, true), 100);
+        assert_eq!(OPEN.after_restart(100, 5000, true), 100);
+        assert_eq!(CLOSED.after_restart(0, 5000, true), 100);
+    }
+
+    #[test]
+    fn where_no_push_outlives_the_coordinator_a_restart_ends_its_lease() {
+        assert!(!Terms { expires_ms: OPEN.after_restart(70, 80, false), ..OPEN }.is_open(80));
+        assert_eq!(OPEN.after_restart(100, 5000, false), 100);
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub struct Timings {
     pub down_after: Duration,
     /// How long a lease lasts: 24 h.
     pub lease: Duration,
+    /// Whether pushes outlive a stop of the coordinator: their leases are then given back the
+    /// time that it was away. Where they do not, a start ends the leases.
+    pub pushes_outlive: bool,
     /// How long a ticket lasts: 15 min; never beyond its lease.
     pub ticket: Duration,
     /// How long requests under way may take to finish when it stops.
@@ -76,6 +79,7 @@ impl Default for Timings {
             good: 3,
             down_after: Duration::from_secs(120),
             lease: Duration::from_secs(24 * 3600),
+            pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
             drain: Duration::from_secs(30),
         }
@@ -112,7 +116,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let Config { data, listen, advertise, timings } = config;
     let folder = Folder::take(&data)?;
     let signer = TicketSigner::from_seed(&folder.ticket_seed()?)?;
-    let (catalog, record) = Catalog::open(&folder.catalog(), millis(timings.lease))?;
+    let (catalog, record) = Catalog::open(&folder.catalog(), timings.pushes_outlive)?;
     let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
     let rules = Rules {
@@ -141,7 +145,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
-    tracing::info!(url, epoch = core.catalog.epoch, "coordinator started");
+    tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
     Ok(Coordinator { running, owner, join, core, drain })
 }
 
@@ -176,15 +180,16 @@ async fn token(catalog: &Catalog, folder: &Folder, role: Role) -> Result<(Token,
 }
 
 impl Core {
-    /// A ticket of this epoch.
+    /// A ticket of `epoch`: the present one, as what goes with it says.
     fn ticket(
         &self,
         grant: Grant,
         server: ServerId,
+        epoch: u64,
         issued_ms: u64,
         expires_ms: u64,
     ) -> Result<String> {
-        let (vault, epoch) = (self.catalog.vault, self.catalog.epoch);
+        let vault = self.catalog.vault;
         self.signer.sign(&Ticket { grant, vault, server, epoch, issued_ms, expires_ms })
     }
 }

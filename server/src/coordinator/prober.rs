@@ -10,7 +10,8 @@ use super::Core;
 use super::fleet::Member;
 use crate::auth::Grant;
 use crate::wire::{
-    BUILD_HEADER, Blob, PROTOCOL, PROTOCOL_HEADER, Probe, ProbeAnswer, PutVault, ServerId, State,
+    BUILD_HEADER, Blob, Code, PROTOCOL, PROTOCOL_HEADER, Probe, ProbeAnswer, PutVault, Refusal,
+    ServerId, State,
 };
 use crate::{Error, Result};
 
@@ -94,14 +95,58 @@ async fn probe(core: &Arc<Core>, member: &Member) {
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
-    let body = Probe { epoch: core.catalog.epoch, now_ms: core.catalog.clock.now_ms() };
-    let timeout = core.timings.probe_timeout;
-    let bytes = control(core, member, reqwest::Method::POST, "probe", &body, timeout).await?;
+    let bytes = match send_probe(core, member).await {
+        Err(Missed { seen_epoch: Some(seen), why }) => {
+            if !go_above(core, member, seen).await {
+                return Err(why);
+            }
+            send_probe(core, member).await
+        }
+        first => first,
+    };
+    let bytes = bytes.map_err(|missed| missed.why)?;
     let answer: ProbeAnswer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     if answer.server != member.row.server || answer.vault != core.catalog.vault {
         return Err("another server answers there".into());
     }
     Ok(answer)
+}
+
+async fn send_probe(core: &Core, member: &Member) -> Result<Vec<u8>, Missed> {
+    let probe = Probe { epoch: core.catalog.epoch(), now_ms: core.catalog.clock.now_ms() };
+    let (post, timeout) = (reqwest::Method::POST, core.timings.probe_timeout);
+    control(core, member, probe.epoch, post, "probe", &probe, timeout).await
+}
+
+/// A server refuses orders since it has `seen` a later epoch: the catalog was restored from an
+/// older copy, and its epoch has to rise above that; gives whether it has.
+///
+/// Nothing authenticates this answer. A lie fences tickets, which are then asked for again,
+/// once: no sound server has to say it twice, so each is heard once a start.
+async fn go_above(core: &Core, member: &Member, seen: u64) -> bool {
+    let name = &member.row.name;
+    if seen < core.catalog.epoch() {
+        return true;
+    }
+    if member.outran {
+        return false;
+    }
+    match core.catalog.raise_epoch(seen).await {
+        Ok(raised) => {
+            core.fleet.has_outrun(member.row.server);
+            let epoch = core.catalog.epoch();
+            if raised {
+                tracing::warn!(name, seen, epoch, "the catalog is an older copy: epoch raised");
+            } else {
+                tracing::warn!(name, seen, epoch, "a server claims an epoch beyond all reason");
+            }
+            raised
+        }
+        Err(error) => {
+            tracing::warn!(name, seen, %error, "the epoch could not be raised");
+            false
+        }
+    }
 }
 
 /// Gives a server the vault record, unless it has it; tried again after the next probe.
@@ -114,9 +159,25 @@ async fn give_record(core: &Core, server: ServerId) {
     }
     let body = PutVault { record: Blob(record.to_vec()) };
     let put = reqwest::Method::PUT;
-    match control(core, &member, put, "vault-record", &body, RECORD_TIMEOUT).await {
+    let epoch = core.catalog.epoch();
+    match control(core, &member, epoch, put, "vault-record", &body, RECORD_TIMEOUT).await {
         Ok(_) => core.fleet.has_record(server, hash),
-        Err(why) => tracing::warn!(name = member.row.name, why, "vault record was not taken"),
+        Err(Missed { why, .. }) => {
+            tracing::warn!(name = member.row.name, why, "vault record was not taken")
+        }
+    }
+}
+
+/// Why an order was not carried out.
+struct Missed {
+    why: String,
+    /// The highest epoch that the server has seen, if the order's was lower.
+    seen_epoch: Option<u64>,
+}
+
+impl From<String> for Missed {
+    fn from(why: String) -> Self {
+        Self { why, seen_epoch: None }
     }
 }
 
@@ -124,14 +185,15 @@ async fn give_record(core: &Core, server: ServerId) {
 async fn control(
     core: &Core,
     member: &Member,
+    epoch: u64,
     method: reqwest::Method,
     path: &str,
     body: &impl Serialize,
     timeout: Duration,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Missed> {
     let now_ms = core.catalog.clock.now_ms();
     let ticket = core
-        .ticket(Grant::Control, member.row.server, now_ms, now_ms + CONTROL_TICKET_MS)
+        .ticket(Grant::Control, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
         .map_err(|e| e.to_string())?;
     let mut response = core
         .http
@@ -145,13 +207,17 @@ async fn control(
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| e.to_string())? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
+            return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes").into());
         }
         bytes.extend_from_slice(&piece);
     }
     if response.status().is_success() {
-        Ok(bytes)
-    } else {
-        Err(format!("status {}: {}", response.status(), String::from_utf8_lossy(&bytes)))
+        return Ok(bytes);
     }
+    let refusal = serde_json::from_slice::<Refusal>(&bytes).ok();
+    let stale = refusal.filter(|refusal| refusal.code == Code::StaleEpoch);
+    Err(Missed {
+        why: format!("status {}: {}", response.status(), String::from_utf8_lossy(&bytes)),
+        seen_epoch: stale.and_then(|refusal| refusal.epoch),
+    })
 }

@@ -18,9 +18,9 @@ use super::router::{Body, Caller, bad_request};
 use super::servers::unknown_server;
 use crate::auth::{self, Grant};
 use crate::wire::{
-    BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed, FrameEnd,
-    HaveAnswer, HaveRequest, Lease, LeaseId, Place, PlaceRequest, Placement, Receipt, Refusal,
-    ServerId, SnapshotRow, State as Health,
+    Begin, BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed,
+    Ended, FrameEnd, HaveAnswer, HaveRequest, Lease, LeaseId, NONCE_BYTES, Place, PlaceRequest,
+    Placement, Receipt, Refusal, Renewed, ServerId, SnapshotRow, State as Health,
 };
 use crate::{Error, Result};
 
@@ -33,11 +33,17 @@ const FILE_BYTES_MAX: u64 = PACK_BYTES_MAX + codec::shard::HEADER_BYTES_MAX as u
 pub(super) async fn begin(
     State(core): State<Arc<Core>>,
     Extension(Caller(origin)): Extension<Caller>,
-    Body(BeginRequest { source_set, parent }): Body<BeginRequest>,
+    Body(Begin { nonce, request }): Body<Begin>,
 ) -> Result<Json<Lease>> {
+    let nonce: [u8; NONCE_BYTES] = nonce.0.try_into().map_err(|n: Vec<u8>| {
+        bad_request(format!("a nonce of {} bytes, not {NONCE_BYTES}", n.len()))
+    })?;
+    let BeginRequest { source_set, parent } = request;
     let parent = core.catalog.parent(origin, source_set, parent).await?;
-    let (lease, expires_ms) = core.catalog.begin(origin, core.timings.lease).await?;
-    lease_answer(&core, lease, expires_ms, parent).await
+    let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
+    let (lease, expires_ms) = core.catalog.begin(origin, nonce, core.timings.lease).await?;
+    let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
+    Ok(Json(Lease { lease, expires_ms, now_ms, epoch, parent, lost_chunks, stripes_below_target }))
 }
 
 /// `POST /v1/leases/{id}/renew`
@@ -45,10 +51,9 @@ pub(super) async fn renew(
     State(core): State<Arc<Core>>,
     Extension(Caller(origin)): Extension<Caller>,
     Path(id): Path<u64>,
-) -> Result<Json<Lease>> {
-    let lease = LeaseId(id);
-    let expires_ms = core.catalog.renew(origin, lease, core.timings.lease).await?;
-    lease_answer(&core, lease, expires_ms, None).await
+) -> Result<Json<Renewed>> {
+    let expires_ms = core.catalog.renew(origin, LeaseId(id), core.timings.lease).await?;
+    Ok(Json(Renewed { expires_ms, now_ms: core.catalog.clock.now_ms() }))
 }
 
 /// `DELETE /v1/leases/{id}`
@@ -56,19 +61,10 @@ pub(super) async fn close(
     State(core): State<Arc<Core>>,
     Extension(Caller(origin)): Extension<Caller>,
     Path(id): Path<u64>,
-) -> Result<()> {
-    core.catalog.close_lease(origin, LeaseId(id)).await
-}
-
-async fn lease_answer(
-    core: &Core,
-    lease: LeaseId,
-    expires_ms: u64,
-    parent: Option<SnapshotRow>,
-) -> Result<Json<Lease>> {
-    let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
-    let (epoch, now_ms) = (core.catalog.epoch, core.catalog.clock.now_ms());
-    Ok(Json(Lease { lease, expires_ms, now_ms, epoch, parent, lost_chunks, stripes_below_target }))
+) -> Result<Json<Ended>> {
+    core.catalog.close_lease(origin, LeaseId(id)).await?;
+    let (_, stripes_below_target) = core.catalog.deficits().await?;
+    Ok(Json(Ended { stripes_below_target }))
 }
 
 /// `POST /v1/have`
@@ -112,17 +108,17 @@ pub(super) async fn place(
     let PlaceRequest { lease, stripe, stored, file_bytes, .. } = request;
     let intended = Intended { lease, stripe, stored, places: places.clone() };
     let terms = core.catalog.record_intent(origin, intended).await?;
-    let now_ms = core.catalog.clock.now_ms();
+    let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
     let expires_ms = terms.ticket_end(now_ms, millis(core.timings.ticket));
     let with_ticket = |(index, server)| {
         let member = members.iter().find(|m| m.row.server == server);
         let row = &member.ok_or_else(|| unknown_server(server))?.row;
         let grant = Grant::Put { stripe, index, file_bytes };
-        let ticket = core.ticket(grant, server, now_ms, expires_ms)?;
+        let ticket = core.ticket(grant, server, epoch, now_ms, expires_ms)?;
         Ok(Place { index, server, name: row.name.clone(), url: row.url.clone(), ticket })
     };
     let places = places.into_iter().map(with_ticket).collect::<Result<_>>()?;
-    Ok(Json(Placement { epoch: core.catalog.epoch, places, spares }))
+    Ok(Json(Placement { epoch, places, spares }))
 }
 
 fn check_place(request: &PlaceRequest) -> Result<()> {
@@ -191,10 +187,8 @@ fn check_enough(
         request.avoid.contains(&m.row.server) || is_full
     };
     let takes = |m: &Member| why_not(m, request.file_bytes, now_ms).is_none();
-    let mut others = members
-        .iter()
-        .filter(|m| request.avoid.contains(&m.row.server) || !takes(m))
-        .peekable();
+    let mut others =
+        members.iter().filter(|m| request.avoid.contains(&m.row.server) || !takes(m)).peekable();
     let is_full = others.peek().is_some() && others.all(|m| lacks_room(&m));
     let code = if is_full { Code::NoSpace } else { Code::TooFewServers };
     let reasons = if reasons.is_empty() {
@@ -315,8 +309,8 @@ fn check_receipt(core: &Core, commit: &CommitStripe, receipt: &Receipt) -> Resul
     if !auth::same(&mac, &receipt.mac.0) {
         return Err(bad_receipt(receipt, format!("{what} is not genuine")));
     }
-    if receipt.epoch > core.catalog.epoch {
-        let (named, now) = (receipt.epoch, core.catalog.epoch);
+    if receipt.epoch > core.catalog.epoch() {
+        let (named, now) = (receipt.epoch, core.catalog.epoch());
         return Err(bad_receipt(receipt, format!("{what} is of epoch {named}, and this is {now}")));
     }
     Ok(())

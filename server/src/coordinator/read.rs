@@ -63,10 +63,11 @@ pub(super) async fn read_tickets(State(core): State<Arc<Core>>) -> Result<Json<R
     let now_ms = core.catalog.clock.now_ms();
     let expires_ms = now_ms.saturating_add(millis(core.timings.ticket));
     core.fleet.probed(core.timings.probe_timeout).await;
+    let epoch = core.catalog.epoch();
     let ticket_for = |m: super::fleet::Member| {
         Ok(ReadTicket {
             server: m.row.server,
-            ticket: core.ticket(Grant::Read, m.row.server, now_ms, expires_ms)?,
+            ticket: core.ticket(Grant::Read, m.row.server, epoch, now_ms, expires_ms)?,
             name: m.row.name,
             zone: m.row.zone,
             url: m.row.url,

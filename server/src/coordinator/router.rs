@@ -17,6 +17,9 @@ use crate::auth::{self, Role, Token};
 use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
 
+/// Bytes of a join or a hello at most: a hello is read before its MAC can be checked.
+const SERVER_BYTES_MAX: usize = 4096;
+
 /// A request is answered or given up within this time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -44,10 +47,10 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/reports", post(read::report))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
     let join = Router::new()
-        .route("/v1/join", post(servers::join))
+        .route("/v1/join", post(servers::join).layer(DefaultBodyLimit::max(SERVER_BYTES_MAX)))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), join_only));
     Router::new()
-        .route("/v1/hello", post(servers::hello))
+        .route("/v1/hello", post(servers::hello).layer(DefaultBodyLimit::max(SERVER_BYTES_MAX)))
         .merge(owner)
         .merge(join)
         .method_not_allowed_fallback(no_such_path)
@@ -120,14 +123,22 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
             if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-                let bound = format!("a request's body has at most {REQUEST_BYTES_MAX} bytes");
-                Error::refuse(Code::TooLarge, bound)
+                Error::refuse(Code::TooLarge, "the body is longer than this request may be")
             } else {
                 bad_request("the body was cut off")
             }
         })?;
         serde_json::from_slice(&bytes).map(Self).map_err(|e| bad_request(format!("the body: {e}")))
     }
+}
+
+/// Runs `work` to its end even if the client goes away meanwhile, which ends its handler: what
+/// the catalog has, memory must have too.
+pub(super) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let failed = "the request was not carried out, see the coordinator's log";
+    tokio::spawn(work).await.map_err(|_| Error::refuse(Code::Internal, failed))?
 }
 
 /// A malformed request.
@@ -160,5 +171,28 @@ impl<S: Send + Sync> axum::extract::FromRequestParts<S> for List {
             query.map_err(|e| bad_request(format!("the query: {e}")))?.0;
         let limit = limit.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX);
         Ok(Self { after, limit: limit as usize })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_began_ends_when_its_client_is_gone() {
+        let (commit, committed) = oneshot::channel();
+        let (noted, is_noted) = oneshot::channel();
+        let mut handler = Box::pin(to_the_end(async move {
+            committed.await.unwrap();
+            noted.send(()).unwrap();
+            Ok(())
+        }));
+        let begun = tokio::time::timeout(Duration::ZERO, &mut handler).await;
+        assert!(begun.is_err(), "it waits for the commit");
+        drop(handler);
+        commit.send(()).unwrap();
+        is_noted.await.unwrap();
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use codec::keys::VaultRecord;
 
-use super::router::{Body, List, bad_request};
+use super::fleet::Member;
+use super::router::{Body, List, bad_request, to_the_end};
 use super::{Core, prober};
 use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, ServerId, ServerInfo,
@@ -18,8 +20,6 @@ use crate::{Error, Result, auth};
 const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a URL at most.
 const URL_BYTES_MAX: usize = 256;
-/// Bytes of a vault record at most.
-const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// `POST /v1/join`
 pub(super) async fn join(
@@ -32,21 +32,25 @@ pub(super) async fn join(
     // What the catalog's signed integers hold.
     request.capacity_bytes = request.capacity_bytes.min(i64::MAX as u64);
     request.free_bytes = request.free_bytes.min(request.capacity_bytes);
-    let row = core.catalog.join(request, auth::random::<32>()?).await?;
+    to_the_end(take_in(core, request)).await.map(Json)
+}
+
+async fn take_in(core: Arc<Core>, request: JoinRequest) -> Result<JoinAnswer> {
+    let heard = |m: &Member| m.row.name == request.name && m.row.last_seen_ms.is_some();
+    let heard = core.fleet.members().iter().any(heard);
+    let row = core.catalog.join(request, auth::random::<32>()?, heard).await?;
     let (server, shared_key) = (row.server, row.shared_key);
     tracing::info!(name = row.name, zone = row.zone, url = row.url, "server joined");
     let now_ms = core.catalog.clock.now_ms();
-    core.fleet.add(row, now_ms);
-    tokio::spawn(prober::watch(Arc::downgrade(&core), server));
-    Ok(Json(JoinAnswer {
+    if core.fleet.add(row, now_ms) {
+        tokio::spawn(prober::watch(Arc::downgrade(&core), server));
+    }
+    Ok(JoinAnswer {
         server,
         vault: core.catalog.vault,
         shared_key: Blob(shared_key.to_vec()),
         ticket_key: Blob(core.signer.public_key()),
-        epoch: core.catalog.epoch,
-        now_ms,
-        record: record(&core),
-    }))
+    })
 }
 
 /// `POST /v1/hello`
@@ -62,10 +66,15 @@ pub(super) async fn hello(
     if i64::try_from(hello.starts).is_err() {
         return Err(bad_request(format!("{} starts", hello.starts)));
     }
-    core.catalog.hello(hello.server, url.clone(), hello.starts).await?;
-    core.fleet.moved(hello.server, url);
+    let moving = Arc::clone(&core);
+    to_the_end(async move {
+        moving.catalog.hello(hello.server, url.clone(), hello.starts).await?;
+        moving.fleet.moved(hello.server, url);
+        Ok(())
+    })
+    .await?;
     let now_ms = core.catalog.clock.now_ms();
-    let (epoch, record) = (core.catalog.epoch, record(&core));
+    let (epoch, record) = (core.catalog.epoch(), record(&core));
     let mut answer = HelloAnswer { epoch, now_ms, record, mac: Blob::default() };
     answer.mac.0 = auth::hello_answer_mac(&member.row.shared_key, &hello, &answer);
     Ok(Json(answer))
@@ -81,15 +90,18 @@ pub(super) async fn put_vault(
     State(core): State<Arc<Core>>,
     Body(PutVault { record }): Body<PutVault>,
 ) -> Result<Json<VaultInfo>> {
-    if record.0.is_empty() || record.0.len() > RECORD_BYTES_MAX {
-        let bytes = record.0.len();
-        return Err(bad_request(format!(
-            "a vault record of {bytes} bytes, not 1 to {RECORD_BYTES_MAX}"
-        )));
+    let decoded = VaultRecord::decode(&record.0).map_err(|e| bad_request(e.to_string()))?;
+    if decoded.vault != core.catalog.vault {
+        return Err(bad_request("the vault record is another vault's"));
     }
-    core.catalog.put_record(record.0.clone()).await?;
-    core.record.send_replace(Some(record.0.into()));
-    core.fleet.wake_all();
+    let making = Arc::clone(&core);
+    to_the_end(async move {
+        making.catalog.put_record(record.0.clone()).await?;
+        making.record.send_replace(Some(record.0.into()));
+        making.fleet.wake_all();
+        Ok(())
+    })
+    .await?;
     Ok(Json(vault_info(&core)))
 }
 
@@ -99,6 +111,7 @@ pub(super) async fn list(
     list: List,
 ) -> Result<Json<Page<ServerInfo>>> {
     let after: u32 = list.after()?.unwrap_or(0);
+    core.fleet.probed(core.timings.probe_timeout).await;
     let shards = core.catalog.shards_by_server().await?;
     let members = core.fleet.members();
     let mut wanted = members.into_iter().filter(|m| m.row.server.0 > after);
@@ -127,13 +140,14 @@ pub(super) async fn list(
 
 /// `GET /v1/status`
 pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>> {
+    core.fleet.probed(core.timings.probe_timeout).await;
     let states: Vec<Health> = core.fleet.members().iter().map(|m| m.health.state).collect();
     let servers = [Health::Unknown, Health::Up, Health::Suspect, Health::Down]
         .map(|state| (state, states.iter().filter(|s| **s == state).count() as u32));
     let counts = core.catalog.counts(core.fleet.up()).await?;
     Ok(Json(Status {
         vault: core.catalog.vault,
-        epoch: core.catalog.epoch,
+        epoch: core.catalog.epoch(),
         now_ms: core.catalog.clock.now_ms(),
         snapshots: counts.snapshots,
         stripes: counts.stripes,
@@ -154,7 +168,7 @@ fn vault_info(core: &Core) -> VaultInfo {
     VaultInfo {
         vault: core.catalog.vault,
         record: record(core),
-        epoch: core.catalog.epoch,
+        epoch: core.catalog.epoch(),
         now_ms: core.catalog.clock.now_ms(),
         servers: members.len() as u32,
         zones: zones.len() as u32,

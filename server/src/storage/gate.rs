@@ -11,7 +11,7 @@ use super::folder::Folder;
 use super::identity::Identity;
 use super::server::blocking;
 use crate::auth::{Grant, Ticket, verify_ticket};
-use crate::wire::Code;
+use crate::wire::{Code, Refusal};
 use crate::{Error, Result};
 
 const EPOCH_FILE: &str = "epoch";
@@ -68,7 +68,9 @@ impl Gate {
         let highest = self.epoch.highest();
         if ticket.epoch < highest {
             let why = format!("the ticket is of epoch {}, the present one {highest}", ticket.epoch);
-            return Err(Error::refuse(Code::StaleEpoch, why));
+            // A coordinator whose catalog was restored from an older copy goes on above it.
+            let refusal = Refusal::new(Code::StaleEpoch, why);
+            return Err(Error::Refuse(Refusal { epoch: Some(highest), ..refusal }));
         }
         // Clients get no such tickets: the coordinator itself is speaking.
         if ticket.grant == Grant::Control {

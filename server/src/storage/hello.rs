@@ -7,8 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::wire::{
-    BUILD_HEADER, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, PROTOCOL, PROTOCOL_HEADER,
-    Refusal,
+    BUILD_HEADER, Hello, HelloAnswer, JoinAnswer, JoinRequest, PROTOCOL, PROTOCOL_HEADER, Refusal,
 };
 use crate::{Error, Result};
 
@@ -35,17 +34,7 @@ impl Coordinator {
 
     /// Joins under a new name, with the secret of a join token.
     pub(super) async fn join(&self, secret: &str, request: &JoinRequest) -> Result<JoinAnswer> {
-        let post = self.post("/v1/join", request).bearer_auth(secret);
-        self.answer(post).await.map_err(|error| match error {
-            Error::Refused { service, mut refusal } if refusal.code == Code::NameTaken => {
-                refusal.message.push_str(
-                    "; if the first start of this server was cut off after its join, its name \
-                     stays taken: give another one with --name",
-                );
-                Error::Refused { service, refusal }
-            }
-            other => other,
-        })
+        self.answer(self.post("/v1/join", request).bearer_auth(secret)).await
     }
 
     pub(super) async fn hello(&self, hello: &Hello) -> Result<HelloAnswer> {

@@ -113,12 +113,15 @@ pub struct Refusal {
     /// The storage server that is to blame, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerId>,
+    /// With [`Code::StaleEpoch`]: the highest epoch that the server has seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
 }
 
 impl Refusal {
     /// A refusal that blames no storage server.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), server: None }
+        Self { code, message: message.into(), server: None, epoch: None }
     }
 }
 

@@ -7,7 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blob, Ids, LeaseId, ServerId, StripeMap};
 
-/// `POST /v1/leases`: a push begins.
+/// `POST /v1/leases`: a push begins. The same again, its answer being lost, gives the same lease.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begin {
+    /// [`NONCE_BYTES`] random bytes.
+    pub nonce: Blob,
+    /// What begins.
+    #[serde(flatten)]
+    pub request: BeginRequest,
+}
+
+/// Bytes of the nonce that tells one begin from another.
+pub const NONCE_BYTES: usize = 16;
+
+/// The push that begins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BeginRequest {
     /// Keyed name of host and sources; finds the parent.
@@ -33,6 +46,23 @@ pub struct Lease {
     /// `GET /v1/lost-chunks` and send their files again.
     pub lost_chunks: u64,
     /// Stripes with fewer recorded good shards than n.
+    pub stripes_below_target: u64,
+}
+
+/// The answer to `POST /v1/leases/{id}/renew`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Renewed {
+    /// When the lease ends now, in the coordinator's time.
+    pub expires_ms: u64,
+    /// The coordinator's time.
+    pub now_ms: u64,
+}
+
+/// The answer to `DELETE /v1/leases/{id}`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Ended {
+    /// Stripes with fewer recorded good shards than n: those that the push committed so, and
+    /// those that it relies on.
     pub stripes_below_target: u64,
 }
 
@@ -141,7 +171,8 @@ pub struct CommitStripe {
     pub chunks: Ids,
     /// The frame of each chunk.
     pub chunk_frames: Vec<u32>,
-    /// Proofs, at least `max(k+1, n-1)` or what the push asked for.
+    /// Proofs: at least k of a stripe that is not known yet. With how many a push is content is
+    /// its own to say.
     pub receipts: Vec<Receipt>,
 }
 

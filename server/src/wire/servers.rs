@@ -31,12 +31,6 @@ pub struct JoinAnswer {
     pub shared_key: Blob,
     /// The coordinator's Ed25519 public key, which tickets are checked by.
     pub ticket_key: Blob,
-    /// The coordinator's epoch.
-    pub epoch: u64,
-    /// The coordinator's time.
-    pub now_ms: u64,
-    /// The vault record, if there is one already.
-    pub record: Option<Blob>,
 }
 
 /// `POST /v1/hello`: a server that joined before says that it is back, and where.

@@ -94,6 +94,13 @@ async fn what_is_too_much_or_malformed_is_refused() {
     let long = "x".repeat(16 * 1024 * 1024);
     let refused = fixture.post::<HaveAnswer>("/v1/have", &long).await.unwrap_err();
     assert_eq!((refused.refusal.code, refused.status), (Code::TooLarge, 413));
+    let long = "x".repeat(4096);
+    for (path, token) in [("/v1/hello", None), ("/v1/join", Some(&fixture.coordinator.join.secret))]
+    {
+        let token = token.map(String::as_str);
+        let refused = fixture.send(Method::POST, path, token, &long).await.unwrap_err();
+        assert_eq!((refused.refusal.code, refused.status), (Code::TooLarge, 413), "{path}");
+    }
     let refused = fixture.post::<HaveAnswer>("/v1/have", &"no").await.unwrap_err();
     assert_eq!(refused.refusal.code, Code::BadRequest);
     for path in ["/v1/snapshots?after=x", "/v1/lost-chunks?after=12", "/v1/stripes?limit=-1"] {

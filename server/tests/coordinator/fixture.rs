@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_server::auth::{receipt_mac, verify_ticket};
+use arc_server::auth::{random, receipt_mac, verify_ticket};
 use arc_server::coordinator::{self, Config, Coordinator, Timings};
 use arc_server::serve::{self, Listen, Running};
 use arc_server::wire::*;
 use axum::extract::State as Shared;
 use axum::routing::{post, put};
 use axum::{Json, Router};
+use codec::keys::{Argon2Cost, Secret, VaultRandom, VaultRecord};
 use codec::seal::PackKeyField;
 use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId, VaultId};
@@ -181,8 +182,7 @@ impl Fixture {
     }
 
     pub(crate) async fn begin(&self) -> Lease {
-        let request = BeginRequest { source_set: Digest([9; 32]), parent: None };
-        self.post("/v1/leases", &request).await.unwrap()
+        self.post("/v1/leases", &begin_of(9, None)).await.unwrap()
     }
 
     pub(crate) async fn have(&self, lease: &Lease, chunks: &[ChunkId]) -> String {
@@ -246,6 +246,27 @@ pub(crate) fn stripe(number: u8) -> StripeId {
     StripeId([number; 32])
 }
 
+/// The begin of a push of these sources, unlike all others.
+pub(crate) fn begin_of(source_set: u8, parent: Option<StripeId>) -> Begin {
+    let nonce = Blob(random::<NONCE_BYTES>().unwrap().to_vec());
+    Begin { nonce, request: BeginRequest { source_set: Digest([source_set; 32]), parent } }
+}
+
+/// A vault record of `generation` 1 with a key file of these bytes.
+pub(crate) fn vault_record(vault: VaultId, key: u8) -> Vec<u8> {
+    let secret = Secret::KeyFile(vec![key; 32].into());
+    let random = VaultRandom {
+        master: [key; 32],
+        salt: [2; 32],
+        nonce: [3; 12],
+        private_key: [4; 32],
+        private_nonce: [5; 12],
+    };
+    let code = Geometry::new(2, 1).unwrap();
+    let made = VaultRecord::create(vault, code, &secret, Argon2Cost::DEFAULT, random);
+    made.unwrap().0.encode()
+}
+
 /// The chunks of stripe `number`.
 pub(crate) fn chunks(number: u8) -> [ChunkId; 2] {
     // Out of order, as a client may send them.
@@ -299,11 +320,13 @@ pub(crate) struct Answers {
     pub(crate) silent: bool,
     pub(crate) free_bytes: u64,
     pub(crate) trouble: Option<String>,
+    /// The highest epoch that it has seen.
+    pub(crate) epoch: u64,
 }
 
 impl FakeServer {
     pub(crate) async fn start(name: &str) -> Self {
-        let answers = Answers { silent: false, free_bytes: 1 << 40, trouble: None };
+        let answers = Answers { silent: false, free_bytes: 1 << 40, trouble: None, epoch: 0 };
         let inner = Arc::new(Inner {
             identity: Mutex::default(),
             answers: Mutex::new(answers),
@@ -311,7 +334,7 @@ impl FakeServer {
         });
         let router = Router::new()
             .route("/v1/probe", post(probe))
-            .route("/v1/vault-record", put(vault_record))
+            .route("/v1/vault-record", put(take_record))
             .with_state(Arc::clone(&inner));
         let running = serve::start(listen(), router).await.unwrap();
         Self { name: name.into(), running, inner }
@@ -361,12 +384,16 @@ async fn probe(
     Shared(inner): Shared<Arc<Inner>>,
     headers: axum::http::HeaderMap,
     Json(probe): Json<Probe>,
-) -> Result<Json<ProbeAnswer>, axum::http::StatusCode> {
-    let nobody = axum::http::StatusCode::SERVICE_UNAVAILABLE;
-    let identity = inner.identity.lock().unwrap().clone().ok_or(nobody)?;
+) -> Result<Json<ProbeAnswer>, Refusal> {
+    let nobody = Refusal::new(Code::NotReady, "nobody");
+    let identity = inner.identity.lock().unwrap().clone().ok_or(nobody.clone())?;
     let answers = inner.answers.lock().unwrap().clone();
     if answers.silent || !controlled(&identity, &headers, Some(probe.epoch)) {
         return Err(nobody);
+    }
+    if probe.epoch < answers.epoch {
+        let stale = Refusal::new(Code::StaleEpoch, "of an epoch before");
+        return Err(Refusal { epoch: Some(answers.epoch), ..stale });
     }
     Ok(Json(ProbeAnswer {
         server: identity.server,
@@ -377,7 +404,7 @@ async fn probe(
     }))
 }
 
-async fn vault_record(
+async fn take_record(
     Shared(inner): Shared<Arc<Inner>>,
     headers: axum::http::HeaderMap,
     Json(PutVault { record }): Json<PutVault>,

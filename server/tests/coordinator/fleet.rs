@@ -5,9 +5,10 @@ use std::time::Duration;
 use arc_server::auth::hello_mac;
 use arc_server::coordinator::Timings;
 use arc_server::wire::*;
+use codec::VaultId;
 use reqwest::Method;
 
-use crate::fixture::{FakeServer, Fixture, place_request, timings, vault_of};
+use crate::fixture::{FakeServer, Fixture, place_request, timings, vault_of, vault_record};
 
 #[tokio::test]
 async fn a_name_joins_once_and_is_checked() {
@@ -30,35 +31,64 @@ async fn a_name_joins_once_and_is_checked() {
 }
 
 #[tokio::test]
+async fn a_join_whose_answer_was_lost_can_be_repeated() {
+    let mut fixture = Fixture::start().await;
+    let longest = "n".repeat(64);
+    let ghost = fixture.send_join(&longest, &longest, "http://127.0.0.1:9").await.unwrap();
+    // Made again elsewhere, it takes the row and the number of the one that never came to be.
+    let server = fixture.join(&longest, "b").await.identity();
+    assert_eq!(server.server, ghost.server);
+    assert_ne!(server.shared_key, ghost.shared_key);
+    let page: Page<ServerInfo> = fixture.get("/v1/servers").await;
+    let [row] = &page.rows[..] else { panic!("{page:?}") };
+    assert_eq!((row.zone.as_str(), &row.url), ("b", &fixture.servers[0].url()));
+    // One that was heard keeps its name, and so does one that said hello.
+    let taken = fixture.send_join(&longest, "c", "http://127.0.0.1:9").await.unwrap_err();
+    assert_eq!(taken.refusal.code, Code::NameTaken);
+    let quiet = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap();
+    let (server, url) = (quiet.server, "http://127.0.0.1:9".to_owned());
+    let mut hello = Hello { server, url, starts: 1, mac: Blob(vec![]) };
+    hello.mac = Blob(hello_mac(&quiet.shared_key.0, &hello));
+    fixture.send(Method::POST, "/v1/hello", None, &hello).await.unwrap();
+    let taken = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap_err();
+    assert_eq!(taken.refusal.code, Code::NameTaken);
+}
+
+#[tokio::test]
 async fn the_vault_record_is_made_once_and_given_to_every_server() {
     let (mut fixture, _) = Fixture::with_servers(&["a", "b"]).await;
     let put = |bytes: &[u8]| PutVault { record: Blob(bytes.to_vec()) };
-    for bad in [vec![], vec![0; 64 * 1024 + 1]] {
+    let vault = vault_of(&fixture);
+    let record = vault_record(vault, 1);
+    let long = [&record[..], &[0; 16 * 1024]].concat();
+    let another = vault_record(VaultId([7; 16]), 1);
+    for bad in [&[][..], b"record", &record[1..], &long, &another] {
         let refused =
-            fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &put(&bad)).await.unwrap_err();
+            fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &put(bad)).await.unwrap_err();
         assert_eq!(refused.refusal.code, Code::BadRequest);
     }
     for _ in 0..2 {
-        let info: VaultInfo = fixture.ask(Method::PUT, "/v1/vault", &put(b"record")).await.unwrap();
-        assert_eq!(info.record, Some(Blob(b"record".to_vec())));
+        let info: VaultInfo = fixture.ask(Method::PUT, "/v1/vault", &put(&record)).await.unwrap();
+        assert_eq!(info.record, Some(Blob(record.clone())));
     }
-    let refused =
-        fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &put(b"other")).await.unwrap_err();
+    let refused = fixture
+        .ask::<VaultInfo>(Method::PUT, "/v1/vault", &put(&vault_record(vault, 2)))
+        .await
+        .unwrap_err();
     assert_eq!(refused.refusal.code, Code::VaultExists);
     let info: VaultInfo = fixture.get("/v1/vault").await;
-    assert_eq!(info.record, Some(Blob(b"record".to_vec())));
+    assert_eq!(info.record, Some(Blob(record.clone())));
 
     fixture.join("late", "c").await;
-    assert_eq!(fixture.servers[2].identity().record, Some(Blob(b"record".to_vec())));
     for server in &fixture.servers {
-        assert_eq!(server.record().await, b"record", "{}", server.name);
+        assert_eq!(server.record().await, record, "{}", server.name);
     }
     // One that was away gets it again.
     fixture.servers[0].answer(|a| a.silent = true);
     fixture.state_becomes("s1", State::Suspect).await;
     fixture.servers[0].forget_record();
     fixture.servers[0].answer(|a| a.silent = false);
-    assert_eq!(fixture.servers[0].record().await, b"record");
+    assert_eq!(fixture.servers[0].record().await, record);
 }
 
 #[tokio::test]
@@ -91,6 +121,7 @@ async fn a_hello_moves_a_server_and_an_old_one_does_not() {
         hello.mac = Blob(hello_mac(&identity.shared_key.0, &hello));
         hello
     };
+    let epoch = fixture.status().await.epoch;
     let old_url = fixture.servers[0].url();
     let elsewhere = FakeServer::start("s1").await;
     elsewhere.belong_to(&identity);
@@ -98,7 +129,7 @@ async fn a_hello_moves_a_server_and_an_old_one_does_not() {
     for _ in 0..2 {
         let answer = fixture.send(Method::POST, "/v1/hello", None, &moved).await.unwrap();
         let answer: HelloAnswer = serde_json::from_value(answer).unwrap();
-        assert_eq!(answer.epoch, identity.epoch);
+        assert_eq!(answer.epoch, epoch);
     }
     let replay = hello(old_url, 2);
     let refused = fixture.send(Method::POST, "/v1/hello", None, &replay).await.unwrap_err();

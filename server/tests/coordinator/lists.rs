@@ -116,7 +116,9 @@ async fn chunks_are_lost_when_no_stripe_gives_them_back() {
     report(&one, 1, Found::Good).await.unwrap();
     report(&two, 2, Found::Good).await.unwrap();
     assert!(lost().await.is_empty());
-    assert_eq!(fixture.commit(&one).await.unwrap().holders, 3, "a receipt is a new proof");
+    assert_eq!(fixture.commit(&one).await.unwrap().holders, 2, "a receipt counts once");
+    assert_eq!(fixture.push(&lease, 1, (2, 1)).await.receipts.len(), 1, "it is stored again");
+    assert_eq!(fixture.begin().await.stripes_below_target, 1);
 
     let mut other = one.clone();
     other.receipts[0].index = 9;

@@ -11,7 +11,7 @@ use codec::{ChunkId, Digest};
 use reqwest::Method;
 
 use crate::fixture::{
-    Fixture, Refused, chunks, commit_of, place_request, stripe, timings, vault_of,
+    Fixture, Refused, begin_of, chunks, commit_of, place_request, stripe, timings, vault_of,
 };
 
 #[tokio::test]
@@ -83,8 +83,7 @@ async fn the_parent_is_the_newest_of_the_same_sources_or_the_one_asked_for() {
     let (_, second) = fixture.snapshot(&lease, 2).await;
     assert!(first.sequence < second.sequence && first.received_ms <= second.received_ms);
     let begin = async |source_set, parent| {
-        let request = BeginRequest { source_set: Digest([source_set; 32]), parent };
-        fixture.post::<Lease>("/v1/leases", &request).await
+        fixture.post::<Lease>("/v1/leases", &begin_of(source_set, parent)).await
     };
     let parent = |lease: Result<Lease, Refused>| lease.unwrap().parent.map(|p| p.id);
     assert_eq!(parent(begin(9, None).await), Some(second.id));
@@ -92,6 +91,20 @@ async fn the_parent_is_the_newest_of_the_same_sources_or_the_one_asked_for() {
     assert_eq!(parent(begin(8, Some(first.id)).await), Some(first.id));
     let refused = begin(9, Some(stripe(77))).await.unwrap_err();
     assert_eq!(refused.refusal.code, Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_begin_whose_answer_was_lost_leaves_one_lease() {
+    let fixture = Fixture::start().await;
+    let mut begin = begin_of(9, None);
+    let first: Lease = fixture.post("/v1/leases", &begin).await.unwrap();
+    let again: Lease = fixture.post("/v1/leases", &begin).await.unwrap();
+    assert_eq!((again.lease, again.expires_ms), (first.lease, first.expires_ms));
+    assert_ne!(fixture.begin().await.lease, first.lease);
+    assert_eq!(fixture.status().await.leases, 2);
+    begin.nonce.0.pop();
+    let refused = fixture.post::<Lease>("/v1/leases", &begin).await.unwrap_err();
+    assert_eq!(refused.refusal.code, Code::BadRequest);
 }
 
 #[tokio::test]
@@ -188,6 +201,16 @@ async fn i9_duplicate_late_and_reordered_commits_change_nothing() {
     }
     assert_eq!(state().await, before);
 
+    // A shard is found bad, and then comes the same again.
+    let Receipt { stripe, index, server, .. } = whole.receipts[1];
+    let found = Found::Damaged("block 1".into());
+    fixture.post::<()>("/v1/reports", &Report { stripe, index, server, found }).await.unwrap();
+    let before = state().await;
+    for commit in [&part, &whole, &turned] {
+        assert_eq!(fixture.commit(commit).await.unwrap().holders, 2);
+    }
+    assert_eq!(state().await, before);
+
     let mut other = whole.clone();
     other.pack_bytes += 1;
     let refused = fixture.commit(&other).await.unwrap_err();
@@ -237,7 +260,7 @@ async fn place_asked_again_keeps_what_is_stored() {
     // The shard at the server that failed is left over once the push is done.
     assert_eq!(fixture.status().await.leftover_shards, 0);
     let path = format!("/v1/leases/{}", lease.lease.0);
-    fixture.ask::<()>(Method::DELETE, &path, &()).await.unwrap();
+    fixture.ask::<Ended>(Method::DELETE, &path, &()).await.unwrap();
     assert_eq!(fixture.status().await.leftover_shards, 1);
 
     // Committed shards are held: nothing to place.
@@ -251,7 +274,7 @@ async fn another_push_takes_over_what_was_stored() {
     let (fixture, lease) = Fixture::with_servers(&["a", "b", "c"]).await;
     let mut commit = fixture.stored(&lease, 1, (2, 1)).await;
     let path = format!("/v1/leases/{}", lease.lease.0);
-    fixture.ask::<()>(Method::DELETE, &path, &()).await.unwrap();
+    fixture.ask::<Ended>(Method::DELETE, &path, &()).await.unwrap();
     assert_eq!(fixture.status().await.leftover_shards, 3);
 
     let lease = fixture.begin().await;
@@ -278,12 +301,12 @@ async fn a_lease_that_is_over_takes_no_commit() {
     let (snapshot, row) = fixture.snapshot(&lease, 2).await;
     let path = format!("/v1/leases/{}", lease.lease.0);
     for _ in 0..2 {
-        fixture.ask::<()>(Method::DELETE, &path, &()).await.unwrap();
+        fixture.ask::<Ended>(Method::DELETE, &path, &()).await.unwrap();
     }
     let over = |refused: Refused| assert_eq!(refused.refusal.code, Code::LeaseOver);
     over(fixture.commit(&commit).await.unwrap_err());
     over(fixture.place(&place_request(&lease, 3, (1, 1))).await.unwrap_err());
-    over(fixture.post::<Lease>(&format!("{path}/renew"), &()).await.unwrap_err());
+    over(fixture.post::<Renewed>(&format!("{path}/renew"), &()).await.unwrap_err());
     let have = HaveRequest { lease: lease.lease, chunks: Ids(chunks(2).to_vec()) };
     over(fixture.post::<HaveAnswer>("/v1/have", &have).await.unwrap_err());
     commit.kind = Kind::Snapshot;

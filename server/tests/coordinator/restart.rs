@@ -9,12 +9,12 @@ use arc_server::wire::*;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::fixture::{Fixture, listen, timings};
+use crate::fixture::{Fixture, listen, timings, vault_of, vault_record};
 
 #[tokio::test]
 async fn a_restart_keeps_everything_and_raises_the_epoch() {
     let (mut fixture, lease) = Fixture::with_servers(&["a", "b", "c"]).await;
-    let record = PutVault { record: Blob(b"record".to_vec()) };
+    let record = PutVault { record: Blob(vault_record(vault_of(&fixture), 1)) };
     fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &record).await.unwrap();
     let first = fixture.push(&lease, 1, (2, 1)).await;
     fixture.snapshot(&lease, 2).await;
@@ -23,9 +23,11 @@ async fn a_restart_keeps_everything_and_raises_the_epoch() {
     let (owner, status) = (fixture.coordinator.owner.clone(), fixture.status().await);
 
     fixture.restart(timings()).await;
+    // Nobody is told of servers that were not looked for yet.
+    let after = fixture.status().await;
+    assert_eq!((&after.servers, &after.margins), (&status.servers, &status.margins));
     assert_eq!(state(&fixture).await, before);
     assert_eq!(fixture.coordinator.owner.secret, owner.secret);
-    let after = fixture.status().await;
     assert_eq!((after.vault, after.epoch), (status.vault, status.epoch + 1));
     assert!(after.now_ms >= status.now_ms);
     let info: VaultInfo = fixture.get("/v1/vault").await;
@@ -42,6 +44,35 @@ async fn a_restart_keeps_everything_and_raises_the_epoch() {
 
 async fn state(fixture: &Fixture) -> (Value, Value) {
     (fixture.get("/v1/stripes").await, fixture.get("/v1/snapshots").await)
+}
+
+#[tokio::test]
+async fn an_older_copy_goes_on_above_the_highest_epoch_that_a_server_saw() {
+    let (mut fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    for (server, epoch) in fixture.servers.iter().zip([100, 90]) {
+        server.answer(|a| a.epoch = epoch);
+    }
+    let raised = 101;
+    while fixture.status().await.epoch != raised {}
+    let lease = fixture.begin().await;
+    let commit = fixture.push(&lease, 1, (1, 1)).await;
+    assert_eq!(commit.receipts[0].epoch, raised);
+    fixture.restart(timings()).await;
+    assert_eq!(fixture.status().await.epoch, raised + 1, "it was kept");
+}
+
+#[tokio::test]
+async fn a_server_that_lies_about_epochs_is_heard_once_and_within_reason() {
+    let (fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    let first = fixture.status().await.epoch;
+    fixture.servers[0].answer(|a| a.epoch = u64::MAX);
+    fixture.state_becomes("s1", State::Suspect).await;
+    assert_eq!(fixture.status().await.epoch, first);
+    fixture.servers[1].answer(|a| a.epoch = 1000);
+    while fixture.status().await.epoch != 1001 {}
+    fixture.servers[1].answer(|a| a.epoch = 2000);
+    fixture.state_becomes("s2", State::Suspect).await;
+    assert_eq!(fixture.status().await.epoch, 1001);
 }
 
 #[tokio::test]

@@ -83,9 +83,6 @@ async fn join(
         vault: VAULT,
         shared_key: Blob(SHARED_KEY.to_vec()),
         ticket_key: Blob(coordinator.signer.public_key()),
-        epoch: coordinator.epoch.load(Ordering::Relaxed),
-        now_ms: NOW_MS,
-        record: None,
     }))
 }
 

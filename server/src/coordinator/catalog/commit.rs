@@ -2,10 +2,10 @@
 
 use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId};
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::push::{no_intent, open_lease};
-use super::rows::{encode_frames, kept_snapshot, stripe_key, stripe_map};
+use super::rows::{encode_frames, kept_snapshot, shards_changed, stripe_key, stripe_map};
 use super::{Catalog, tick};
 use crate::wire::{Code, Committed, FrameEnd, LeaseId, ServerId, SnapshotRow};
 use crate::{Error, Result};
@@ -40,7 +40,7 @@ impl Catalog {
         self.write(move |db| {
             open_lease(db, origin, lease, clock.now_ms())?;
             let key = add_stripe(db, origin, lease, &new)?;
-            let sql = "SELECT good, target FROM stripe_health WHERE key = ?1";
+            let sql = "SELECT good, k + m FROM stripes WHERE key = ?1";
             Ok(db
                 .prepare_cached(sql)?
                 .query_row([key], |r| Ok(Committed { holders: r.get(0)?, target: r.get(1)? }))?)
@@ -94,8 +94,7 @@ fn add_stripe(db: &Connection, origin: i64, lease: LeaseId, new: &NewStripe) -> 
         changed += add_holder(db, lease, new.stripe, key, index, server)?;
     }
     if changed > 0 {
-        db.prepare_cached("UPDATE stripes SET version = version + 1 WHERE key = ?1")?
-            .execute([key])?;
+        shards_changed(db, key)?;
     }
     Ok(key)
 }
@@ -116,8 +115,8 @@ fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {
     let key = db
         .prepare_cached(
             "INSERT INTO stripes (id, kind, k, m, pack_bytes, shard_bytes, pack_key, frames,
-                                  origin, created_sequence, touched_sequence, version)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0) RETURNING key",
+                                  origin, created_sequence, touched_sequence, version, good)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0, 0) RETURNING key",
         )?
         .query_row(
             params![
@@ -155,7 +154,8 @@ fn same_stripe(db: &Connection, key: i64, new: &NewStripe) -> Result<i64> {
 }
 
 /// Notes that a server holds a shard, by its intent under this lease; gives how many rows that
-/// changed. A server with another good shard of the stripe keeps that one: its new shard stays
+/// changed. A receipt counts once: what was reported bad since its commit is good again by a
+/// new place only. A server with another good shard of the stripe keeps that one: its new shard stays
 /// uncommitted and is left over.
 fn add_holder(
     db: &Connection,
@@ -166,16 +166,21 @@ fn add_holder(
     server: ServerId,
 ) -> Result<usize> {
     if holds(db, stripe, index, server)? {
+        settle(db, lease, stripe, key, index, server)?;
         return Ok(0);
     }
     let intent = params![lease.0, stripe.0, index, server.0];
-    let intended = db
+    let committed = db
         .prepare_cached(
-            "SELECT 1 FROM intents WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4",
+            "SELECT committed FROM intents
+             WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4",
         )?
-        .exists(intent)?;
-    if !intended {
-        return Err(no_intent(stripe, index, server));
+        .query_row(intent, |r| r.get(0))
+        .optional()?;
+    match committed {
+        None => return Err(no_intent(stripe, index, server)),
+        Some(true) => return Ok(0),
+        Some(false) => {}
     }
     let changed = db
         .prepare_cached(
@@ -184,13 +189,26 @@ fn add_holder(
              WHERE state <> 'good'",
         )?
         .execute(params![key, server.0, index])?;
+    settle(db, lease, stripe, key, index, server)?;
+    Ok(changed)
+}
+
+/// Marks the intent as committed, if its shard is the one that the catalog has.
+fn settle(
+    db: &Connection,
+    lease: LeaseId,
+    stripe: StripeId,
+    key: i64,
+    index: u8,
+    server: ServerId,
+) -> Result<()> {
     db.prepare_cached(
         "UPDATE intents SET committed = 1
          WHERE lease = ?1 AND stripe = ?2 AND idx = ?3 AND server = ?4 AND EXISTS
              (SELECT 1 FROM shards WHERE stripe = ?5 AND server = ?4 AND idx = ?3)",
     )?
     .execute(params![lease.0, stripe.0, index, server.0, key])?;
-    Ok(changed)
+    Ok(())
 }
 
 /// Whether the catalog has this shard, and as good.

@@ -13,6 +13,7 @@ mod status;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use codec::VaultId;
@@ -30,15 +31,16 @@ pub(super) use self::servers::{ServerRow, TokenRow};
 
 /// Reads that run at once.
 const READERS: usize = 3;
+/// An epoch farther ahead than this was never reached by starts.
+const EPOCH_LEAP_MAX: u64 = 1 << 32;
 
 /// The open catalog.
 pub(super) struct Catalog {
     /// The vault that it is of.
     pub(super) vault: VaultId,
-    /// The epoch of this start.
-    pub(super) epoch: u64,
     /// The coordinator's time.
     pub(super) clock: Clock,
+    epoch: AtomicU64,
     path: PathBuf,
     writer: Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
@@ -48,11 +50,11 @@ pub(super) struct Catalog {
 impl Catalog {
     /// Opens the catalog at `path`, or makes it, and begins a new epoch; gives the vault
     /// record too, if there is one.
-    pub(super) fn open(path: &Path, lease_ms: u64) -> Result<(Self, Option<Vec<u8>>)> {
-        let opened = open::writer(path, lease_ms)?;
+    pub(super) fn open(path: &Path, pushes_outlive: bool) -> Result<(Self, Option<Vec<u8>>)> {
+        let opened = open::writer(path, pushes_outlive)?;
         let catalog = Self {
             vault: opened.vault,
-            epoch: opened.epoch,
+            epoch: AtomicU64::new(opened.epoch),
             clock: opened.clock,
             path: path.to_owned(),
             writer: Writer::start(opened.db, opened.clock)?,
@@ -60,6 +62,27 @@ impl Catalog {
             reading: Arc::new(Semaphore::new(READERS)),
         };
         Ok((catalog, opened.record))
+    }
+
+    /// The epoch: that of this start, or the one after the highest that a server has seen.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Goes on with the epoch after `seen`, unless that is passed already; `false` where it is
+    /// farther ahead than any number of starts could have brought it.
+    pub(super) async fn raise_epoch(&self, seen: u64) -> Result<bool> {
+        if seen.saturating_sub(self.epoch()) > EPOCH_LEAP_MAX {
+            return Ok(false);
+        }
+        let epoch = self
+            .write(move |db| {
+                let sql = "UPDATE meta SET epoch = max(epoch, ?1 + 1) RETURNING epoch";
+                Ok(db.query_row(sql, [seen], |r| r.get(0))?)
+            })
+            .await?;
+        self.epoch.fetch_max(epoch, Ordering::AcqRel);
+        Ok(true)
     }
 
     /// Commits what waits and closes the database for writing.

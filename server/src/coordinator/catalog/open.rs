@@ -1,6 +1,9 @@
 //! Opening the catalog: the database file, its settings, its schema and version.
 
-use std::path::Path;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use codec::VaultId;
 use rusqlite::{Connection, OpenFlags, params};
@@ -22,6 +25,9 @@ const READER_CACHE_KIB: i32 = 8 * 1024;
 /// their table, and a page that many commits change is then written back once.
 const WAL_PAGES: i32 = 8192;
 
+/// What SQLite appends to the database's name for each of its files.
+const FILES: [&str; 3] = ["", "-wal", "-shm"];
+
 /// What stands in the catalog's one row of `meta` after this start.
 pub(super) struct Opened {
     pub(super) db: Connection,
@@ -31,22 +37,47 @@ pub(super) struct Opened {
     pub(super) record: Option<Vec<u8>>,
 }
 
-/// Opens the catalog at `path` for writing, or makes it; raises the epoch; gives the leases
-/// that were open their full term.
-pub(super) fn writer(path: &Path, lease_ms: u64) -> Result<Opened> {
+/// Opens the catalog at `path` for writing, or makes it, for its owner only; raises the epoch;
+/// prolongs or ends the leases that were open.
+pub(super) fn writer(path: &Path, pushes_outlive: bool) -> Result<Opened> {
     if rusqlite::version_number() < SQLITE_VERSION_MIN {
         return Err(Error::Config(format!(
             "SQLite {} can lose commits; 3.51.3 or newer is needed",
             rusqlite::version()
         )));
     }
+    make_private(path)?;
     let mut db = Connection::open(path)?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
     settings(&db, WRITER_CACHE_KIB)?;
     make_schema(&mut db, path)?;
-    begin_epoch(db, lease_ms)
+    begin_epoch(db, pushes_outlive)
+}
+
+/// Makes the database's files readable for their owner only, whatever the umask; SQLite gives
+/// those beside it the mode of the first.
+fn make_private(path: &Path) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(Error::io("cannot open", path))?;
+    for suffix in FILES {
+        let path = with_suffix(path, suffix);
+        match fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::io("cannot make private", path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// Opens the catalog at `path` for reading only.
@@ -87,7 +118,7 @@ fn make_schema(db: &mut Connection, path: &Path) -> Result<()> {
     }
 }
 
-fn begin_epoch(mut db: Connection, lease_ms: u64) -> Result<Opened> {
+fn begin_epoch(mut db: Connection, pushes_outlive: bool) -> Result<Opened> {
     let tx = db.transaction()?;
     let (vault, record, epoch, stopped_ms) =
         tx.query_row("SELECT vault, record, epoch, time_ms FROM meta", [], |r| {
@@ -102,7 +133,7 @@ fn begin_epoch(mut db: Connection, lease_ms: u64) -> Result<Opened> {
     drop(open);
     for (lease, expires_ms) in leases {
         let terms = Terms { expires_ms, closed: false };
-        let expires_ms = terms.after_restart(stopped_ms, now_ms, lease_ms);
+        let expires_ms = terms.after_restart(stopped_ms, now_ms, pushes_outlive);
         tx.execute("UPDATE leases SET expires_ms = ?2 WHERE id = ?1", params![lease, expires_ms])?;
     }
     tx.commit()?;
@@ -122,7 +153,7 @@ mod tests {
     #[test]
     fn a_new_catalog_has_the_schema_of_schema_sql() {
         let folder = tempfile::tempdir().unwrap();
-        let db = writer(&folder.path().join("catalog.db"), 1).unwrap().db;
+        let db = writer(&folder.path().join("catalog.db"), true).unwrap().db;
         let truth = Connection::open_in_memory().unwrap();
         truth.execute_batch(SCHEMA).unwrap();
         assert_eq!(schema_of(&db), schema_of(&truth));
@@ -151,36 +182,57 @@ mod tests {
     fn a_catalog_of_a_newer_arc_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("catalog.db");
-        let opened = writer(&path, 1).unwrap();
+        let opened = writer(&path, true).unwrap();
         opened.db.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
         drop(opened);
-        let error = writer(&path, 1).map(|_| ()).unwrap_err().to_string();
+        let error = writer(&path, true).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("written by a newer arc"), "{error}");
     }
 
     #[test]
-    fn a_start_raises_the_epoch_and_gives_open_leases_their_full_term() {
+    fn a_start_raises_the_epoch_and_prolongs_open_leases_by_the_time_away() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("catalog.db");
-        let first = writer(&path, 1).unwrap();
-        let future = first.clock.now_ms() + 1_000_000;
+        let first = writer(&path, true).unwrap();
+        let past = first.clock.now_ms() - 1_000_000;
         first
             .db
             .execute_batch(&format!(
                 "INSERT INTO tokens VALUES (1, 'owner', zeroblob(32));
-                 UPDATE meta SET time_ms = {future};
-                 INSERT INTO leases VALUES (1, 1, 0, 0, {future} + 10, 'open');
-                 INSERT INTO leases VALUES (2, 1, 0, 0, {future} - 10, 'open');
-                 INSERT INTO leases VALUES (3, 1, 0, 0, {future} + 10, 'closed');"
+                 UPDATE meta SET time_ms = {past};
+                 INSERT INTO leases VALUES (1, 1, zeroblob(16), 0, 0, {past} + 10, 'open');
+                 INSERT INTO leases VALUES (2, 1, randomblob(16), 0, 0, {past} - 10, 'open');
+                 INSERT INTO leases VALUES (3, 1, randomblob(16), 0, 0, {past} + 10, 'closed');"
             ))
             .unwrap();
         drop(first.db);
-        let second = writer(&path, 5000).unwrap();
+        let second = writer(&path, true).unwrap();
         assert_eq!((second.epoch, second.vault), (first.epoch + 1, first.vault));
-        assert!(second.clock.now_ms() >= future, "time went backward");
         let mut rows = second.db.prepare("SELECT expires_ms FROM leases ORDER BY id").unwrap();
         let ends: Vec<u64> = rows.query_map([], |r| r.get(0)).unwrap().flatten().collect();
-        assert!(ends[0] >= future + 5000);
-        assert_eq!(ends[1..], [future - 10, future + 10]);
+        assert!((past + 1_000_010..=second.clock.now_ms() + 10).contains(&ends[0]), "{ends:?}");
+        assert_eq!(ends[1..], [past - 10, past + 10]);
+    }
+
+    #[test]
+    fn a_catalog_is_for_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        let modes = || {
+            FILES.map(|suffix| {
+                let mode = fs::metadata(with_suffix(&path, suffix)).unwrap().permissions().mode();
+                mode & 0o777
+            })
+        };
+        let first = writer(&path, true).unwrap();
+        assert_eq!(modes(), [0o600; 3]);
+        for suffix in FILES {
+            let open = fs::Permissions::from_mode(0o644);
+            fs::set_permissions(with_suffix(&path, suffix), open).unwrap();
+        }
+        // What a coordinator that was killed leaves: all three files.
+        let _second = writer(&path, true).unwrap();
+        assert_eq!(modes(), [0o600; 3]);
+        drop(first);
     }
 }

@@ -10,7 +10,7 @@ use super::rows::{column, holders, kept_snapshot, stripe_key};
 use super::{Catalog, tick};
 use crate::coordinator::clock::millis;
 use crate::coordinator::lease::Terms;
-use crate::wire::{Code, Holder, LeaseId, ServerId, SnapshotRow};
+use crate::wire::{Code, Holder, LeaseId, NONCE_BYTES, ServerId, SnapshotRow};
 use crate::{Error, Result};
 
 /// What placing a stripe has to know of it.
@@ -61,10 +61,11 @@ impl Catalog {
         .await
     }
 
-    /// Opens a lease; gives its number and end.
+    /// Opens a lease, or finds the one with this nonce; gives its number and end.
     pub(in crate::coordinator) async fn begin(
         &self,
         origin: i64,
+        nonce: [u8; NONCE_BYTES],
         term: std::time::Duration,
     ) -> Result<(LeaseId, u64)> {
         let clock = self.clock;
@@ -72,13 +73,14 @@ impl Catalog {
             let now_ms = clock.now_ms();
             let expires_ms = now_ms.saturating_add(millis(term));
             let sequence = tick(db)?;
-            let lease = db.query_row(
-                "INSERT INTO leases (token, begun_sequence, begun_ms, expires_ms, state)
-                 VALUES (?1, ?2, ?3, ?4, 'open') RETURNING id",
-                params![origin, sequence, now_ms, expires_ms],
-                |r| r.get(0).map(LeaseId),
-            )?;
-            Ok((lease, expires_ms))
+            Ok(db.query_row(
+                "INSERT INTO leases (token, nonce, begun_sequence, begun_ms, expires_ms, state)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'open')
+                 ON CONFLICT (token, nonce) DO UPDATE SET nonce = excluded.nonce
+                 RETURNING id, expires_ms",
+                params![origin, nonce, sequence, now_ms, expires_ms],
+                |r| Ok((LeaseId(r.get(0)?), r.get(1)?)),
+            )?)
         })
         .await
     }
@@ -187,7 +189,7 @@ impl Catalog {
         origin: i64,
         intended: Intended,
     ) -> Result<Terms> {
-        let (clock, epoch) = (self.clock, self.epoch);
+        let (clock, epoch) = (self.clock, self.epoch());
         self.write(move |db| {
             let Intended { lease, stripe, stored, places } = intended;
             let terms = open_lease(db, origin, lease, clock.now_ms())?;
@@ -197,7 +199,8 @@ impl Catalog {
             let mut insert = db.prepare_cached(
                 "INSERT INTO intents (lease, stripe, idx, server, epoch, committed)
                  VALUES (?1, ?2, ?3, ?4, ?5, 0)
-                 ON CONFLICT (lease, stripe, idx, server) DO UPDATE SET epoch = excluded.epoch",
+                 ON CONFLICT (lease, stripe, idx, server) 
+                     DO UPDATE SET epoch = excluded.epoch, committed = 0",
             )?;
             for (index, server) in places {
                 insert.execute(params![lease.0, stripe.0, index, server.0, epoch])?;
@@ -221,7 +224,7 @@ fn adopt(
         .prepare_cached(
             "INSERT INTO intents (lease, stripe, idx, server, epoch, committed)
              SELECT ?1, stripe, idx, server, epoch, committed FROM intents
-             WHERE stripe = ?2 AND idx = ?3 AND server = ?4 LIMIT 1
+             WHERE stripe = ?2 AND idx = ?3 AND server = ?4 ORDER BY committed LIMIT 1
              ON CONFLICT (lease, stripe, idx, server) DO UPDATE SET idx = idx",
         )?
         .execute(params![lease.0, stripe.0, index, server.0])?;
@@ -234,7 +237,7 @@ fn adopt(
 /// Which chunks are readable, and the stripes that they rely on.
 fn readable(db: &Connection, chunks: &[ChunkId]) -> Result<(Vec<bool>, BTreeSet<i64>)> {
     let mut places = db.prepare_cached("SELECT stripe FROM chunks WHERE id = ?1")?;
-    let mut health = db.prepare_cached("SELECT good >= k FROM stripe_health WHERE key = ?1")?;
+    let mut health = db.prepare_cached("SELECT good >= k FROM stripes WHERE key = ?1")?;
     let mut known: HashMap<i64, bool> = HashMap::new();
     let mut vouched = BTreeSet::new();
     let mut have = Vec::with_capacity(chunks.len());

@@ -6,12 +6,12 @@ use codec::{ChunkId, StripeId};
 use rusqlite::{Connection, params};
 
 use super::Catalog;
-use super::rows::{column, kept_snapshot, stripe_key, stripe_map};
+use super::rows::{column, kept_snapshot, shards_changed, stripe_key, stripe_map};
 use crate::wire::{Code, Found, LocateAnswer, Page, Report, SnapshotRow, StripeMap};
 use crate::{Error, Result};
 
-/// Stripes that can no longer be read, by the catalog.
-const LOST_STRIPES: &str = "SELECT key FROM stripe_health WHERE good < k";
+/// Stripes that can no longer be read, by the catalog. The first term is the index's.
+const LOST_STRIPES: &str = "SELECT key FROM stripes WHERE good < k + m AND good < k";
 
 impl Catalog {
     /// A page of the kept snapshots before `before`, newest first.
@@ -160,7 +160,7 @@ impl Catalog {
                 params![key, server.0, state],
             )?;
             if changed > 0 {
-                db.execute("UPDATE stripes SET version = version + 1 WHERE key = ?1", [key])?;
+                shards_changed(db, key)?;
             }
             Ok(())
         })
@@ -170,7 +170,7 @@ impl Catalog {
 
 /// How many stripes have fewer good shards than they should.
 pub(super) fn below_target(db: &Connection) -> Result<u64> {
-    let sql = "SELECT count(*) FROM stripe_health WHERE good < target";
+    let sql = "SELECT count(*) FROM stripes WHERE good < k + m";
     Ok(db.prepare_cached(sql)?.query_row([], |r| r.get(0))?)
 }
 

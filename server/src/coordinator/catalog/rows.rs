@@ -63,6 +63,15 @@ pub(super) fn holders(db: &Connection, key: i64) -> Result<Vec<Holder>> {
     Ok(shards.collect::<Result<_, _>>()?)
 }
 
+/// Keeps the stripe with this key true to its shards, of which some were changed.
+pub(super) fn shards_changed(db: &Connection, key: i64) -> Result<()> {
+    let sql = "UPDATE stripes SET version = version + 1, good =
+                   (SELECT count(DISTINCT idx) FROM shards WHERE stripe = ?1 AND state = 'good')
+               WHERE key = ?1";
+    db.prepare_cached(sql)?.execute([key])?;
+    Ok(())
+}
+
 /// The snapshot whose record is in the stripe with this key, if that is one and is kept.
 pub(super) fn kept_snapshot(db: &Connection, key: i64) -> Result<Option<SnapshotRow>> {
     let mut snapshots = db.prepare_cached(

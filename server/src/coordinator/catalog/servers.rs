@@ -81,24 +81,36 @@ impl Catalog {
         .await
     }
 
-    /// Takes a new server in; its name must be new.
+    /// Takes a new server in; its name must be new, or that of one which never came to be: the
+    /// answer to its join was lost, so that it was not `heard`, said no hello and got no shard.
     pub(in crate::coordinator) async fn join(
         &self,
         request: JoinRequest,
         shared_key: [u8; 32],
+        heard: bool,
     ) -> Result<ServerRow> {
         self.write(move |db| {
-            let known = "SELECT url FROM servers WHERE name = ?1";
-            let known: Option<String> =
-                db.query_row(known, [&request.name], |r| r.get(0)).optional()?;
-            if let Some(url) = known {
+            let known = "SELECT url, starts > 0
+                             OR EXISTS (SELECT 1 FROM shards WHERE server = id)
+                             OR EXISTS (SELECT 1 FROM intents WHERE server = id)
+                         FROM servers WHERE name = ?1";
+            let known: Option<(String, bool)> =
+                db.query_row(known, [&request.name], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+            if let Some((url, used)) = known
+                && (used || heard)
+            {
                 return Err(name_taken(&request.name, &url));
             }
             let sequence = tick(db)?;
             let server = db.query_row(
                 "INSERT INTO servers (name, zone, url, shared_key, starts, capacity_bytes,
                                       free_bytes, joined_sequence)
-                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7) RETURNING id",
+                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7)
+                 ON CONFLICT (name) DO UPDATE SET
+                     zone = excluded.zone, url = excluded.url, shared_key = excluded.shared_key,
+                     capacity_bytes = excluded.capacity_bytes, free_bytes = excluded.free_bytes,
+                     joined_sequence = excluded.joined_sequence
+                 RETURNING id",
                 params![
                     request.name,
                     request.zone,

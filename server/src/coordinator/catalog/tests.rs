@@ -4,7 +4,7 @@ use codec::shard::Kind;
 use codec::{ChunkId, Geometry, StripeId};
 
 use super::*;
-use crate::auth::Role;
+use crate::auth::{self, Role};
 use crate::wire::{JoinRequest, LeaseId, ServerId};
 
 const TERM: Duration = Duration::from_secs(3600);
@@ -19,7 +19,7 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (catalog, _) = Catalog::open(&folder.path().join("catalog.db"), 1000).unwrap();
+        let (catalog, _) = Catalog::open(&folder.path().join("catalog.db"), true).unwrap();
         let owner = catalog.set_token(Role::Owner, [1; 32]).await.unwrap().id;
         let mut servers = Vec::new();
         for name in ["a", "b"] {
@@ -30,13 +30,13 @@ impl Fixture {
                 capacity_bytes: 1,
                 free_bytes: 1,
             };
-            servers.push(catalog.join(request, [2; 32]).await.unwrap().server);
+            servers.push(catalog.join(request, [2; 32], false).await.unwrap().server);
         }
         Self { _folder: folder, catalog, owner, servers }
     }
 
     async fn begin(&self) -> LeaseId {
-        self.catalog.begin(self.owner, TERM).await.unwrap().0
+        self.catalog.begin(self.owner, auth::random().unwrap(), TERM).await.unwrap().0
     }
 
     async fn commit(&self, lease: LeaseId, number: u8) -> Result<()> {
