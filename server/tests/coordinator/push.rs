@@ -329,7 +329,7 @@ async fn a_lease_that_ran_out_can_be_renewed() {
     assert_eq!(refused.refusal.code, Code::LeaseOver);
     fixture.restart(timings()).await;
     let path = format!("/v1/leases/{}/renew", lease.lease.0);
-    let renewed: Lease = fixture.post(&path, &()).await.unwrap();
+    let renewed: Renewed = fixture.post(&path, &()).await.unwrap();
     assert!(renewed.expires_ms > renewed.now_ms + 1000);
     fixture.push(&lease, 1, (1, 1)).await;
 }
