@@ -69,7 +69,7 @@ fn without_a_spare_a_full_server_is_done_without_and_two_are_too_many() {
     let Some((disks, fleet)) = fleet(6, 2) else { return };
     // Six shards of a megabyte fit before the second one is full.
     source::make(&fleet.source(), 41, 48);
-    let error = fleet.push(&["--wait-servers=1s"]).exits(6).json_of("error").to_string();
+    let error = fleet.push(&["--wait-servers=1s"]).exits(15).json_of("error").to_string();
     assert!(error.contains("e is full") && error.contains("f is full"), "{error}");
     assert_eq!(fleet.snapshots(), 0);
     disks[0].resize(200);
