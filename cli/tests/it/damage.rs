@@ -258,12 +258,33 @@ fn a_missing_shard_is_found_at_every_level_and_a_damaged_one_where_it_is_read() 
         assert_eq!(ran.json_of("summary")["margin_min"], 0, "{level}");
     }
     fs::rename(sandbox.path("aside"), &stripe[1].path).unwrap();
-    verify(&sandbox, "map").exits(0);
+    verify(&sandbox, "shards").exits(0);
     stripe[2].flip(stripe[2].header_bytes + 1, 0);
     verify(&sandbox, "map").exits(0);
     for level in ["shards", "data"] {
         assert_eq!(named(&verify(&sandbox, level).exits(4)), ids(&stripe[2..3]), "{level}");
     }
+}
+
+#[test]
+fn damage_that_was_found_is_not_forgotten_by_a_look_at_the_map() {
+    let (sandbox, tree) = small("2+1");
+    let stripe = first_stripe(&sandbox);
+    let hurt = &stripe[..2];
+    hurt.iter().for_each(|file| file.flip(file.header_bytes + 1, 0));
+    verify(&sandbox, "shards").exits(5);
+    for _ in 0..2 {
+        let ran = verify(&sandbox, "map").exits(5);
+        assert_eq!(named(&ran), ids(hurt));
+        let what = ran.json_lines("damage")[0]["what"].to_string();
+        assert!(what.contains("not read since; --level shards reads it"), "{what}");
+    }
+    let pushed = sandbox.arc(["--json", "push", text(&tree)]).exits(7).json_of("summary");
+    assert!(pushed["stats"]["bytes_new"].as_u64().unwrap() >= 600_000, "{pushed}");
+    // What is whole again was read.
+    hurt.iter().for_each(|file| file.flip(file.header_bytes + 1, 0));
+    verify(&sandbox, "shards").exits(0);
+    verify(&sandbox, "map").exits(0);
 }
 
 #[test]
