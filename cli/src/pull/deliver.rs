@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use server::cpu;
 
 use super::Outcome;
-use super::window::{Piece, Window};
+use super::window::{Piece, Unmade, Window};
 use crate::fetch::{self, FetchError, Fetcher, Places};
 use crate::tree::{Ended, FileWriter, LinkWriter, Problem};
 use crate::ui::Counters;
@@ -33,14 +33,24 @@ pub struct Fetched {
 }
 
 /// Files that will not be whole, by path, and why.
-pub type Broken = HashMap<Vec<u8>, Why>;
+type Broken = HashMap<Vec<u8>, Why>;
 
 /// Why a file will not be whole.
-pub enum Why {
+enum Why {
     /// Its chunks cannot be had.
     Fetch(FetchError),
     /// It cannot be written.
     Write(Problem),
+}
+
+/// What came of the windows so far.
+#[derive(Default)]
+pub struct Done {
+    /// What the pull did.
+    pub outcome: Outcome,
+    /// Files of windows to come that will not be whole.
+    broken: Broken,
+    unmade: HashMap<Vec<u8>, Unmade>,
 }
 
 /// The delivering end of a pull.
@@ -163,80 +173,101 @@ impl Deliver {
         }
     }
 
-    /// Finishes the files and links of a window. `broken` are the files, of this window or
-    /// earlier ones, that will not be whole.
-    pub async fn finish(&self, fetched: Fetched, broken: &mut Broken, outcome: &mut Outcome) {
+    /// Finishes the files and links of a window, after those before it.
+    pub async fn finish(&self, fetched: Fetched, done: &mut Done) {
+        let Done { outcome, broken, unmade } = done;
         let window = fetched.window;
         broken.extend(fetched.broken);
+        unmade.extend(window.unmade);
         let mut whole = Vec::with_capacity(window.files.len());
         for file in window.files {
-            match broken.remove(&file.entry().path) {
+            let path = &file.entry().path;
+            match broken.remove(path) {
                 Some(Why::Fetch(why)) => {
-                    outcome.lost.push(Lost { path: file.entry().path.clone(), why })
+                    unmade.insert(path.clone(), Unmade::Lost(why.clone()));
+                    outcome.lost.push(Lost { path: path.clone(), why });
                 }
-                Some(Why::Write(problem)) => outcome.problems.push(problem),
+                Some(Why::Write(problem)) => {
+                    unmade.insert(path.clone(), Unmade::Failed);
+                    outcome.problems.push(problem);
+                }
                 None => whole.push(file),
             }
         }
         let ended = cpu::run(move || {
             let finish = |file: Arc<FileWriter>| {
-                let bytes = match file.entry().node {
+                let entry = file.entry();
+                let bytes = match entry.node {
                     Node::File { bytes, .. } => bytes,
                     _ => 0,
                 };
+                let path = entry.path.clone();
                 // Earlier windows let go of it when they were done.
-                let file = Arc::try_unwrap(file).map_err(|file| Problem {
-                    path: file.entry().path.clone(),
-                    doing: "finish",
-                    error: std::io::Error::other("it is still being written"),
-                })?;
-                file.finish().map(|ended| (ended, bytes))
+                let ended = Arc::try_unwrap(file)
+                    .map_err(|file| Problem {
+                        path: file.entry().path.clone(),
+                        doing: "finish",
+                        error: io::Error::other("it is still being written"),
+                    })
+                    .and_then(FileWriter::finish);
+                (path, bytes, ended)
             };
             whole.into_par_iter().map(finish).collect::<Vec<_>>()
         })
         .await;
-        for ended in ended {
+        for (path, bytes, ended) in ended {
             match ended {
-                Ok((Ended::Placed, bytes)) => {
+                Ok(Ended::Placed) => {
                     outcome.entries += 1;
                     outcome.files += 1;
                     outcome.bytes += bytes;
                     self.counters.done_files.fetch_add(1, Relaxed);
                 }
-                Ok((Ended::Skipped, _)) => outcome.skipped += 1,
-                Err(problem) => outcome.problems.push(problem),
+                Ok(Ended::Skipped) => {
+                    unmade.insert(path, Unmade::Left);
+                    outcome.skipped += 1;
+                }
+                Err(problem) => {
+                    unmade.insert(path, Unmade::Failed);
+                    outcome.problems.push(problem);
+                }
             }
         }
-        finish_links(window.links, outcome);
+        finish_links(window.links, unmade, outcome);
     }
 }
 
-/// A further name of a file that is not whole shares its fate: what may stand under the
+/// A further name of a file that was not made shares its fate: what may stand under the
 /// file's name in the target is something else.
-fn finish_links(links: Vec<LinkWriter>, outcome: &mut Outcome) {
-    if links.is_empty() {
-        return;
-    }
-    let lost = outcome.lost.iter().map(|lost| (lost.path.clone(), Some(lost.why.clone())));
-    let unwritten = outcome.problems.iter().map(|problem| (problem.path.clone(), None));
-    let failed: HashMap<Vec<u8>, Option<FetchError>> = unwritten.chain(lost).collect();
+fn finish_links(links: Vec<LinkWriter>, unmade: &HashMap<Vec<u8>, Unmade>, outcome: &mut Outcome) {
     for link in links {
         let path = link.entry().path.clone();
         let first = match &link.entry().node {
-            Node::Hardlink { first } => failed.get(first),
+            Node::Hardlink { first } => unmade.get(first),
             _ => None,
         };
-        match first {
-            Some(Some(why)) => outcome.lost.push(Lost { path, why: why.clone() }),
-            Some(None) => {
-                let error = io::Error::other("the file itself could not be restored");
-                outcome.problems.push(Problem { path, doing: "link", error });
+        let why = match first {
+            Some(Unmade::Lost(why)) => {
+                outcome.lost.push(Lost { path, why: why.clone() });
+                continue;
             }
-            None => match link.finish() {
-                Ok(Ended::Placed) => outcome.entries += 1,
-                Ok(Ended::Skipped) => outcome.skipped += 1,
-                Err(problem) => outcome.problems.push(problem),
-            },
-        }
+            Some(Unmade::Left) if link.stays() => {
+                outcome.skipped += 1;
+                continue;
+            }
+            Some(Unmade::Left) => {
+                "something else stands under the file's first name, and was left as it was"
+            }
+            Some(Unmade::Failed) => "the file itself could not be restored",
+            None => {
+                match link.finish() {
+                    Ok(Ended::Placed) => outcome.entries += 1,
+                    Ok(Ended::Skipped) => outcome.skipped += 1,
+                    Err(problem) => outcome.problems.push(problem),
+                }
+                continue;
+            }
+        };
+        outcome.problems.push(Problem { path, doing: "link", error: io::Error::other(why) });
     }
 }

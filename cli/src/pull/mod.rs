@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use server::wire::SnapshotRow;
 use tokio::sync::mpsc;
 
-use self::deliver::{Broken, Deliver, Lost};
+use self::deliver::{Deliver, Done, Lost};
 use self::window::{Feeding, Window, Windows};
 use crate::exit::{Exit, Failure};
 use crate::fetch::{ChunkList, Entries, FetchError, Fetcher};
@@ -87,8 +87,7 @@ pub async fn pull(
     };
     let deliver = Deliver { fetcher: Arc::clone(fetcher), counters };
     let delivering = async {
-        let mut outcome = Outcome::default();
-        let mut broken = Broken::new();
+        let mut done = Done::default();
         let fetched = futures_util::stream::unfold(ready, |mut ready| async {
             ready.recv().await.map(|w| (w, ready))
         })
@@ -98,12 +97,11 @@ pub async fn pull(
         // Windows come out in order: when one is done, all before it are, and with them
         // the earlier parts of its files and the first names of its links.
         while let Some(fetched) = fetched.next().await {
-            deliver.finish(fetched, &mut broken, &mut outcome).await;
+            deliver.finish(fetched, &mut done).await;
         }
-        Ok::<_, Failure>(outcome)
+        done.outcome
     };
-    let (fed, filled, outcome) = tokio::join!(feed.run(record.manifest), filling, delivering);
-    let mut outcome = outcome?;
+    let (fed, filled, mut outcome) = tokio::join!(feed.run(record.manifest), filling, delivering);
     let Feeding { restorer, made, skipped, problems } = match filled {
         Ok(filled) => filled,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -25,6 +25,8 @@ pub struct Window {
     pub links: Vec<LinkWriter>,
     /// Files, by path, whose list of chunks cannot be had, and why.
     pub broken: Vec<(Vec<u8>, FetchError)>,
+    /// Names under which nothing was made.
+    pub unmade: Vec<(Vec<u8>, Unmade)>,
     bytes: u64,
 }
 
@@ -34,6 +36,16 @@ impl Window {
         self.pieces = Vec::new();
         self
     }
+}
+
+/// Why nothing was made under a name: further names of its file cannot be links to it.
+pub enum Unmade {
+    /// It cannot be read back.
+    Lost(FetchError),
+    /// It could not be made.
+    Failed,
+    /// Something else was there, and stays.
+    Left,
 }
 
 /// A chunk of a file.
@@ -122,12 +134,21 @@ impl Windows {
         if let Node::Hardlink { first } = &mut entry.node {
             *first = relative(first, &self.top).to_vec();
         }
+        let path = entry.path.clone();
         match self.restorer.begin(entry) {
             Ok(Begun::Done) => self.made += 1,
-            Ok(Begun::Skipped) => self.skipped += 1,
+            Ok(Begun::Skipped { same }) => {
+                self.skipped += 1;
+                if !same {
+                    self.window.unmade.push((path, Unmade::Left));
+                }
+            }
             Ok(Begun::Link(link)) => self.window.links.push(link),
             Ok(Begun::File(file)) => self.file(Arc::new(file)),
-            Err(problem) => self.problems.push(problem),
+            Err(problem) => {
+                self.window.unmade.push((path, Unmade::Failed));
+                self.problems.push(problem);
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 //! A verify: proves that a pull could succeed, as thoroughly as was asked.
 //!
 //! `map`: every shard that the catalog has is on its server, with its full length and
-//! a sound header; what was reported damaged stays so. `shards`: the servers read and hash every byte. `data`: besides, k
-//! shards of every stripe are read, decoded and opened here, every chunk's id is
-//! computed, and every chunk that a snapshot needs is looked up.
+//! a sound header; what was reported damaged stays so. `shards`: the servers read and
+//! hash every byte. `data`: besides, k shards of every stripe are read, decoded and
+//! opened here, every chunk's id is computed, and every chunk that a snapshot needs is
+//! looked up.
 
 mod chunks;
 mod data;

@@ -310,6 +310,22 @@ async fn nothing_is_written_or_linked_through_a_link() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn names_of_a_file_that_was_not_begun_are_not_linked_to_what_is_there() {
+    let hostile = Hostile::new().await;
+    let entries = [link("a", "x"), hostile.file("a/b"), hard_link("c", "a/b")];
+    let snapshot = hostile.snapshot(&entries, EVIL_CHUNK).await;
+    let target = hostile.sandbox.path("target");
+    write(target.join("a/b"), "mine");
+    let words = ["pull", &snapshot, "--to", text(&target), "--overwrite"];
+    for when in ["never", "if-changed", "always"] {
+        let said = hostile.sandbox.arc(words.into_iter().chain([when])).exits(1).stderr();
+        assert!(said.contains("c: cannot link: "), "{when}: {said}");
+        assert!(target.join("c").symlink_metadata().is_err(), "{when}");
+        assert_eq!(fs::read(target.join("a/b")).unwrap(), b"mine");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_not_what_their_entry_says_are_not_made() {
     let hostile = Hostile::new().await;
     let chunk = hostile.chunk_ref(EVIL);

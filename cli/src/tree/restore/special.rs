@@ -57,6 +57,12 @@ impl LinkWriter {
         &self.entry
     }
 
+    /// Whether its own name exists and stays, whatever the file's first name leads to.
+    pub(crate) fn stays(&self) -> bool {
+        self.folder.shared.overwrite == Overwrite::Never
+            && Stat::at(&self.folder.handle, &self.name).is_ok()
+    }
+
     /// Makes the link.
     pub(crate) fn finish(self) -> Result<Ended, Problem> {
         let Self { root, folder, name, entry } = self;
