@@ -16,6 +16,8 @@ use crate::{Error, Result};
 const PIECE_BYTES: usize = 256 * 1024;
 /// Longer answers get their memory as they come.
 const READ_AT_ONCE_BYTES: usize = 64 * 1024 * 1024;
+/// Parts that the wait for something to move is counted in.
+const STALL_PARTS: u32 = 8;
 /// Whole files are checked at this pace or faster.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 /// A server that the coordinator does not hear either may hang: it gets a chance, not minutes.
@@ -82,6 +84,7 @@ impl StorageClient {
             json::<Receipt>(&name, response).await
         };
         let receipt = tokio::select! {
+            biased;
             answer = answer => answer?,
             () = stalled(&moved, self.stall) => return Err(stall_error(&name, self.stall)),
         };
@@ -115,6 +118,7 @@ impl StorageClient {
         let read = async {
             let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
             let mut response = accepted(&name, response).await?;
+            moved.fetch_add(1, Ordering::Relaxed);
             if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
                 return Err(nonsense(&name, format!("status {} to a range", response.status())));
             }
@@ -132,6 +136,7 @@ impl StorageClient {
             Ok(bytes.freeze())
         };
         tokio::select! {
+            biased;
             bytes = read => bytes,
             () = stalled(&moved, self.stall) => Err(stall_error(&name, self.stall)),
         }
@@ -159,15 +164,15 @@ impl StorageClient {
     }
 }
 
-/// Ends when `moved` stood still for `stall`.
+/// Ends when `moved` stood still for `stall`. Counted in parts: while nobody polls, nothing can
+/// move, and all of that time is one part.
 async fn stalled(moved: &AtomicU64, stall: Duration) {
     let mut last = moved.load(Ordering::Relaxed);
-    loop {
-        tokio::time::sleep(stall).await;
+    let mut still = 0;
+    while still < STALL_PARTS {
+        tokio::time::sleep(stall / STALL_PARTS).await;
         let now = moved.load(Ordering::Relaxed);
-        if now == last {
-            return;
-        }
+        still = if now == last { still + 1 } else { 0 };
         last = now;
     }
 }
@@ -176,5 +181,42 @@ fn stall_error(name: &str, stall: Duration) -> Error {
     Error::Unreachable {
         service: name.to_owned(),
         why: format!("nothing moved for {} s", stall.as_secs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::wire::ServerId;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_read_that_nobody_polls_is_no_silent_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let answer = b"HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\n\r\nabc";
+            stream.write_all(answer).await.unwrap();
+        });
+        let ticket = ReadTicket {
+            server: ServerId(1),
+            name: "a".into(),
+            zone: "z".into(),
+            url,
+            ticket: "t".into(),
+            state: State::Up,
+        };
+        let stall = Duration::from_secs(2);
+        let client = StorageClient::new(stall).unwrap();
+        let mut read = std::pin::pin!(client.get_range(&ticket, StripeId([1; 32]), 0, 0..3));
+        assert!(read.as_mut().now_or_never().is_none());
+        // As where a slow disk holds up the task that reads.
+        std::thread::sleep(stall + Duration::from_millis(200));
+        assert_eq!(read.await.unwrap(), "abc");
     }
 }
