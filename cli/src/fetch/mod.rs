@@ -6,6 +6,7 @@
 //! coordinator once, for repair.
 
 mod columns;
+mod shards;
 mod span;
 mod tree;
 mod trouble;
@@ -26,6 +27,7 @@ use server::wire::{
     CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Found, Holder, ReadTicket, StripeMap,
 };
 
+use crate::config::Location;
 use crate::exit::{Exit, Failure};
 use crate::ui::Counters;
 use crate::vault::Vault;
@@ -38,7 +40,7 @@ pub use self::trouble::{Heal, PassedOver, Tickets};
 
 /// A server that sends nothing for this long is passed over while others can serve.
 const HEDGE_AFTER: Duration = Duration::from_secs(2);
-/// A server that sends nothing for this long does not answer.
+/// A server that sends nothing for this long, or refuses to, does not answer.
 const STALL: Duration = Duration::from_secs(30);
 
 /// Why chunks could not be read.
@@ -113,13 +115,18 @@ impl Fetcher {
     /// A reader of `vault`; what comes from each server is counted in `counters`.
     pub fn new(vault: &Vault, counters: Arc<Counters>) -> server::Result<Self> {
         let coordinator = vault.coordinator.clone();
+        // A disk that is not there when a command begins is not there when it ends.
+        let patience = match vault.location {
+            Location::Dir(_) => Duration::ZERO,
+            Location::Url(_) => STALL,
+        };
         Ok(Self {
             vault: vault.record.vault,
             keys: vault.keys.clone(),
             trouble: Trouble::new(coordinator.clone()),
             coordinator,
             quick: StorageClient::new(HEDGE_AFTER)?,
-            patient: StorageClient::new(STALL)?,
+            patient: StorageClient::new(STALL)?.with_patience(patience),
             cache: ColumnCache::default(),
             counters,
         })

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::{http_client, json, unreachable};
 use crate::wire::{
-    BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, HaveAnswer, HaveRequest,
-    Ids, Lease, LeaseId, LocateAnswer, LocateRequest, Page, PageQuery, PlaceRequest, Placement,
+    BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, HaveAnswer, HaveRequest, Ids,
+    Lease, LeaseId, LocateAnswer, LocateRequest, Page, PageQuery, PlaceRequest, Placement,
     PutVault, ReadTickets, Report, ServerInfo, SnapshotRow, Status, StripeMap, StripeMapsRequest,
     VaultInfo,
 };
@@ -226,11 +226,7 @@ impl CoordinatorClient {
                 Ok(response) => json(&name, response).await,
                 Err(error) => Err(unreachable(&name, &error)),
             };
-            let passing = match &answer {
-                Err(Error::Unreachable { .. }) => true,
-                Err(error) => matches!(error.code(), Some(Code::Busy | Code::NotReady)),
-                Ok(_) => false,
-            };
+            let passing = answer.as_ref().is_err_and(Error::is_passing);
             if !passing || began.elapsed() + pause > self.patience {
                 return answer;
             }

@@ -1,14 +1,15 @@
 //! The storage servers' endpoints that clients use, as functions.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use codec::{Digest, StripeId};
 use futures_util::stream;
 
-use super::{accepted, http_client, json, nonsense, unreachable};
+use super::{accepted, cause, http_client, json, nonsense, unreachable};
 use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, State};
 use crate::{Error, Result};
 
@@ -23,12 +24,17 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 /// A server that the coordinator does not hear either may hang: it gets a chance, not minutes.
 const SILENT_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The storage servers, spoken to with tickets. Nothing is retried here: what to do about
-/// a server that fails is the caller's decision.
+/// The pause after the first failed read; doubled up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The storage servers, spoken to with tickets. Nothing is retried here but reads, for as long
+/// as `patience` lasts: what to do about a server that fails is the caller's decision.
 #[derive(Clone)]
 pub struct StorageClient {
     http: reqwest::Client,
     stall: Duration,
+    patience: Duration,
 }
 
 /// A shard on its way to a server.
@@ -50,7 +56,12 @@ pub struct PutShard {
 impl StorageClient {
     /// A client that gives a server up when nothing moves for `stall`.
     pub fn new(stall: Duration) -> Result<Self> {
-        Ok(Self { http: http_client()?, stall })
+        Ok(Self { http: http_client()?, stall, patience: Duration::ZERO })
+    }
+
+    /// The same, repeating reads so long where a server does not answer, is busy or not ready.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Stores a shard; the receipt is checked to be about this shard.
@@ -96,13 +107,34 @@ impl StorageClient {
         if right { Ok(receipt) } else { Err(nonsense(&name, "a receipt for another shard")) }
     }
 
-    /// Bytes `start..end` of a shard file; exactly these or an error.
+    /// Bytes `start..end` of a shard file; exactly these or an error: [`Error::Io`] where the
+    /// answer broke off in the middle.
     pub async fn get_range(
         &self,
         server: &ReadTicket,
         stripe: StripeId,
         index: u8,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
+    ) -> Result<Bytes> {
+        let began = Instant::now();
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            match self.get_range_once(server, stripe, index, range.clone()).await {
+                Err(error) if error.is_passing() && began.elapsed() + pause <= self.patience => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn get_range_once(
+        &self,
+        server: &ReadTicket,
+        stripe: StripeId,
+        index: u8,
+        range: Range<u64>,
     ) -> Result<Bytes> {
         let name = format!("{} {}", server.name, server.url);
         let wanted = range.end.saturating_sub(range.start) as usize;
@@ -123,7 +155,7 @@ impl StorageClient {
                 return Err(nonsense(&name, format!("status {} to a range", response.status())));
             }
             let mut bytes = BytesMut::with_capacity(wanted.min(READ_AT_ONCE_BYTES));
-            while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&name, &e))? {
+            while let Some(piece) = response.chunk().await.map_err(|e| broken_off(&name, &e))? {
                 if bytes.len() + piece.len() > wanted {
                     return Err(nonsense(&name, "more bytes than asked for"));
                 }
@@ -175,6 +207,10 @@ async fn stalled(moved: &AtomicU64, stall: Duration) {
         still = if now == last { still + 1 } else { 0 };
         last = now;
     }
+}
+
+fn broken_off(name: &str, error: &reqwest::Error) -> Error {
+    Error::io("cannot read on from", name)(std::io::Error::other(cause(error)))
 }
 
 fn stall_error(name: &str, stall: Duration) -> Error {
