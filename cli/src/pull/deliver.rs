@@ -95,7 +95,8 @@ impl Deliver {
         broken: &mut Broken,
     ) -> HashMap<ChunkId, FetchError> {
         let mut errors: HashMap<ChunkId, FetchError> = HashMap::new();
-        let each = Arc::new(self.writer(pieces));
+        let written = Arc::<Mutex<HashSet<ChunkId>>>::default();
+        let each = Arc::new(self.writer(pieces, Arc::clone(&written)));
         for attempt in 0.. {
             let (wants, placeless) = fetch::wants(&open, places, attempt);
             for id in placeless {
@@ -116,21 +117,22 @@ impl Deliver {
                     frames.failed.into_iter().map(|(n, error)| ((want.map.stripe, n), error)),
                 );
             }
+            let written = written.lock().unwrap_or_else(PoisonError::into_inner);
             open.retain(|id| {
-                let place = places.get(id).and_then(|rows| rows.get(attempt));
-                let error = place.and_then(|(map, frame)| failed.get(&(map.stripe, *frame)));
-                match error {
-                    Some(error) => {
-                        let error = match errors.remove(id) {
-                            Some(before) => before.or(error.clone()),
-                            None => error.clone(),
-                        };
-                        errors.insert(*id, error);
-                    }
-                    None if place.is_some() => drop(errors.remove(id)),
-                    None => {}
+                if written.contains(id) {
+                    errors.remove(id);
+                    return false;
                 }
-                error.is_some()
+                let place = places.get(id).and_then(|rows| rows.get(attempt));
+                let Some((map, frame)) = place else { return false };
+                let error = failed.get(&(map.stripe, *frame)).cloned();
+                let error = error.unwrap_or_else(|| not_there(*id, map.stripe, *frame));
+                let error = match errors.remove(id) {
+                    Some(before) => before.or(error),
+                    None => error,
+                };
+                errors.insert(*id, error);
+                true
             });
             if open.is_empty() {
                 break;
@@ -139,30 +141,35 @@ impl Deliver {
         errors
     }
 
-    /// Writes the chunks of a frame to all places in files that want them.
-    fn writer(&self, pieces: &[Piece]) -> impl Fn(Frame) -> Vec<Problem> + Send + Sync + use<> {
+    /// Writes the chunks of a frame to all places in files that want them, and notes them in
+    /// `written`.
+    fn writer(
+        &self,
+        pieces: &[Piece],
+        written: Arc<Mutex<HashSet<ChunkId>>>,
+    ) -> impl Fn(Frame) -> Vec<Problem> + Send + Sync + use<> {
         let mut targets: HashMap<ChunkId, Vec<(Arc<FileWriter>, u64, u32)>> = HashMap::new();
         for piece in pieces {
             let target = (Arc::clone(&piece.file), piece.offset, piece.chunk.bytes);
             targets.entry(piece.chunk.id).or_default().push(target);
         }
         let counters = Arc::clone(&self.counters);
-        // Two frames that are read can have the same chunk; it is written once.
-        let written = Mutex::new(HashSet::new());
         move |frame| {
             let mut problems = Vec::new();
             for (id, range) in &frame.chunks {
-                if !targets.contains_key(id)
+                let bytes = &frame.bytes[range.clone()];
+                let targets = targets.get(id).into_iter().flatten();
+                // A file that wants another length than the rest stays short, which its end
+                // notices.
+                let fitting: Vec<_> =
+                    targets.filter(|(_, _, wanted)| *wanted as usize == bytes.len()).collect();
+                // Two frames that are read can have the same chunk; it is written once.
+                if fitting.is_empty()
                     || !written.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
                 {
                     continue;
                 }
-                let bytes = &frame.bytes[range.clone()];
-                for (file, offset, wanted) in targets.get(id).into_iter().flatten() {
-                    // A chunk of another length leaves the file short, which its end notices.
-                    if bytes.len() != *wanted as usize {
-                        continue;
-                    }
+                for (file, offset, _) in fitting {
                     match file.write_at(*offset, bytes) {
                         Ok(()) => drop(counters.done_bytes.fetch_add(bytes.len() as u64, Relaxed)),
                         Err(problem) => problems.push(problem),
@@ -235,6 +242,13 @@ impl Deliver {
         }
         finish_links(window.links, unmade, outcome);
     }
+}
+
+/// The catalog names a frame for the chunk that opens, and has no such chunk.
+fn not_there(id: ChunkId, stripe: StripeId, frame: u32) -> FetchError {
+    FetchError::Lost(format!(
+        "chunk {id:.8} is not in frame {frame} of stripe {stripe:.8}, or of another length"
+    ))
 }
 
 /// A further name of a file that was not made shares its fate: what may stand under the

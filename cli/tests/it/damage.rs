@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::sandbox::{Ran, Sandbox, text};
@@ -188,6 +189,24 @@ fn names_of_a_lost_file_are_not_linked_to_what_stood_there_before() {
     );
     assert_eq!(fs::read(back.join("file 0")).unwrap(), b"older");
     assert!(!back.join("link to 0").exists());
+}
+
+#[test]
+fn rows_of_the_catalog_that_name_another_stripe_cost_their_files_and_are_found() {
+    let (sandbox, tree) = pushed("2+1");
+    let catalog = Connection::open(sandbox.path("vault/coordinator/catalog.db")).unwrap();
+    let wrong = "WITH first AS (SELECT min(stripe) AS key FROM chunks)
+        UPDATE chunks SET stripe = (SELECT min(stripe) FROM chunks, first WHERE stripe > key)
+        WHERE stripe = (SELECT key FROM first)";
+    assert!(catalog.execute(wrong, []).unwrap() > 0);
+    drop(catalog);
+    let back = sandbox.path("back");
+    let lost = pull_the_rest(&sandbox, &tree, &back);
+    assert!(!lost.is_empty() && lost.len() < 4, "{lost:?}");
+    assert!(lost.iter().all(|name| !back.join(name).exists()));
+    verify(&sandbox, "shards").exits(0);
+    let of_verify = verify(&sandbox, "data").exits(5).json_of("summary");
+    assert_eq!(of_verify["lost_stripes"], 1, "{of_verify}");
 }
 
 #[test]
