@@ -79,10 +79,7 @@ impl From<FetchError> for Failure {
             FetchError::TooFewServers(_) => {
                 Self::new(Exit::TooFewServers, what).next("arc servers    which servers are down")
             }
-            FetchError::Coordinator(error) => match Arc::into_inner(error) {
-                Some(error) => error.into(),
-                None => Self::new(Exit::CoordinatorUnreachable, what),
-            },
+            FetchError::Coordinator(error) => Self::from(&*error),
         }
     }
 }
@@ -416,4 +413,19 @@ pub fn wants(ids: &[ChunkId], places: &Places, attempt: usize) -> (Vec<Want>, Ve
         want
     });
     (wants.collect(), placeless)
+}
+
+#[cfg(test)]
+mod tests {
+    use server::wire::Code;
+
+    use super::*;
+
+    #[test]
+    fn an_error_that_several_chunks_met_keeps_its_exit_code() {
+        let error = FetchError::from(server::Error::refuse(Code::Unauthorized, "no"));
+        for error in [error.clone(), error] {
+            assert_eq!(Failure::from(error).code, Exit::WrongKey);
+        }
+    }
 }

@@ -12,19 +12,11 @@ use codec::{ChunkId, StripeId};
 use rayon::prelude::*;
 use server::cpu;
 
-use super::Outcome;
 use super::window::{Piece, Unmade, Window};
+use super::{Lost, Outcome};
 use crate::fetch::{self, FetchError, Fetcher, Places};
 use crate::tree::{Ended, FileWriter, LinkWriter, Problem};
 use crate::ui::Counters;
-
-/// A file that could not be read back, and why.
-pub struct Lost {
-    /// Its path below the target.
-    pub path: Vec<u8>,
-    /// Why.
-    pub why: FetchError,
-}
 
 /// A window whose chunks were written, and what went wrong with some of its files.
 pub struct Fetched {

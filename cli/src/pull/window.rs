@@ -5,7 +5,8 @@ use std::sync::Arc;
 use codec::manifest::{ChunkRef, Content, Entry, Node};
 use tokio::sync::mpsc;
 
-use super::{Item, relative};
+use super::feed::Item;
+use super::relative;
 use crate::fetch::FetchError;
 use crate::tree::{Begun, FileWriter, LinkWriter, Problem, Restorer};
 

@@ -60,12 +60,7 @@ impl Hostile {
 
     /// Makes a snapshot of one manifest page with these entries, unchecked; `chunks` besides.
     async fn snapshot(&self, entries: &[Entry], chunks: Chunks<'_>) -> String {
-        let mut page = Vec::new();
-        ciborium::into_writer(&codec::FORMAT_VERSION, &mut page).unwrap();
-        ciborium::into_writer(&(0_u8, 0_u8, entries.len()), &mut page).unwrap();
-        for entry in entries {
-            ciborium::into_writer(entry, &mut page).unwrap();
-        }
+        let page = page(0, entries);
         let root = PageRef { chunk: self.chunk_ref(&page), height: 0, count: entries.len() as u64 };
         let chunks = [chunks, &[(FrameKind::Metadata, &page)]].concat();
         self.snapshot_of(root, &chunks).await
@@ -188,6 +183,17 @@ impl Hostile {
         };
         found.into_iter().map(inside).filter(|name| name.as_os_str() != "").collect()
     }
+}
+
+/// A page of a manifest with these items.
+fn page(height: u8, items: &[impl serde::Serialize]) -> Vec<u8> {
+    let mut page = Vec::new();
+    ciborium::into_writer(&codec::FORMAT_VERSION, &mut page).unwrap();
+    ciborium::into_writer(&(0_u8, height, items.len()), &mut page).unwrap();
+    for item in items {
+        ciborium::into_writer(item, &mut page).unwrap();
+    }
+    page
 }
 
 fn entry(path: &str, node: Node) -> Entry {
@@ -323,6 +329,53 @@ async fn names_of_a_file_that_was_not_begun_are_not_linked_to_what_is_there() {
         assert!(target.join("c").symlink_metadata().is_err(), "{when}");
         assert_eq!(fs::read(target.join("a/b")).unwrap(), b"mine");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_names_outside_of_what_is_pulled_are_files_or_problems() {
+    let hostile = Hostile::new().await;
+    let folder = |path: &str| entry(path, Node::Directory);
+    let entries = [
+        hostile.file("a"),
+        hard_link("aa", "a"),
+        folder("ab"),
+        folder("b"),
+        hostile.file("b/1"),
+        hard_link("b/2", "a"),
+        hard_link("b/3", "aa"),
+        hard_link("b/4", "ab"),
+        hard_link("b/5", "ac"),
+        hostile.file("b/6"),
+    ];
+    let snapshot = hostile.snapshot(&entries, EVIL_CHUNK).await;
+    let said = hostile.pull(&format!("{snapshot}:b")).exits(1).stderr();
+    for (name, first) in [("3", "aa"), ("4", "ab"), ("5", "ac")] {
+        let told = format!("{name}: cannot link: its first name, /{first}, is no file");
+        assert!(said.contains(&told), "{said}");
+    }
+    assert_eq!(hostile.target(), ["1", "2", "6"].map(PathBuf::from).into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_page_that_is_gone_is_said_to_be_missing() {
+    let hostile = Hostile::new().await;
+    let leaf = |name: &str| {
+        let page = page(0, &[hostile.file(name)]);
+        let root = PageRef { chunk: hostile.chunk_ref(&page), height: 0, count: 1 };
+        (page, (root, ciborium::Value::Bytes(name.into())))
+    };
+    let ((first, a), (_, b)) = (leaf("a"), leaf("b"));
+    let inner = page(1, &[a, b]);
+    let root = PageRef { chunk: hostile.chunk_ref(&inner), height: 1, count: 2 };
+    let metadata = |page| (FrameKind::Metadata, page);
+    let chunks = [EVIL_CHUNK, &[metadata(&first[..]), metadata(&inner[..])]].concat();
+    let snapshot = hostile.snapshot_of(root, &chunks).await;
+    let ran = hostile.pull(&snapshot).exits(5);
+    assert_eq!(hostile.target(), [PathBuf::from("a")].into());
+    assert!(ran.stdout().contains("everything after /a is missing\n"), "{}", ran.stdout());
+    let words = ["--json", "pull", &snapshot, "--to", "again"];
+    let summary = hostile.sandbox.arc(words).exits(5).json_of("summary");
+    assert_eq!((&summary["missing_after"], &summary["lost"]), (&"/a".into(), &0.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
