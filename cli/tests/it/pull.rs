@@ -173,8 +173,11 @@ fn names_of_a_file_are_not_linked_to_another_one_that_was_left() {
     let source = format!("latest:{}", text(&tree));
     let words = ["pull", &source, "--to", text(&back), "--overwrite", "never"];
     write(back.join("first/file"), "somebody else's");
+    fs::set_permissions(&back, Permissions::from_mode(0o711)).unwrap();
     let said = sandbox.arc(words).exits(1).stderr();
     assert!(said.contains("second/link: cannot link: something else stands"), "{said}");
+    let mode = back.metadata().unwrap().mode() & 0o7777;
+    assert_eq!(mode, 0o711, "a folder that was there stays as it was");
     assert_eq!(fs::read(back.join("first/file")).unwrap(), b"somebody else's");
     for link in ["second/link", "second/link too"] {
         assert!(back.join(link).symlink_metadata().is_err(), "{link}");

@@ -89,7 +89,8 @@ struct Shared {
 }
 
 impl Restorer {
-    /// Restores below `target`, which is made if need be.
+    /// Restores below `target`, which is made if need be, and gets the metadata of `entry`; not
+    /// where something was in it and is to stay.
     pub(crate) fn new(
         target: &Path,
         overwrite: Overwrite,
@@ -105,6 +106,8 @@ impl Restorer {
             next_temporary: AtomicU64::new(0),
             problems: Mutex::default(),
         });
+        let keeps = overwrite == Overwrite::Never && fs::read_dir(target)?.next().is_some();
+        let entry = entry.filter(|_| !keeps);
         let root = Arc::new(Folder::target(handle, shared.clone(), entry));
         Ok(Self { folders: Vec::new(), leaf: None, root, shared })
     }
