@@ -60,7 +60,7 @@ impl Hostile {
 
     /// Makes a snapshot of one manifest page with these entries, unchecked; `chunks` besides.
     async fn snapshot(&self, entries: &[Entry], chunks: Chunks<'_>) -> String {
-        let page = page(0, entries);
+        let page = page(0, 0, entries);
         let root = PageRef { chunk: self.chunk_ref(&page), height: 0, count: entries.len() as u64 };
         let chunks = [chunks, &[(FrameKind::Metadata, &page)]].concat();
         self.snapshot_of(root, &chunks).await
@@ -185,11 +185,11 @@ impl Hostile {
     }
 }
 
-/// A page of a manifest with these items.
-fn page(height: u8, items: &[impl serde::Serialize]) -> Vec<u8> {
+/// A page with these items; of a manifest if its kind is 0, of a list of chunks if it is 1.
+fn page(kind: u8, height: u8, items: &[impl serde::Serialize]) -> Vec<u8> {
     let mut page = Vec::new();
     ciborium::into_writer(&codec::FORMAT_VERSION, &mut page).unwrap();
-    ciborium::into_writer(&(0_u8, height, items.len()), &mut page).unwrap();
+    ciborium::into_writer(&(kind, height, items.len()), &mut page).unwrap();
     for item in items {
         ciborium::into_writer(item, &mut page).unwrap();
     }
@@ -350,7 +350,7 @@ async fn first_names_outside_of_what_is_pulled_are_files_or_problems() {
     let snapshot = hostile.snapshot(&entries, EVIL_CHUNK).await;
     let said = hostile.pull(&format!("{snapshot}:b")).exits(1).stderr();
     for (name, first) in [("3", "aa"), ("4", "ab"), ("5", "ac")] {
-        let told = format!("{name}: cannot link: its first name, /{first}, is no file");
+        let told = format!("{name}: cannot link: its first name, `{first}`, is no file");
         assert!(said.contains(&told), "{said}");
     }
     assert_eq!(hostile.target(), ["1", "2", "6"].map(PathBuf::from).into());
@@ -360,12 +360,12 @@ async fn first_names_outside_of_what_is_pulled_are_files_or_problems() {
 async fn what_comes_after_a_page_that_is_gone_is_said_to_be_missing() {
     let hostile = Hostile::new().await;
     let leaf = |name: &str| {
-        let page = page(0, &[hostile.file(name)]);
+        let page = page(0, 0, &[hostile.file(name)]);
         let root = PageRef { chunk: hostile.chunk_ref(&page), height: 0, count: 1 };
         (page, (root, ciborium::Value::Bytes(name.into())))
     };
     let ((first, a), (_, b)) = (leaf("a"), leaf("b"));
-    let inner = page(1, &[a, b]);
+    let inner = page(0, 1, &[a, b]);
     let root = PageRef { chunk: hostile.chunk_ref(&inner), height: 1, count: 2 };
     let metadata = |page| (FrameKind::Metadata, page);
     let chunks = [EVIL_CHUNK, &[metadata(&first[..]), metadata(&inner[..])]].concat();
@@ -376,6 +376,22 @@ async fn what_comes_after_a_page_that_is_gone_is_said_to_be_missing() {
     let words = ["--json", "pull", &snapshot, "--to", "again"];
     let summary = hostile.sandbox.arc(words).exits(5).json_of("summary");
     assert_eq!((&summary["missing_after"], &summary["lost"]), (&"/a".into(), &0.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_shorter_than_its_entry_says_is_no_file_on_standard_output() {
+    let hostile = Hostile::new().await;
+    let page = page(1, 0, &[hostile.chunk_ref(EVIL)]);
+    let list = PageRef { chunk: hostile.chunk_ref(&page), height: 0, count: 1 };
+    let of = |bytes| entry("a", Node::File { bytes, content: Content::List(list), holes: vec![] });
+    for (bytes, code) in [(4, 0), (9, 5)] {
+        let chunks = [EVIL_CHUNK, &[(FrameKind::Metadata, &page[..])]].concat();
+        let snapshot = hostile.snapshot(&[of(bytes)], &chunks).await;
+        let words = ["pull", &format!("{snapshot}:a"), "--to", "-"];
+        let ran = hostile.sandbox.arc(words);
+        assert_eq!(ran.0.stdout, EVIL, "{}", ran.stderr());
+        ran.exits(code);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
