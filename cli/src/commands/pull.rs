@@ -79,8 +79,13 @@ async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
     let began = Instant::now();
     let watch = ui.watch(Arc::clone(&counters), View::Pull);
     let id = snapshot.id;
-    let options =
-        pull::Options { snapshot, path, to: args.to.clone(), overwrite: policy(args.overwrite) };
+    let options = pull::Options {
+        snapshot,
+        path,
+        to: args.to.clone(),
+        overwrite: policy(args.overwrite),
+        is_empty: args.overwrite.is_none(),
+    };
     let outcome = pull::pull(&fetcher, options, counters).await;
     watch.finish();
     let outcome = outcome?;

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use server::cpu;
 
 use super::window::{Piece, Unmade, Window};
-use super::{Lost, Outcome};
+use super::{Lost, Outcome, is_taken};
 use crate::fetch::{self, FetchError, Fetcher, Places};
 use crate::tree::{Ended, FileWriter, LinkWriter, Problem};
 use crate::ui::Counters;
@@ -51,6 +51,8 @@ pub struct Deliver {
     pub fetcher: Arc<Fetcher>,
     /// For the display.
     pub counters: Arc<Counters>,
+    /// See [`super::Options`].
+    pub is_empty: bool,
 }
 
 impl Deliver {
@@ -223,8 +225,8 @@ impl Deliver {
                     self.counters.done_files.fetch_add(1, Relaxed);
                 }
                 Ok(Ended::Skipped) => {
+                    self.skip(&path, outcome);
                     unmade.insert(path, Unmade::Left);
-                    outcome.skipped += 1;
                 }
                 Err(problem) => {
                     unmade.insert(path, Unmade::Failed);
@@ -232,7 +234,55 @@ impl Deliver {
                 }
             }
         }
-        finish_links(window.links, unmade, outcome);
+        self.finish_links(window.links, unmade, outcome);
+    }
+
+    fn skip(&self, path: &[u8], outcome: &mut Outcome) {
+        if self.is_empty {
+            outcome.problems.push(is_taken(path.to_vec()));
+        } else {
+            outcome.skipped += 1;
+        }
+    }
+
+    /// A further name of a file that was not made shares its fate: what may stand under the
+    /// file's name in the target is something else.
+    fn finish_links(
+        &self,
+        links: Vec<LinkWriter>,
+        unmade: &HashMap<Vec<u8>, Unmade>,
+        outcome: &mut Outcome,
+    ) {
+        for link in links {
+            let path = link.entry().path.clone();
+            let first = match &link.entry().node {
+                Node::Hardlink { first } => unmade.get(first),
+                _ => None,
+            };
+            let why = match first {
+                Some(Unmade::Lost(why)) => {
+                    outcome.lost.push(Lost { path, why: why.clone() });
+                    continue;
+                }
+                Some(Unmade::Left) if link.stays() => {
+                    self.skip(&path, outcome);
+                    continue;
+                }
+                Some(Unmade::Left) => {
+                    "something else stands under the file's first name, and was left as it was"
+                }
+                Some(Unmade::Failed) => "the file itself could not be restored",
+                None => {
+                    match link.finish() {
+                        Ok(Ended::Placed) => outcome.entries += 1,
+                        Ok(Ended::Skipped) => self.skip(&path, outcome),
+                        Err(problem) => outcome.problems.push(problem),
+                    }
+                    continue;
+                }
+            };
+            outcome.problems.push(Problem { path, doing: "link", error: io::Error::other(why) });
+        }
     }
 }
 
@@ -241,39 +291,4 @@ fn not_there(id: ChunkId, stripe: StripeId, frame: u32) -> FetchError {
     FetchError::Lost(format!(
         "chunk {id:.8} is not in frame {frame} of stripe {stripe:.8}, or of another length"
     ))
-}
-
-/// A further name of a file that was not made shares its fate: what may stand under the
-/// file's name in the target is something else.
-fn finish_links(links: Vec<LinkWriter>, unmade: &HashMap<Vec<u8>, Unmade>, outcome: &mut Outcome) {
-    for link in links {
-        let path = link.entry().path.clone();
-        let first = match &link.entry().node {
-            Node::Hardlink { first } => unmade.get(first),
-            _ => None,
-        };
-        let why = match first {
-            Some(Unmade::Lost(why)) => {
-                outcome.lost.push(Lost { path, why: why.clone() });
-                continue;
-            }
-            Some(Unmade::Left) if link.stays() => {
-                outcome.skipped += 1;
-                continue;
-            }
-            Some(Unmade::Left) => {
-                "something else stands under the file's first name, and was left as it was"
-            }
-            Some(Unmade::Failed) => "the file itself could not be restored",
-            None => {
-                match link.finish() {
-                    Ok(Ended::Placed) => outcome.entries += 1,
-                    Ok(Ended::Skipped) => outcome.skipped += 1,
-                    Err(problem) => outcome.problems.push(problem),
-                }
-                continue;
-            }
-        };
-        outcome.problems.push(Problem { path, doing: "link", error: io::Error::other(why) });
-    }
 }

@@ -10,6 +10,7 @@ mod feed;
 mod stdout;
 mod window;
 
+use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct Options {
     pub to: PathBuf,
     /// What to do about names that exist.
     pub overwrite: Overwrite,
+    /// Nothing is in that folder: a name that exists is another name of the snapshot.
+    pub is_empty: bool,
 }
 
 /// What a pull did.
@@ -63,6 +66,12 @@ pub struct Outcome {
     pub lost: Vec<Lost>,
     /// Where the manifest could not be read on.
     pub missing: Option<Missing>,
+}
+
+/// Of two names that are the same to the target, as where case makes no difference, one is left.
+fn is_taken(path: Vec<u8>) -> Problem {
+    let why = "another name of the snapshot is the same name there";
+    Problem { path, doing: "restore", error: io::Error::other(why) }
 }
 
 /// A file that could not be read back, and why.
@@ -101,10 +110,10 @@ pub async fn pull(
     let (windows, ready) = mpsc::channel::<Window>(1);
     let feed = Feed::new(Arc::clone(fetcher), record.manifest, options.path.clone(), out);
     let filling = {
-        let windows = Windows::new(restorer, options.path, windows);
+        let windows = Windows::new(restorer, options.path, options.is_empty, windows);
         tokio::task::spawn_blocking(move || windows.run(feeding))
     };
-    let deliver = Deliver { fetcher: Arc::clone(fetcher), counters };
+    let deliver = Deliver { fetcher: Arc::clone(fetcher), counters, is_empty: options.is_empty };
     let delivering = async {
         let mut done = Done::default();
         let fetched = futures_util::stream::unfold(ready, |mut ready| async {
