@@ -376,6 +376,31 @@ async fn what_comes_after_a_page_that_is_gone_is_said_to_be_missing() {
     let words = ["--json", "pull", &snapshot, "--to", "again"];
     let summary = hostile.sandbox.arc(words).exits(5).json_of("summary");
     assert_eq!((&summary["missing_after"], &summary["lost"]), (&"/a".into(), &0.into()));
+    let verified = hostile.sandbox.arc(["--json", "verify", &snapshot]).exits(5);
+    let summary = verified.json_of("summary");
+    assert_eq!(summary["stripes"], 2, "what comes before it is verified: {summary}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_chunks_that_cannot_be_read_costs_a_verify_its_file_alone() {
+    let hostile = Hostile::new().await;
+    let no_list = PageRef { chunk: hostile.chunk_ref(EVIL), height: 0, count: 1 };
+    let unknown = hostile.chunk_ref(b"never stored");
+    let file = |path, bytes, content| entry(path, Node::File { bytes, content, holes: vec![] });
+    let entries = [
+        file("a", 4, Content::List(no_list)),
+        file("b", 12, Content::Chunks(vec![unknown])),
+        hostile.file("c"),
+        hard_link("d", "a"),
+        hard_link("e", "c"),
+    ];
+    let snapshot = hostile.snapshot(&entries, EVIL_CHUNK).await;
+    let ran = hostile.sandbox.arc(["--json", "verify", &snapshot, "--level=data"]).exits(5);
+    let lost = ran.json_lines("warning");
+    let lost: Vec<_> = lost.iter().map(|line| line["path"].as_str().unwrap()).collect();
+    assert_eq!(lost, ["/a", "/b", "/d"]);
+    let summary = ran.json_of("summary");
+    assert_eq!((&summary["stripes"], &summary["lost_files"]), (&2.into(), &3.into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
