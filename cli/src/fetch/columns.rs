@@ -123,7 +123,32 @@ impl Fetcher {
         let block = BLOCK_BYTES as u64;
         let end = wanted.end.next_multiple_of(block).min(shard_bytes(map));
         let range = wanted.start / block * block..end;
-        let good = self.good_columns(map, &range).await?;
+        let mut bodies = vec![Vec::new(); map.geometry.data()];
+        let mut parts = vec![range.clone()];
+        while let Some(part) = parts.pop() {
+            match self.decode_part(map, &part).await {
+                // Mostly it is all of it.
+                Ok(columns) if part == range => bodies = columns,
+                Ok(columns) => {
+                    bodies.iter_mut().zip(columns).for_each(|(body, part)| body.extend(part))
+                }
+                // Shards that are damaged in one block are good for others.
+                Err(FetchError::Lost(_))
+                    if part.end - part.start > block && !self.is_beyond_repair(map) =>
+                {
+                    let blocks = (part.end - part.start).div_ceil(block);
+                    let middle = part.start + blocks / 2 * block;
+                    parts.extend([middle..part.end, part.start..middle]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Columns { stripe: map.stripe, range, bodies })
+    }
+
+    /// The columns `range`, of whole blocks, of the data shards.
+    async fn decode_part(&self, map: &Arc<StripeMap>, range: &Range<u64>) -> Result<Vec<Vec<u8>>> {
+        let good = self.good_columns(map, range).await?;
         let geometry = map.geometry;
         let mut bodies: Vec<Option<Vec<u8>>> = vec![None; geometry.shards()];
         for (index, body) in good {
@@ -136,10 +161,7 @@ impl Fetcher {
             })
         })
         .await;
-        match decoded {
-            Ok(bodies) => Ok(Columns { stripe: map.stripe, range, bodies }),
-            Err(error) => Err(FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe))),
-        }
+        decoded.map_err(|error| FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe)))
     }
 
     async fn read_piece(

@@ -2,8 +2,9 @@
 //!
 //! A healthy read takes byte ranges of data shards and trusts the AEAD tag. When
 //! a shard is missing, slow or wrong, columns of any k shards are read, checked
-//! block by block and decoded. What was met on the way is reported to the
-//! coordinator once, for repair.
+//! block by block and decoded; where too few are whole, each block for itself. A
+//! server that does not answer is waited for, once, where others cannot serve in its
+//! stead. What was met on the way is reported to the coordinator once, for repair.
 
 mod columns;
 mod shards;

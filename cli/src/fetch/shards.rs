@@ -15,11 +15,12 @@ use super::trouble::{Doubt, Tickets, is_stale};
 use super::{FetchError, Fetcher, Result};
 
 /// The order in which shards are asked, by what speaks against them.
-const STAGES: [RangeInclusive<Doubt>; 3] = [
+const STAGES: [RangeInclusive<Doubt>; 4] = [
     Doubt::None..=Doubt::None,
     // With them those that failed just now.
     Doubt::None..=Doubt::PassedOver,
     Doubt::Reported..=Doubt::Reported,
+    Doubt::Damaged..=Doubt::Damaged,
 ];
 
 /// A shard that may be read, and what speaks against it.
@@ -215,12 +216,12 @@ impl Fetcher {
         }
     }
 
-    /// More than m shards known bad: lost. Otherwise servers are away, and the data may be whole.
+    /// More than m shards known bad in these columns: lost. Otherwise servers are away, and the data may be whole.
     fn too_few(&self, map: &StripeMap, tickets: &Tickets, gathered: &Gathered) -> FetchError {
         let geometry = map.geometry;
-        let is_bad =
-            |holder: &Holder| gathered.is_bad(holder) || self.trouble.is_bad(map.stripe, holder);
-        let bad = bad_shards(map, is_bad);
+        let bad = bad_shards(map, |holder| {
+            gathered.is_bad(holder) || self.trouble.is_missing(map.stripe, holder)
+        });
         let summary = format!(
             "stripe {:.8}: {} good shards, {} are needed",
             map.stripe,
@@ -238,6 +239,14 @@ impl Fetcher {
             "{summary}; {bad} are bad, and these servers do not answer: {}",
             away.join(", ")
         ))
+    }
+}
+
+impl Fetcher {
+    /// Whether too many shards are missing for any column to be had.
+    pub(super) fn is_beyond_repair(&self, map: &StripeMap) -> bool {
+        let missing = bad_shards(map, |holder| self.trouble.is_missing(map.stripe, holder));
+        missing > map.geometry.parity()
     }
 }
 

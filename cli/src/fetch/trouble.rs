@@ -66,8 +66,8 @@ struct Known {
     given_up: HashMap<ServerId, Instant>,
     /// How often the bytes of a shard broke off in the middle.
     broken_off: HashMap<(StripeId, u8, ServerId), u32>,
-    /// Shards that are not what they should be.
-    bad: HashSet<(StripeId, u8, ServerId)>,
+    /// Shards that are not what they should be, and whether they are missing as a whole.
+    bad: HashMap<(StripeId, u8, ServerId), bool>,
     heals: Vec<Heal>,
 }
 
@@ -95,6 +95,8 @@ pub(super) enum Doubt {
     PassedOver,
     /// It was reported bad before; it may have been mended since.
     Reported,
+    /// This reader found it damaged; other blocks of it may be whole.
+    Damaged,
 }
 
 /// Whether a server refused a ticket that another may replace.
@@ -195,7 +197,8 @@ impl Trouble {
         let name = name.unwrap_or_else(|| format!("server {}", server.0));
         {
             let mut known = self.known();
-            if !known.bad.insert((map.stripe, index, server)) {
+            let is_missing = found == Found::Missing;
+            if known.bad.insert((map.stripe, index, server), is_missing).is_some() {
                 return;
             }
             let heal = Heal { stripe: map.stripe, index, server: name, found: found.clone() };
@@ -217,8 +220,8 @@ impl Trouble {
         }
     }
 
-    pub(super) fn is_bad(&self, stripe: StripeId, holder: &Holder) -> bool {
-        self.known().bad.contains(&(stripe, holder.index, holder.server))
+    pub(super) fn is_missing(&self, stripe: StripeId, holder: &Holder) -> bool {
+        self.known().bad.get(&(stripe, holder.index, holder.server)) == Some(&true)
     }
 
     /// What speaks against reading a shard; `None`: it is not to be read.
@@ -235,10 +238,12 @@ impl Trouble {
         }
         let known = self.known();
         let broken_off = known.broken_off.get(&(stripe, index, server)).copied().unwrap_or(0);
-        if known.bad.contains(&(stripe, index, server)) || broken_off >= BROKEN_OFF_MAX {
+        let found = known.bad.get(&(stripe, index, server));
+        if found == Some(&true) || broken_off >= BROKEN_OFF_MAX {
             return None;
         }
         Some(match () {
+            () if found.is_some() => Doubt::Damaged,
             () if bad => Doubt::Reported,
             () if broken_off > 0 || known.doubted.contains(&server) => Doubt::PassedOver,
             () if matches!(ticket.state, State::Suspect | State::Down) => Doubt::Suspect,

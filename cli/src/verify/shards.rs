@@ -76,12 +76,12 @@ impl Verify<'_> {
                     None => {}
                 }
             }
-            self.judge(map, &Tally::new(map.geometry.shards(), &told));
+            self.judge(map, &Tally::new(map.geometry.shards(), &told)).await?;
         }
         Ok(())
     }
 
-    fn judge(&mut self, map: &StripeMap, tally: &Tally) {
+    async fn judge(&mut self, map: &Arc<StripeMap>, tally: &Tally) -> Result<(), Failure> {
         let geometry = map.geometry;
         let margin = tally.good as i32 - geometry.data() as i32;
         self.outcome.margin_min =
@@ -90,16 +90,20 @@ impl Verify<'_> {
             self.outcome.below_target += 1;
         }
         if tally.bad > geometry.parity() {
-            let why = format!(
-                "{} of {} shards are whole, {} are needed",
-                tally.good,
-                geometry.shards(),
-                geometry.data()
-            );
-            self.outcome.lost.insert(map.stripe, why);
+            // They may be damaged in different blocks, so that each block can be had.
+            if let Err(error) = self.fetcher.data_bodies(map).await {
+                let what = format!(
+                    "{} of {} shards are whole, {} are needed; its data",
+                    tally.good,
+                    geometry.shards(),
+                    geometry.data()
+                );
+                self.outcome.unread(map.stripe, &what, error)?;
+            }
         } else if tally.good < geometry.data() {
             self.outcome.unknown.insert(map.stripe);
         }
+        Ok(())
     }
 
     /// What every server says of its shards; a server that does not answer is left out.
