@@ -213,10 +213,16 @@ fn io_exit(error: &io::Error) -> Exit {
 
 impl From<server::Error> for Failure {
     fn from(error: server::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&server::Error> for Failure {
+    fn from(error: &server::Error) -> Self {
         use server::Error as E;
         let what = error.to_string();
         match error {
-            E::Unreachable { service, .. } if is_coordinator(&service) => {
+            E::Unreachable { service, .. } if is_coordinator(service) => {
                 Self::new(CoordinatorUnreachable, what).next(
                     "start it (`arc serve coordinator`), or check its address and the network",
                 )
@@ -225,12 +231,12 @@ impl From<server::Error> for Failure {
                 Self::new(TooFewServers, what).next("arc servers    # which servers are up")
             }
             E::Refused { refusal, .. } | E::Refuse(refusal) => of_refusal(refusal.code, what),
-            E::Io { source, .. } => Self::new(io_exit(&source), what),
+            E::Io { source, .. } => Self::new(io_exit(source), what),
             E::Codec(error) => error.into(),
             E::Nonsense { .. } => {
                 Self::new(Failed, what).next("check that this is the address of an arc service")
             }
-            E::Catalog(error) if is_full(&error) => {
+            E::Catalog(error) if is_full(error) => {
                 Self::new(NoSpace, what).next("make room on the disk with the coordinator's folder")
             }
             E::Catalog(_) | E::Config(_) => Self::new(Failed, what),
@@ -288,6 +294,12 @@ fn of_refusal(code: Code, what: String) -> Failure {
 
 impl From<codec::Error> for Failure {
     fn from(error: codec::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&codec::Error> for Failure {
+    fn from(error: &codec::Error) -> Self {
         use codec::Error as E;
         let what = error.to_string();
         match error {

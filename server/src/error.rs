@@ -86,6 +86,12 @@ impl Error {
         }
     }
 
+    /// Whether the same request may be granted a little later: nobody answered, or not yet.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+            || matches!(self.code(), Some(Code::Busy | Code::NotReady))
+    }
+
     /// The storage server that a service blames, where it does.
     pub fn blamed(&self) -> Option<ServerId> {
         match self {

@@ -13,7 +13,7 @@ use super::Global;
 use crate::exit::{Exit, Failure};
 use crate::fetch::Fetcher;
 use crate::pull::{self, Outcome};
-use crate::ui::{Counters, Ui, View, bytes_text, duration_text, path_text, plural};
+use crate::ui::{Counters, Ui, View, bytes_text, duration_text, escaped, path_text, plural};
 use crate::vault::{self, Vault};
 use crate::{snapshots, tree};
 
@@ -79,8 +79,13 @@ async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
     let began = Instant::now();
     let watch = ui.watch(Arc::clone(&counters), View::Pull);
     let id = snapshot.id;
-    let options =
-        pull::Options { snapshot, path, to: args.to.clone(), overwrite: policy(args.overwrite) };
+    let options = pull::Options {
+        snapshot,
+        path,
+        to: args.to.clone(),
+        overwrite: policy(args.overwrite),
+        is_empty: args.overwrite.is_none(),
+    };
     let outcome = pull::pull(&fetcher, options, counters).await;
     watch.finish();
     let outcome = outcome?;
@@ -118,6 +123,13 @@ fn tell(
         ui.warn(&format!("not restored: {}", lost.why), Some(&lost.path));
         exits.push(exit);
     }
+    if let Some(missing) = &outcome.missing {
+        ui.warn(
+            &format!("everything after it is missing: {}", missing.why),
+            Some(&tree::absolute(&missing.after)),
+        );
+        exits.push(Failure::from(missing.why.clone()).code);
+    }
     let mut lines = vec![format!(
         "snapshot {id:.8} restored to {}: {}, {} in {}",
         path_text(to),
@@ -129,10 +141,13 @@ fn tell(
         lines.push(format!("{} left as they were (--overwrite)", plural(outcome.skipped, "name")));
     }
     if !outcome.lost.is_empty() {
-        lines.push(format!(
-            "{} could not be restored; all others were",
-            plural(outcome.lost.len() as u64, "file")
-        ));
+        let others = if outcome.missing.is_none() { "; all others were" } else { "" };
+        let lost = plural(outcome.lost.len() as u64, "file");
+        lines.push(format!("{lost} could not be restored{others}"));
+    }
+    let after = outcome.missing.as_ref().map(|missing| tree::absolute(&missing.after));
+    if let Some(after) = &after {
+        lines.push(format!("everything after {} is missing", escaped(after)));
     }
     let fields = json!({
         "snapshot": id,
@@ -142,6 +157,7 @@ fn tell(
         "skipped": outcome.skipped,
         "problems": outcome.problems.len(),
         "lost": outcome.lost.len(),
+        "missing_after": after.map(|after| String::from_utf8_lossy(&after).into_owned()),
         "took_ms": took.as_millis() as u64,
     });
     ui.summary(&lines, fields);

@@ -75,6 +75,10 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     for (snapshot, path) in &outcome.lost_files {
         ui.warn(&format!("lost from snapshot {snapshot:.8}"), Some(&tree::absolute(path)));
     }
+    for (snapshot, path) in &outcome.unknown_files {
+        let what = format!("out of reach in snapshot {snapshot:.8}: too few servers answer");
+        ui.warn(&what, Some(&tree::absolute(path)));
+    }
     for (server, why) in &outcome.unreachable {
         ui.warn(&format!("server {server} was not checked: {why}"), None);
     }
@@ -84,6 +88,7 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
         (
             !outcome.unreachable.is_empty()
                 || !outcome.unknown.is_empty()
+                || !outcome.unknown_files.is_empty()
                 || outcome.below_target > 0,
             Exit::BelowTarget,
         ),
@@ -122,7 +127,9 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
                 plural(outcome.lost.len() as u64, "stripe"),
                 plural(outcome.lost_files.len() as u64, "file")
             ),
-            (true, _) if !outcome.unknown.is_empty() => "nothing is known to be lost".to_owned(),
+            (true, _) if !outcome.unknown.is_empty() || !outcome.unknown_files.is_empty() => {
+                "nothing is known to be lost".to_owned()
+            }
             (true, None) => "nothing is stored yet".to_owned(),
             (true, Some(margin)) => match usize::try_from(margin) {
                 Err(_) => "nothing is known to be lost".to_owned(),
@@ -146,6 +153,7 @@ fn fields(outcome: &Outcome, took: std::time::Duration) -> serde_json::Value {
         "below_target": outcome.below_target,
         "lost_stripes": outcome.lost.len(),
         "lost_files": outcome.lost_files.len(),
+        "unknown_files": outcome.unknown_files.len(),
         "unknown_stripes": outcome.unknown.len(),
         "unreachable_servers": outcome.unreachable.keys().collect::<Vec<_>>(),
         "margin_min": outcome.margin_min,

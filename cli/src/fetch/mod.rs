@@ -2,10 +2,13 @@
 //!
 //! A healthy read takes byte ranges of data shards and trusts the AEAD tag. When
 //! a shard is missing, slow or wrong, columns of any k shards are read, checked
-//! block by block and decoded. What was met on the way is reported to the
-//! coordinator once, for repair.
+//! block by block and decoded; where too few are whole, each block for itself. A
+//! server that does not answer is waited for, once, where others cannot serve in its
+//! stead. What was met on the way is reported to the coordinator once, for repair.
 
 mod columns;
+mod error;
+mod shards;
 mod span;
 mod tree;
 mod trouble;
@@ -26,11 +29,12 @@ use server::wire::{
     CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Found, Holder, ReadTicket, StripeMap,
 };
 
-use crate::exit::{Exit, Failure};
+use crate::config::Location;
 use crate::ui::Counters;
 use crate::vault::Vault;
 
 use self::columns::ColumnCache;
+pub use self::error::{FetchError, Result};
 use self::span::Span;
 pub use self::tree::{ChunkList, Entries, Pages};
 use self::trouble::Trouble;
@@ -38,55 +42,8 @@ pub use self::trouble::{Heal, PassedOver, Tickets};
 
 /// A server that sends nothing for this long is passed over while others can serve.
 const HEDGE_AFTER: Duration = Duration::from_secs(2);
-/// A server that sends nothing for this long does not answer.
+/// A server that sends nothing for this long, or refuses to, does not answer.
 const STALL: Duration = Duration::from_secs(30);
-
-/// Why chunks could not be read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum FetchError {
-    /// More than m shards of a stripe are known to be missing or damaged, or no stripe is known to hold the chunk.
-    #[error("{0}")]
-    Lost(String),
-    /// Too few servers answer; what they hold may be whole.
-    #[error("{0}")]
-    TooFewServers(String),
-    /// The coordinator.
-    #[error("{0}")]
-    Coordinator(Arc<server::Error>),
-}
-
-impl FetchError {
-    /// What to say of a chunk when one of its places failed with this and another with `other`:
-    /// it is lost only where all are.
-    pub fn or(self, other: Self) -> Self {
-        if matches!(self, Self::Lost(_)) { other } else { self }
-    }
-}
-
-impl From<server::Error> for FetchError {
-    fn from(error: server::Error) -> Self {
-        Self::Coordinator(Arc::new(error))
-    }
-}
-
-impl From<FetchError> for Failure {
-    fn from(error: FetchError) -> Self {
-        let what = error.to_string();
-        match error {
-            FetchError::Lost(_) => Self::new(Exit::Lost, what),
-            FetchError::TooFewServers(_) => {
-                Self::new(Exit::TooFewServers, what).next("arc servers    which servers are down")
-            }
-            FetchError::Coordinator(error) => match Arc::into_inner(error) {
-                Some(error) => error.into(),
-                None => Self::new(Exit::CoordinatorUnreachable, what),
-            },
-        }
-    }
-}
-
-/// The result of reading.
-pub type Result<T, E = FetchError> = std::result::Result<T, E>;
 
 /// Reads chunks of one vault.
 pub struct Fetcher {
@@ -113,13 +70,18 @@ impl Fetcher {
     /// A reader of `vault`; what comes from each server is counted in `counters`.
     pub fn new(vault: &Vault, counters: Arc<Counters>) -> server::Result<Self> {
         let coordinator = vault.coordinator.clone();
+        // A disk that is not there when a command begins is not there when it ends.
+        let patience = match vault.location {
+            Location::Dir(_) => Duration::ZERO,
+            Location::Url(_) => STALL,
+        };
         Ok(Self {
             vault: vault.record.vault,
             keys: vault.keys.clone(),
             trouble: Trouble::new(coordinator.clone()),
             coordinator,
             quick: StorageClient::new(HEDGE_AFTER)?,
-            patient: StorageClient::new(STALL)?,
+            patient: StorageClient::new(STALL)?.with_patience(patience),
             cache: ColumnCache::default(),
             counters,
         })

@@ -14,6 +14,10 @@ use super::Result;
 /// A server that was waited for in vain is not asked again for this long.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(60);
 
+/// A shard whose bytes broke off this often is not read again; a server that starts again in
+/// the middle breaks off those of its header and its body.
+const BROKEN_OFF_MAX: u32 = 4;
+
 /// Something that reading met and got around.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heal {
@@ -54,13 +58,30 @@ pub(super) struct Trouble {
 
 #[derive(Default)]
 struct Known {
-    /// Servers that gave no usable answer.
+    /// What is told of servers.
     passed_over: HashMap<ServerId, PassedOver>,
+    /// Servers that gave no usable answer.
+    doubted: HashSet<ServerId>,
     /// Those of them that were waited for patiently, and when that was in vain.
     given_up: HashMap<ServerId, Instant>,
-    /// Shards that are not what they should be.
-    bad: HashSet<(StripeId, u8, ServerId)>,
+    /// How often the bytes of a shard broke off in the middle.
+    broken_off: HashMap<(StripeId, u8, ServerId), u32>,
+    /// Shards that are not what they should be, and whether they are missing as a whole.
+    bad: HashMap<(StripeId, u8, ServerId), bool>,
     heals: Vec<Heal>,
+}
+
+impl Known {
+    fn tell(&mut self, ticket: &ReadTicket, error: &server::Error) {
+        let is_nonsense = matches!(error, server::Error::Nonsense { .. });
+        // That it was slow once does not cover up nonsense.
+        let is_told =
+            self.passed_over.get(&ticket.server).is_some_and(|p| p.is_nonsense || !is_nonsense);
+        if !is_told {
+            let (server, why) = (ticket.name.clone(), error.to_string());
+            self.passed_over.insert(ticket.server, PassedOver { server, why, is_nonsense });
+        }
+    }
 }
 
 /// How much is known against reading one shard.
@@ -70,10 +91,12 @@ pub(super) enum Doubt {
     None,
     /// The coordinator's probes miss its server.
     Suspect,
-    /// Its server gave this reader no usable answer.
+    /// Its server gave this reader no usable answer, for any shard or for this one.
     PassedOver,
     /// It was reported bad before; it may have been mended since.
     Reported,
+    /// This reader found it damaged; other blocks of it may be whole.
+    Damaged,
 }
 
 /// Whether a server refused a ticket that another may replace.
@@ -118,24 +141,46 @@ impl Trouble {
         servers
     }
 
+    /// Notes that a server gave no usable answer, and, if it was waited for patiently, that this
+    /// was in vain.
     pub(super) fn pass_over(&self, ticket: &ReadTicket, error: &server::Error, patient: bool) {
         let mut known = self.known();
-        let is_nonsense = matches!(error, server::Error::Nonsense { .. });
-        // That it was slow once does not cover up nonsense.
-        let is_told =
-            known.passed_over.get(&ticket.server).is_some_and(|p| p.is_nonsense || !is_nonsense);
-        if !is_told {
-            let (server, why) = (ticket.name.clone(), error.to_string());
-            known.passed_over.insert(ticket.server, PassedOver { server, why, is_nonsense });
-        }
-        if patient {
+        known.tell(ticket, error);
+        known.doubted.insert(ticket.server);
+        if patient && error.is_passing() {
             known.given_up.insert(ticket.server, Instant::now());
         }
     }
 
+    /// Notes that the bytes of a shard broke off; true when that was once too often.
+    pub(super) fn broke_off(
+        &self,
+        stripe: StripeId,
+        holder: &Holder,
+        ticket: &ReadTicket,
+        error: &server::Error,
+    ) -> bool {
+        let mut known = self.known();
+        known.tell(ticket, error);
+        let times = known.broken_off.entry((stripe, holder.index, holder.server)).or_default();
+        *times += 1;
+        *times >= BROKEN_OFF_MAX
+    }
+
     /// Whether a server was waited for in vain just now: every stripe would wait as long again.
-    pub(super) fn is_given_up(&self, server: ServerId) -> bool {
+    fn is_given_up(&self, server: ServerId) -> bool {
         self.known().given_up.get(&server).is_some_and(|at| at.elapsed() < GIVEN_UP_FOR)
+    }
+
+    /// Whether a server was waited for in vain and has not answered since: it is asked again now
+    /// and then, and not waited for.
+    pub(super) fn was_given_up(&self, server: ServerId) -> bool {
+        self.known().given_up.contains_key(&server)
+    }
+
+    /// Notes that a server in doubt gave what it was asked for.
+    pub(super) fn answered(&self, server: ServerId) {
+        self.known().given_up.remove(&server);
     }
 
     pub(super) fn is_passed_over(&self, server: ServerId) -> bool {
@@ -145,15 +190,20 @@ impl Trouble {
     /// Remembers that a shard is bad; told to the coordinator once.
     pub(super) async fn bad_shard(&self, map: &StripeMap, holder: &Holder, found: Found) {
         let Holder { index, server, .. } = *holder;
-        if !self.known().bad.insert((map.stripe, index, server)) {
-            return;
-        }
         let name = match self.tickets().await {
             Ok(tickets) => tickets.servers.get(&server).map(|t| t.name.clone()),
             Err(_) => None,
         };
-        let server = name.unwrap_or_else(|| format!("server {}", server.0));
-        self.known().heals.push(Heal { stripe: map.stripe, index, server, found: found.clone() });
+        let name = name.unwrap_or_else(|| format!("server {}", server.0));
+        {
+            let mut known = self.known();
+            let is_missing = found == Found::Missing;
+            if known.bad.insert((map.stripe, index, server), is_missing).is_some() {
+                return;
+            }
+            let heal = Heal { stripe: map.stripe, index, server: name, found: found.clone() };
+            known.heals.push(heal);
+        }
         self.report(map, holder, found).await;
     }
 
@@ -170,70 +220,39 @@ impl Trouble {
         }
     }
 
-    pub(super) fn is_bad(&self, stripe: StripeId, holder: &Holder) -> bool {
-        self.known().bad.contains(&(stripe, holder.index, holder.server))
+    pub(super) fn is_missing(&self, stripe: StripeId, holder: &Holder) -> bool {
+        self.known().bad.get(&(stripe, holder.index, holder.server)) == Some(&true)
     }
 
-    /// How many of the stripe's shards are known to be nowhere: each of their holders was found
-    /// bad, or they have none.
-    pub(super) fn bad_shards(&self, map: &StripeMap) -> usize {
-        let gone = |index: &u8| {
-            let mut holders = map.shards.iter().filter(|holder| holder.index == *index);
-            holders.all(|holder| self.is_bad(map.stripe, holder))
-        };
-        (0..map.geometry.shards() as u8).filter(gone).count()
-    }
-
-    pub(super) fn doubt(&self, tickets: &Tickets, server: ServerId, reported: bool) -> Doubt {
-        let suspect = tickets
-            .servers
-            .get(&server)
-            .is_none_or(|t| matches!(t.state, State::Suspect | State::Down));
-        match () {
-            () if reported => Doubt::Reported,
-            () if self.is_passed_over(server) => Doubt::PassedOver,
-            () if suspect => Doubt::Suspect,
-            () => Doubt::None,
+    /// What speaks against reading a shard; `None`: it is not to be read.
+    pub(super) fn doubt(
+        &self,
+        tickets: &Tickets,
+        stripe: StripeId,
+        holder: &Holder,
+    ) -> Option<Doubt> {
+        let Holder { index, server, bad } = *holder;
+        let ticket = tickets.servers.get(&server)?;
+        if self.is_given_up(server) {
+            return None;
         }
+        let known = self.known();
+        let broken_off = known.broken_off.get(&(stripe, index, server)).copied().unwrap_or(0);
+        let found = known.bad.get(&(stripe, index, server));
+        if found == Some(&true) || broken_off >= BROKEN_OFF_MAX {
+            return None;
+        }
+        Some(match () {
+            () if found.is_some() => Doubt::Damaged,
+            () if bad => Doubt::Reported,
+            () if broken_off > 0 || known.doubted.contains(&server) => Doubt::PassedOver,
+            () if matches!(ticket.state, State::Suspect | State::Down) => Doubt::Suspect,
+            () => Doubt::None,
+        })
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         // Nothing panics while the lock is held; what stands there is whole in any case.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use codec::Geometry;
-    use codec::seal::PackKeyField;
-    use codec::shard::Kind;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_shard_is_gone_when_all_its_holders_are_bad_or_it_has_none() {
-        // Nobody listens there: what is found is remembered all the same.
-        let nobody = CoordinatorClient::new("http://127.0.0.1:1", "").unwrap();
-        let trouble = Trouble::new(nobody.with_patience(Duration::ZERO));
-        let holder = |index, server| Holder { index, server: ServerId(server), bad: false };
-        let map = StripeMap {
-            stripe: StripeId([1; 32]),
-            kind: Kind::Data,
-            geometry: Geometry::new(2, 2).unwrap(),
-            pack_bytes: 1,
-            pack_key: PackKeyField(vec![0]),
-            frames: vec![],
-            shards: vec![holder(0, 1), holder(1, 2), holder(1, 3), holder(2, 4)],
-        };
-        assert_eq!(trouble.bad_shards(&map), 1, "shard 3 has no holder");
-        trouble.bad_shard(&map, &map.shards[2], Found::Missing).await;
-        assert_eq!(trouble.bad_shards(&map), 1, "shard 1 has another holder");
-        assert!(!trouble.is_bad(map.stripe, &map.shards[1]));
-        trouble.bad_shard(&map, &map.shards[1], Found::Missing).await;
-        assert_eq!(trouble.bad_shards(&map), 2);
-        trouble.good_shard(&map, &map.shards[0]).await;
-        assert_eq!(trouble.bad_shards(&map), 2, "a shard that is whole is not bad");
-        assert_eq!(trouble.heals().len(), 2);
     }
 }

@@ -12,19 +12,11 @@ use codec::{ChunkId, StripeId};
 use rayon::prelude::*;
 use server::cpu;
 
-use super::Outcome;
-use super::window::{Piece, Window};
+use super::window::{Piece, Unmade, Window};
+use super::{Lost, Outcome, is_taken};
 use crate::fetch::{self, FetchError, Fetcher, Places};
 use crate::tree::{Ended, FileWriter, LinkWriter, Problem};
 use crate::ui::Counters;
-
-/// A file that could not be read back, and why.
-pub struct Lost {
-    /// Its path below the target.
-    pub path: Vec<u8>,
-    /// Why.
-    pub why: FetchError,
-}
 
 /// A window whose chunks were written, and what went wrong with some of its files.
 pub struct Fetched {
@@ -33,14 +25,24 @@ pub struct Fetched {
 }
 
 /// Files that will not be whole, by path, and why.
-pub type Broken = HashMap<Vec<u8>, Why>;
+type Broken = HashMap<Vec<u8>, Why>;
 
 /// Why a file will not be whole.
-pub enum Why {
+enum Why {
     /// Its chunks cannot be had.
     Fetch(FetchError),
     /// It cannot be written.
     Write(Problem),
+}
+
+/// What came of the windows so far.
+#[derive(Default)]
+pub struct Done {
+    /// What the pull did.
+    pub outcome: Outcome,
+    /// Files of windows to come that will not be whole.
+    broken: Broken,
+    unmade: HashMap<Vec<u8>, Unmade>,
 }
 
 /// The delivering end of a pull.
@@ -49,6 +51,8 @@ pub struct Deliver {
     pub fetcher: Arc<Fetcher>,
     /// For the display.
     pub counters: Arc<Counters>,
+    /// See [`super::Options`].
+    pub is_empty: bool,
 }
 
 impl Deliver {
@@ -85,7 +89,8 @@ impl Deliver {
         broken: &mut Broken,
     ) -> HashMap<ChunkId, FetchError> {
         let mut errors: HashMap<ChunkId, FetchError> = HashMap::new();
-        let each = Arc::new(self.writer(pieces));
+        let written = Arc::<Mutex<HashSet<ChunkId>>>::default();
+        let each = Arc::new(self.writer(pieces, Arc::clone(&written)));
         for attempt in 0.. {
             let (wants, placeless) = fetch::wants(&open, places, attempt);
             for id in placeless {
@@ -106,21 +111,22 @@ impl Deliver {
                     frames.failed.into_iter().map(|(n, error)| ((want.map.stripe, n), error)),
                 );
             }
+            let written = written.lock().unwrap_or_else(PoisonError::into_inner);
             open.retain(|id| {
-                let place = places.get(id).and_then(|rows| rows.get(attempt));
-                let error = place.and_then(|(map, frame)| failed.get(&(map.stripe, *frame)));
-                match error {
-                    Some(error) => {
-                        let error = match errors.remove(id) {
-                            Some(before) => before.or(error.clone()),
-                            None => error.clone(),
-                        };
-                        errors.insert(*id, error);
-                    }
-                    None if place.is_some() => drop(errors.remove(id)),
-                    None => {}
+                if written.contains(id) {
+                    errors.remove(id);
+                    return false;
                 }
-                error.is_some()
+                let place = places.get(id).and_then(|rows| rows.get(attempt));
+                let Some((map, frame)) = place else { return false };
+                let error = failed.get(&(map.stripe, *frame)).cloned();
+                let error = error.unwrap_or_else(|| not_there(*id, map.stripe, *frame));
+                let error = match errors.remove(id) {
+                    Some(before) => before.or(error),
+                    None => error,
+                };
+                errors.insert(*id, error);
+                true
             });
             if open.is_empty() {
                 break;
@@ -129,30 +135,35 @@ impl Deliver {
         errors
     }
 
-    /// Writes the chunks of a frame to all places in files that want them.
-    fn writer(&self, pieces: &[Piece]) -> impl Fn(Frame) -> Vec<Problem> + Send + Sync + use<> {
+    /// Writes the chunks of a frame to all places in files that want them, and notes them in
+    /// `written`.
+    fn writer(
+        &self,
+        pieces: &[Piece],
+        written: Arc<Mutex<HashSet<ChunkId>>>,
+    ) -> impl Fn(Frame) -> Vec<Problem> + Send + Sync + use<> {
         let mut targets: HashMap<ChunkId, Vec<(Arc<FileWriter>, u64, u32)>> = HashMap::new();
         for piece in pieces {
             let target = (Arc::clone(&piece.file), piece.offset, piece.chunk.bytes);
             targets.entry(piece.chunk.id).or_default().push(target);
         }
         let counters = Arc::clone(&self.counters);
-        // Two frames that are read can have the same chunk; it is written once.
-        let written = Mutex::new(HashSet::new());
         move |frame| {
             let mut problems = Vec::new();
             for (id, range) in &frame.chunks {
-                if !targets.contains_key(id)
+                let bytes = &frame.bytes[range.clone()];
+                let targets = targets.get(id).into_iter().flatten();
+                // A file that wants another length than the rest stays short, which its end
+                // notices.
+                let fitting: Vec<_> =
+                    targets.filter(|(_, _, wanted)| *wanted as usize == bytes.len()).collect();
+                // Two frames that are read can have the same chunk; it is written once.
+                if fitting.is_empty()
                     || !written.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
                 {
                     continue;
                 }
-                let bytes = &frame.bytes[range.clone()];
-                for (file, offset, wanted) in targets.get(id).into_iter().flatten() {
-                    // A chunk of another length leaves the file short, which its end notices.
-                    if bytes.len() != *wanted as usize {
-                        continue;
-                    }
+                for (file, offset, _) in fitting {
                     match file.write_at(*offset, bytes) {
                         Ok(()) => drop(counters.done_bytes.fetch_add(bytes.len() as u64, Relaxed)),
                         Err(problem) => problems.push(problem),
@@ -163,80 +174,121 @@ impl Deliver {
         }
     }
 
-    /// Finishes the files and links of a window. `broken` are the files, of this window or
-    /// earlier ones, that will not be whole.
-    pub async fn finish(&self, fetched: Fetched, broken: &mut Broken, outcome: &mut Outcome) {
+    /// Finishes the files and links of a window, after those before it.
+    pub async fn finish(&self, fetched: Fetched, done: &mut Done) {
+        let Done { outcome, broken, unmade } = done;
         let window = fetched.window;
         broken.extend(fetched.broken);
+        unmade.extend(window.unmade);
         let mut whole = Vec::with_capacity(window.files.len());
         for file in window.files {
-            match broken.remove(&file.entry().path) {
+            let path = &file.entry().path;
+            match broken.remove(path) {
                 Some(Why::Fetch(why)) => {
-                    outcome.lost.push(Lost { path: file.entry().path.clone(), why })
+                    unmade.insert(path.clone(), Unmade::Lost(why.clone()));
+                    outcome.lost.push(Lost { path: path.clone(), why });
                 }
-                Some(Why::Write(problem)) => outcome.problems.push(problem),
+                Some(Why::Write(problem)) => {
+                    unmade.insert(path.clone(), Unmade::Failed);
+                    outcome.problems.push(problem);
+                }
                 None => whole.push(file),
             }
         }
         let ended = cpu::run(move || {
             let finish = |file: Arc<FileWriter>| {
-                let bytes = match file.entry().node {
+                let entry = file.entry();
+                let bytes = match entry.node {
                     Node::File { bytes, .. } => bytes,
                     _ => 0,
                 };
+                let path = entry.path.clone();
                 // Earlier windows let go of it when they were done.
-                let file = Arc::try_unwrap(file).map_err(|file| Problem {
-                    path: file.entry().path.clone(),
-                    doing: "finish",
-                    error: std::io::Error::other("it is still being written"),
-                })?;
-                file.finish().map(|ended| (ended, bytes))
+                let ended = Arc::try_unwrap(file)
+                    .map_err(|file| Problem {
+                        path: file.entry().path.clone(),
+                        doing: "finish",
+                        error: io::Error::other("it is still being written"),
+                    })
+                    .and_then(FileWriter::finish);
+                (path, bytes, ended)
             };
             whole.into_par_iter().map(finish).collect::<Vec<_>>()
         })
         .await;
-        for ended in ended {
+        for (path, bytes, ended) in ended {
             match ended {
-                Ok((Ended::Placed, bytes)) => {
+                Ok(Ended::Placed) => {
                     outcome.entries += 1;
                     outcome.files += 1;
                     outcome.bytes += bytes;
                     self.counters.done_files.fetch_add(1, Relaxed);
                 }
-                Ok((Ended::Skipped, _)) => outcome.skipped += 1,
-                Err(problem) => outcome.problems.push(problem),
+                Ok(Ended::Skipped) => {
+                    self.skip(&path, outcome);
+                    unmade.insert(path, Unmade::Left);
+                }
+                Err(problem) => {
+                    unmade.insert(path, Unmade::Failed);
+                    outcome.problems.push(problem);
+                }
             }
         }
-        finish_links(window.links, outcome);
+        self.finish_links(window.links, unmade, outcome);
+    }
+
+    fn skip(&self, path: &[u8], outcome: &mut Outcome) {
+        if self.is_empty {
+            outcome.problems.push(is_taken(path.to_vec()));
+        } else {
+            outcome.skipped += 1;
+        }
+    }
+
+    /// A further name of a file that was not made shares its fate: what may stand under the
+    /// file's name in the target is something else.
+    fn finish_links(
+        &self,
+        links: Vec<LinkWriter>,
+        unmade: &HashMap<Vec<u8>, Unmade>,
+        outcome: &mut Outcome,
+    ) {
+        for link in links {
+            let path = link.entry().path.clone();
+            let first = match &link.entry().node {
+                Node::Hardlink { first } => unmade.get(first),
+                _ => None,
+            };
+            let why = match first {
+                Some(Unmade::Lost(why)) => {
+                    outcome.lost.push(Lost { path, why: why.clone() });
+                    continue;
+                }
+                Some(Unmade::Left) if link.stays() => {
+                    self.skip(&path, outcome);
+                    continue;
+                }
+                Some(Unmade::Left) => {
+                    "something else stands under the file's first name, and was left as it was"
+                }
+                Some(Unmade::Failed) => "the file itself could not be restored",
+                None => {
+                    match link.finish() {
+                        Ok(Ended::Placed) => outcome.entries += 1,
+                        Ok(Ended::Skipped) => self.skip(&path, outcome),
+                        Err(problem) => outcome.problems.push(problem),
+                    }
+                    continue;
+                }
+            };
+            outcome.problems.push(Problem { path, doing: "link", error: io::Error::other(why) });
+        }
     }
 }
 
-/// A further name of a file that is not whole shares its fate: what may stand under the
-/// file's name in the target is something else.
-fn finish_links(links: Vec<LinkWriter>, outcome: &mut Outcome) {
-    if links.is_empty() {
-        return;
-    }
-    let lost = outcome.lost.iter().map(|lost| (lost.path.clone(), Some(lost.why.clone())));
-    let unwritten = outcome.problems.iter().map(|problem| (problem.path.clone(), None));
-    let failed: HashMap<Vec<u8>, Option<FetchError>> = unwritten.chain(lost).collect();
-    for link in links {
-        let path = link.entry().path.clone();
-        let first = match &link.entry().node {
-            Node::Hardlink { first } => failed.get(first),
-            _ => None,
-        };
-        match first {
-            Some(Some(why)) => outcome.lost.push(Lost { path, why: why.clone() }),
-            Some(None) => {
-                let error = io::Error::other("the file itself could not be restored");
-                outcome.problems.push(Problem { path, doing: "link", error });
-            }
-            None => match link.finish() {
-                Ok(Ended::Placed) => outcome.entries += 1,
-                Ok(Ended::Skipped) => outcome.skipped += 1,
-                Err(problem) => outcome.problems.push(problem),
-            },
-        }
-    }
+/// The catalog names a frame for the chunk that opens, and has no such chunk.
+fn not_there(id: ChunkId, stripe: StripeId, frame: u32) -> FetchError {
+    FetchError::Lost(format!(
+        "chunk {id:.8} is not in frame {frame} of stripe {stripe:.8}, or of another length"
+    ))
 }

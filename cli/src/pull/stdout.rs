@@ -1,6 +1,6 @@
 //! One file to standard output.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use codec::manifest::{ChunkRef, Content, Node};
@@ -15,7 +15,8 @@ use crate::snapshots;
 /// Chunks that are fetched at once.
 const CHUNKS_AHEAD: usize = 16;
 
-/// Writes the file at `path` of a snapshot to standard output; its bytes.
+/// Writes the file at `path` of a snapshot to standard output, to its end or until nobody reads
+/// on; the bytes written.
 pub async fn to_stdout(
     fetcher: &Arc<Fetcher>,
     snapshot: &SnapshotRow,
@@ -26,49 +27,58 @@ pub async fn to_stdout(
     if let Some(Node::Hardlink { first }) = entry.as_ref().map(|entry| &entry.node) {
         entry = find(fetcher, record.manifest, first).await?;
     }
-    let content = match entry.map(|entry| entry.node) {
-        Some(Node::File { content, .. }) => content,
+    let (content, bytes) = match entry.map(|entry| entry.node) {
+        Some(Node::File { content, bytes, .. }) => (content, bytes),
         _ => {
             let what = format!("/{} is not a regular file", String::from_utf8_lossy(path));
             return Err(Failure::new(Exit::NoSnapshot, what)
                 .next("arc pull SNAPSHOT:PATH --to DIR    for a folder"));
         }
     };
+    let mut written = 0;
     match content {
         Content::Chunks(chunks) => {
-            let mut bytes = 0;
             for chunks in chunks.chunks(CHUNKS_AHEAD) {
-                bytes += write(fetcher, chunks).await?;
+                if !write(fetcher, chunks, &mut written).await? {
+                    return Ok(written);
+                }
             }
-            Ok(bytes)
         }
         Content::List(list) => {
             let mut list = ChunkList::new(Arc::clone(fetcher), list);
             let mut group = Vec::with_capacity(CHUNKS_AHEAD);
-            let mut bytes = 0;
-            while let Some(chunk) = list.next().await? {
-                group.push(chunk);
-                if group.len() == CHUNKS_AHEAD {
-                    bytes += write(fetcher, &group).await?;
+            let mut is_more = true;
+            while is_more {
+                match list.next().await? {
+                    Some(chunk) => group.push(chunk),
+                    None => is_more = false,
+                }
+                if group.len() == CHUNKS_AHEAD || !is_more {
+                    if !write(fetcher, &group, &mut written).await? {
+                        return Ok(written);
+                    }
                     group.clear();
                 }
             }
-            Ok(bytes + write(fetcher, &group).await?)
         }
     }
+    if written != bytes {
+        let what = format!("{written} bytes were written of a file of {bytes}");
+        return Err(Failure::new(Exit::Lost, what).why("its list of chunks is not the file's"));
+    }
+    Ok(written)
 }
 
-async fn write(fetcher: &Fetcher, chunks: &[ChunkRef]) -> Result<u64, Failure> {
+/// Writes chunks and counts their bytes; false when whoever read them has gone, which is no
+/// failure.
+async fn write(fetcher: &Fetcher, chunks: &[ChunkRef], written: &mut u64) -> Result<bool, Failure> {
     let ids: Vec<_> = chunks.iter().map(|chunk| chunk.id).collect();
     let found = fetcher.chunks(FrameKind::Data, &ids).await?;
-    let mut bytes = 0;
-    let mut out = std::io::stdout().lock();
+    let mut bytes = Vec::new();
     for chunk in chunks {
         match found.get(&chunk.id) {
             Some(plaintext) if plaintext.len() == chunk.bytes as usize => {
-                out.write_all(plaintext)
-                    .map_err(Failure::io("cannot write to", "standard output"))?;
-                bytes += plaintext.len() as u64;
+                bytes.extend_from_slice(plaintext);
             }
             _ => {
                 return Err(Failure::new(
@@ -78,6 +88,16 @@ async fn write(fetcher: &Fetcher, chunks: &[ChunkRef]) -> Result<u64, Failure> {
             }
         }
     }
-    out.flush().map_err(Failure::io("cannot write to", "standard output"))?;
-    Ok(bytes)
+    let length = bytes.len() as u64;
+    // On a thread of its own: a reader that is slow must not hold up the signals.
+    let wrote = tokio::task::spawn_blocking(move || {
+        let mut out = io::stdout().lock();
+        out.write_all(&bytes).and_then(|()| out.flush())
+    });
+    match wrote.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+        Ok(()) => *written += length,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+        Err(error) => return Err(Failure::io("cannot write to", "standard output")(error)),
+    }
+    Ok(true)
 }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use codec::manifest::{ChunkRef, Content, Entry, Node};
 use tokio::sync::mpsc;
 
-use super::{Item, relative};
+use super::feed::Item;
+use super::{is_taken, relative};
 use crate::fetch::FetchError;
 use crate::tree::{Begun, FileWriter, LinkWriter, Problem, Restorer};
 
 /// A window is closed when its chunks have this many bytes,
 const WINDOW_BYTES: u64 = 24 * 1024 * 1024;
+/// or this many chunks, which can be of a byte each,
+const WINDOW_PIECES: usize = 16_384;
 /// or when it has this many files and links: each, or the folder above it, is open.
 const WINDOW_FILES: usize = 512;
 
@@ -25,15 +28,31 @@ pub struct Window {
     pub links: Vec<LinkWriter>,
     /// Files, by path, whose list of chunks cannot be had, and why.
     pub broken: Vec<(Vec<u8>, FetchError)>,
+    /// Names under which nothing was made.
+    pub unmade: Vec<(Vec<u8>, Unmade)>,
     bytes: u64,
 }
 
 impl Window {
+    fn is_full(&self) -> bool {
+        self.bytes >= WINDOW_BYTES || self.pieces.len() >= WINDOW_PIECES
+    }
+
     /// Lets go of the pieces, and with them of the files that they hold.
     pub fn without_pieces(mut self) -> Self {
         self.pieces = Vec::new();
         self
     }
+}
+
+/// Why nothing was made under a name: further names of its file cannot be links to it.
+pub enum Unmade {
+    /// It cannot be read back.
+    Lost(FetchError),
+    /// It could not be made.
+    Failed,
+    /// Something else was there, and stays.
+    Left,
 }
 
 /// A chunk of a file.
@@ -50,6 +69,7 @@ pub struct Piece {
 pub struct Windows {
     restorer: Restorer,
     top: Vec<u8>,
+    is_empty: bool,
     out: mpsc::Sender<Window>,
     window: Window,
     /// The file whose chunks come in lists, and how far they have come.
@@ -72,11 +92,17 @@ pub struct Feeding {
 }
 
 impl Windows {
-    /// Windows of what lies at or below `top`.
-    pub fn new(restorer: Restorer, top: Vec<u8>, out: mpsc::Sender<Window>) -> Self {
+    /// Windows of what lies at or below `top`, in a folder that was empty or not.
+    pub fn new(
+        restorer: Restorer,
+        top: Vec<u8>,
+        is_empty: bool,
+        out: mpsc::Sender<Window>,
+    ) -> Self {
         Self {
             restorer,
             top,
+            is_empty,
             out,
             window: Window::default(),
             long: None,
@@ -96,7 +122,7 @@ impl Windows {
                     Item::Broken(why) => self.broken(why),
                 }
                 let files = self.window.files.len() + self.window.links.len();
-                if self.window.bytes >= WINDOW_BYTES || files >= WINDOW_FILES {
+                if self.window.is_full() || files >= WINDOW_FILES {
                     self.close();
                 }
             }
@@ -122,12 +148,25 @@ impl Windows {
         if let Node::Hardlink { first } = &mut entry.node {
             *first = relative(first, &self.top).to_vec();
         }
+        let path = entry.path.clone();
         match self.restorer.begin(entry) {
             Ok(Begun::Done) => self.made += 1,
-            Ok(Begun::Skipped) => self.skipped += 1,
+            Ok(Begun::Skipped { same }) => {
+                if self.is_empty {
+                    self.problems.push(is_taken(path.clone()));
+                } else {
+                    self.skipped += 1;
+                }
+                if !same {
+                    self.window.unmade.push((path, Unmade::Left));
+                }
+            }
             Ok(Begun::Link(link)) => self.window.links.push(link),
             Ok(Begun::File(file)) => self.file(Arc::new(file)),
-            Err(problem) => self.problems.push(problem),
+            Err(problem) => {
+                self.window.unmade.push((path, Unmade::Failed));
+                self.problems.push(problem);
+            }
         }
     }
 
@@ -166,7 +205,7 @@ impl Windows {
             self.window.pieces.push(Piece { chunk, file: Arc::clone(file), offset });
             offset += u64::from(chunk.bytes);
             self.window.bytes += u64::from(chunk.bytes);
-            if self.window.bytes >= WINDOW_BYTES {
+            if self.window.is_full() {
                 self.close();
             }
         }
@@ -176,5 +215,67 @@ impl Windows {
     fn close(&mut self) {
         // Nobody takes windows any more: the pull was stopped, the files go with them.
         let _ = self.out.blocking_send(std::mem::take(&mut self.window));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use codec::ChunkId;
+    use codec::manifest::PageRef;
+
+    use super::*;
+    use crate::tree::Overwrite;
+
+    fn entry(path: &str, node: Node) -> Entry {
+        Entry {
+            path: path.into(),
+            node,
+            mode: 0o644,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            mtime: (1, 0),
+            ctime: (1, 0),
+            inode: 1,
+            device: 1,
+            xattrs: vec![],
+            read_again: false,
+        }
+    }
+
+    /// The windows of some items in an empty folder, by how many pieces they have.
+    fn windows(target: &Path, items: Vec<Item>) -> (Vec<usize>, Feeding) {
+        let restorer = Restorer::new(target, Overwrite::Never, None).unwrap();
+        let (feed, feeding) = mpsc::channel(1);
+        let (out, mut ready) = mpsc::channel(1_000);
+        feed.blocking_send(items).unwrap_or_else(|_| panic!("it listens"));
+        drop(feed);
+        let fed = Windows::new(restorer, Vec::new(), true, out).run(feeding);
+        let windows = std::iter::from_fn(|| ready.blocking_recv());
+        (windows.map(|window| window.pieces.len()).collect(), fed)
+    }
+
+    #[test]
+    fn a_window_of_tiny_chunks_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let chunk = ChunkRef { id: ChunkId::default(), bytes: 1 };
+        let list = PageRef { chunk, height: 0, count: 1 };
+        let long = Node::File { bytes: 1 << 20, content: Content::List(list), holes: vec![] };
+        let items =
+            vec![Item::Entry(Box::new(entry("f", long))), Item::Chunks(vec![chunk; 40_000])];
+        let (pieces, _) = windows(dir.path(), items);
+        assert_eq!(pieces, [WINDOW_PIECES, WINDOW_PIECES, 40_000 - 2 * WINDOW_PIECES]);
+    }
+
+    #[test]
+    fn a_name_that_another_one_has_taken_is_a_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        // As where the folder makes no difference between this name and one restored before.
+        std::fs::write(dir.path().join("name"), "").unwrap();
+        let items = vec![Item::Entry(Box::new(entry("name", Node::Fifo)))];
+        let (_, fed) = windows(dir.path(), items);
+        assert_eq!((fed.made, fed.skipped), (0, 0));
+        assert_eq!(fed.problems.iter().map(|p| &p.path[..]).collect::<Vec<_>>(), [b"name"]);
     }
 }

@@ -62,7 +62,7 @@ fn restore(kept: &[Kept], target: &Path, overwrite: Overwrite) -> (Vec<Vec<u8>>,
     for (entry, contents) in kept {
         match restorer.begin(entry.clone()) {
             Ok(Begun::Done) => {}
-            Ok(Begun::Skipped) => skipped.push(entry.path.clone()),
+            Ok(Begun::Skipped { .. }) => skipped.push(entry.path.clone()),
             Ok(Begun::File(file)) => {
                 for (n, piece) in contents.chunks(100_003).enumerate() {
                     file.write_at(n as u64 * 100_003, piece).unwrap();

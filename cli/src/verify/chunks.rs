@@ -8,108 +8,142 @@ use codec::manifest::{Content, Entry, Node, PageRef};
 use codec::{ChunkId, StripeId};
 use server::wire::{SnapshotRow, StripeMap};
 
-use crate::fetch::{ChunkList, Entries, Fetcher, Result};
+use crate::fetch::{ChunkList, Entries, FetchError, Fetcher, Result};
 use crate::snapshots;
 
 /// Chunks that are looked up together.
 const GROUP_CHUNKS: usize = 4096;
 
 /// What a snapshot needs.
+#[derive(Default)]
 pub(super) struct Walked {
     /// Its stripes.
     pub(super) stripes: BTreeMap<StripeId, Arc<StripeMap>>,
-    /// Files with a chunk that no stripe has.
+    /// Files with a chunk that no stripe has but lost ones, and their further names.
     pub(super) lost_files: BTreeSet<Vec<u8>>,
+    /// Files of which too few servers answer to say what they need.
+    pub(super) unknown_files: BTreeSet<Vec<u8>>,
 }
 
-/// All stripes of a snapshot.
-pub(super) async fn walk(fetcher: &Arc<Fetcher>, row: &SnapshotRow) -> Result<Walked> {
-    let none_lost = BTreeSet::new();
-    let mut lookup = Lookup::new(fetcher, &none_lost);
-    lookup.stripes.insert(row.stripe.stripe, Arc::new(row.stripe.clone()));
-    lookup.snapshot(row).await?;
-    Ok(Walked { stripes: lookup.stripes, lost_files: lookup.lost_files })
-}
-
-/// The files of a snapshot with a chunk that is in no stripe but `lost` ones.
-pub(super) async fn lost_files(
+/// Stripes of a snapshot, and its files with a chunk that is in no stripe but `lost` ones. An
+/// error ends the walk; what was found until then comes with it.
+pub(super) async fn walk(
     fetcher: &Arc<Fetcher>,
     row: &SnapshotRow,
     lost: &BTreeSet<StripeId>,
-) -> Result<BTreeSet<Vec<u8>>> {
-    let mut lookup = Lookup::new(fetcher, lost);
-    lookup.snapshot(row).await?;
-    Ok(lookup.lost_files)
+) -> (Walked, Result<()>) {
+    let mut lookup = Lookup { fetcher, lost, waiting: Vec::new(), walked: Walked::default() };
+    lookup.walked.stripes.insert(row.stripe.stripe, Arc::new(row.stripe.clone()));
+    let walked = lookup.snapshot(row).await;
+    let flushed = lookup.flush().await;
+    (lookup.walked, walked.and(flushed))
+}
+
+/// What is looked up in its turn.
+enum Waiting {
+    /// A page of the manifest.
+    Page(ChunkId),
+    /// A chunk, or a page of the list of chunks, of a file.
+    Chunk(ChunkId, Arc<Vec<u8>>),
+    /// A further name of a file that came before.
+    Link { path: Vec<u8>, first: Vec<u8> },
 }
 
 struct Lookup<'a> {
     fetcher: &'a Arc<Fetcher>,
     lost: &'a BTreeSet<StripeId>,
-    waiting: Vec<(ChunkId, Option<Arc<Vec<u8>>>)>,
-    stripes: BTreeMap<StripeId, Arc<StripeMap>>,
-    lost_files: BTreeSet<Vec<u8>>,
+    waiting: Vec<Waiting>,
+    walked: Walked,
 }
 
-impl<'a> Lookup<'a> {
-    fn new(fetcher: &'a Arc<Fetcher>, lost: &'a BTreeSet<StripeId>) -> Self {
-        Self {
-            fetcher,
-            lost,
-            waiting: Vec::new(),
-            stripes: BTreeMap::new(),
-            lost_files: BTreeSet::new(),
-        }
-    }
-
+impl Lookup<'_> {
     async fn snapshot(&mut self, row: &SnapshotRow) -> Result<()> {
         let record = snapshots::record(self.fetcher, row).await?;
         let mut entries = Entries::new(Arc::clone(self.fetcher), record.manifest);
-        while let Some(entry) = entries.next().await? {
-            let pages = entries.take_read_pages();
-            self.waiting.extend(pages.into_iter().map(|id| (id, None)));
-            self.entry(entry).await?;
+        loop {
+            let next = entries.next().await;
+            self.waiting.extend(entries.take_read_pages().into_iter().map(Waiting::Page));
+            match next? {
+                Some(entry) => self.entry(entry).await?,
+                None => return Ok(()),
+            }
         }
-        self.waiting.extend(entries.take_read_pages().into_iter().map(|id| (id, None)));
-        self.flush().await
     }
 
     async fn entry(&mut self, entry: Entry) -> Result<()> {
-        let Node::File { content, .. } = entry.node else { return Ok(()) };
-        let path = Arc::new(entry.path);
-        match content {
-            Content::Chunks(chunks) => {
-                self.waiting.extend(chunks.iter().map(|chunk| (chunk.id, Some(Arc::clone(&path)))));
+        match entry.node {
+            Node::File { content: Content::Chunks(chunks), .. } => {
+                let path = Arc::new(entry.path);
+                let chunks = chunks.iter().map(|chunk| Waiting::Chunk(chunk.id, path.clone()));
+                self.waiting.extend(chunks);
             }
-            Content::List(list) => self.list(list, &path).await?,
+            Node::File { content: Content::List(list), .. } => {
+                self.list(list, &Arc::new(entry.path)).await?;
+            }
+            Node::Hardlink { first } => {
+                self.waiting.push(Waiting::Link { path: entry.path, first });
+            }
+            _ => {}
         }
-        if self.waiting.len() >= GROUP_CHUNKS { self.flush().await } else { Ok(()) }
+        self.flush_many().await
     }
 
+    /// A page that cannot be read costs this file alone.
     async fn list(&mut self, list: PageRef, path: &Arc<Vec<u8>>) -> Result<()> {
         let mut chunks = ChunkList::new(Arc::clone(self.fetcher), list);
-        while let Some(chunk) = chunks.next().await? {
-            let pages = chunks.take_read_pages();
-            self.waiting.extend(pages.into_iter().map(|id| (id, Some(Arc::clone(path)))));
-            self.waiting.push((chunk.id, Some(Arc::clone(path))));
-            if self.waiting.len() >= GROUP_CHUNKS {
-                self.flush().await?;
+        loop {
+            let next = chunks.next().await;
+            let pages = chunks.take_read_pages().into_iter();
+            self.waiting.extend(pages.map(|id| Waiting::Chunk(id, path.clone())));
+            match next {
+                Ok(Some(chunk)) => self.waiting.push(Waiting::Chunk(chunk.id, path.clone())),
+                Ok(None) => return Ok(()),
+                Err(FetchError::Lost(_)) => {
+                    self.walked.lost_files.insert(path.to_vec());
+                    return Ok(());
+                }
+                Err(FetchError::TooFewServers(_)) => {
+                    self.walked.unknown_files.insert(path.to_vec());
+                    return Ok(());
+                }
+                Err(error @ FetchError::Coordinator(_)) => return Err(error),
             }
+            self.flush_many().await?;
         }
-        Ok(())
+    }
+
+    async fn flush_many(&mut self) -> Result<()> {
+        if self.waiting.len() >= GROUP_CHUNKS { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
-        let ids: Vec<ChunkId> = waiting.iter().map(|(id, _)| *id).collect();
+        let id = |waiting: &Waiting| match waiting {
+            Waiting::Page(id) | Waiting::Chunk(id, _) => Some(*id),
+            Waiting::Link { .. } => None,
+        };
+        let ids: Vec<ChunkId> = waiting.iter().filter_map(id).collect();
         let places = self.fetcher.locate(&ids).await?;
-        for (id, path) in waiting {
-            let rows = places.get(&id).map_or(&[][..], Vec::as_slice);
+        let Walked { stripes, lost_files, unknown_files } = &mut self.walked;
+        for waiting in waiting {
+            let rows = id(&waiting).and_then(|id| places.get(&id)).map_or(&[][..], Vec::as_slice);
             for (map, _) in rows {
-                self.stripes.entry(map.stripe).or_insert_with(|| Arc::clone(map));
+                stripes.entry(map.stripe).or_insert_with(|| Arc::clone(map));
             }
-            let lost = rows.iter().all(|(map, _)| self.lost.contains(&map.stripe));
-            if lost && let Some(path) = path {
-                self.lost_files.insert(path.to_vec());
+            match waiting {
+                Waiting::Chunk(_, path) => {
+                    if rows.iter().all(|(map, _)| self.lost.contains(&map.stripe)) {
+                        lost_files.insert(path.to_vec());
+                    }
+                }
+                Waiting::Link { path, first } => {
+                    if lost_files.contains(&first) {
+                        lost_files.insert(path);
+                    } else if unknown_files.contains(&first) {
+                        unknown_files.insert(path);
+                    }
+                }
+                Waiting::Page(_) => {}
             }
         }
         Ok(())

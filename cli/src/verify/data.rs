@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use codec::keys::VaultKeys;
-use codec::pack::{self, Directory};
+use codec::pack::{self, Directory, DirectoryRow};
 use codec::seal::PackKey;
 use codec::shard::Kind;
-use codec::{Error, VaultId, frame, stripe};
+use codec::{ChunkId, Error, VaultId, frame, stripe};
 use rayon::prelude::*;
 use server::cpu;
 use server::wire::StripeMap;
@@ -33,24 +33,40 @@ impl Verify<'_> {
         let bodies = self.fetcher.data_bodies(map).await?;
         let (vault, keys, map) =
             (self.fetcher.vault(), self.fetcher.keys().clone(), Arc::clone(map));
-        cpu::run(move || open_all(vault, &keys, &map, &bodies))
+        let stripe = map.stripe;
+        let rows = cpu::run(move || open_all(vault, &keys, &map, &bodies))
             .await
-            .map_err(|error| FetchError::Lost(error.to_string()))
+            .map_err(|error| FetchError::Lost(error.to_string()))?;
+        // A pull goes by the catalog's rows, not by the directory.
+        let ids: Vec<ChunkId> = rows.iter().map(|row| row.chunk).collect();
+        let places = self.fetcher.locate(&ids).await?;
+        let is_listed = |row: &&DirectoryRow| {
+            let places = places.get(&row.chunk).map_or(&[][..], Vec::as_slice);
+            places.iter().any(|(map, frame)| (map.stripe, *frame) == (stripe, row.frame))
+        };
+        match rows.iter().find(|row| !is_listed(row)) {
+            None => Ok(()),
+            Some(row) => Err(FetchError::Lost(format!(
+                "chunk {:.8} is in frame {}, and the catalog says otherwise",
+                row.chunk, row.frame
+            ))),
+        }
     }
 }
 
-/// Opens a whole pack: its record, or its directory and every frame, with every chunk's id.
+/// Opens a whole pack: its record, or its directory and every frame, with every chunk's id. Where
+/// each chunk is.
 fn open_all(
     vault: VaultId,
     keys: &VaultKeys,
     map: &StripeMap,
     bodies: &[Vec<u8>],
-) -> codec::Result<()> {
+) -> codec::Result<Vec<DirectoryRow>> {
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
     let key = PackKey::unwrap_field(&map.pack_key, keys, vault)?;
     if matches!(map.kind, Kind::Snapshot | Kind::Record) {
-        return pack::open_record(vault, &key, &bytes).map(drop);
+        return pack::open_record(vault, &key, &bytes).map(|_| Vec::new());
     }
     let directory = Directory::open(vault, &key, &bytes)?;
     let catalog_agrees = directory.frames.len() == map.frames.len()
@@ -84,5 +100,6 @@ fn open_all(
             }
         }
         Ok(())
-    })
+    })?;
+    Ok(directory.chunks)
 }

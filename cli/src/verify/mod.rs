@@ -1,9 +1,10 @@
 //! A verify: proves that a pull could succeed, as thoroughly as was asked.
 //!
 //! `map`: every shard that the catalog has is on its server, with its full length and
-//! a sound header. `shards`: the servers read and hash every byte. `data`: besides, k
-//! shards of every stripe are read, decoded and opened here, every chunk's id is
-//! computed, and every chunk that a snapshot needs is looked up.
+//! a sound header; what was reported damaged stays so. `shards`: the servers read and
+//! hash every byte. `data`: besides, k shards of every stripe are read, decoded and
+//! opened here, every chunk's id is computed, and every chunk that a snapshot needs is
+//! looked up.
 
 mod chunks;
 mod data;
@@ -70,7 +71,9 @@ pub struct Outcome {
     /// Stripes that too few servers answered for.
     pub unknown: BTreeSet<StripeId>,
     /// Files that cannot be read back, with the snapshot that has them.
-    pub lost_files: Vec<(StripeId, Vec<u8>)>,
+    pub lost_files: BTreeSet<(StripeId, Vec<u8>)>,
+    /// Files that cannot be read just now, for too few servers answer.
+    pub unknown_files: BTreeSet<(StripeId, Vec<u8>)>,
     /// The fewest shards that any stripe has beyond those it needs.
     pub margin_min: Option<i32>,
 }
@@ -94,16 +97,7 @@ pub async fn verify(
     let mut verify = Verify { fetcher, level, counters, outcome: Outcome::default() };
     match &snapshot {
         Some(row) => {
-            let walked = match chunks::walk(&verify.fetcher, row).await {
-                Ok(walked) => walked,
-                Err(error) => {
-                    verify.outcome.unread(row.id, "its manifest", error)?;
-                    verify.outcome.add_reading(&verify.fetcher);
-                    return Ok(verify.outcome);
-                }
-            };
-            let Walked { stripes, lost_files } = walked;
-            verify.outcome.lost_files.extend(lost_files.into_iter().map(|path| (row.id, path)));
+            let stripes = verify.walk(row, &BTreeSet::new()).await?;
             counters.total_files.store(stripes.len() as u64, Relaxed);
             let maps: Vec<Arc<StripeMap>> = stripes.into_values().collect();
             for group in maps.chunks(GROUP_STRIPES) {
@@ -156,27 +150,33 @@ impl Verify<'_> {
         }
         let lost: BTreeSet<StripeId> = self.outcome.lost.keys().copied().collect();
         if let Some(row) = snapshot {
-            return if lost.is_empty() { Ok(()) } else { self.files_of(&row, &lost).await };
+            if !lost.is_empty() {
+                self.walk(&row, &lost).await?;
+            }
+            return Ok(());
         }
         let mut rows = Rows::new(vault.coordinator.clone());
         while let Some(row) = rows.next().await? {
-            self.files_of(&row, &lost).await?;
+            self.walk(&row, &lost).await?;
         }
         Ok(())
     }
 
-    async fn files_of(
+    /// The stripes of a snapshot; names the files that need others than `lost` ones in vain.
+    async fn walk(
         &mut self,
         row: &SnapshotRow,
         lost: &BTreeSet<StripeId>,
-    ) -> Result<(), Failure> {
-        match chunks::lost_files(&self.fetcher, row, lost).await {
-            Ok(files) => {
-                self.outcome.lost_files.extend(files.into_iter().map(|path| (row.id, path)))
-            }
-            Err(error) => self.outcome.unread(row.id, "its manifest", error)?,
+    ) -> Result<BTreeMap<StripeId, Arc<StripeMap>>, Failure> {
+        let of_row = |path| (row.id, path);
+        let (walked, result) = chunks::walk(&self.fetcher, row, lost).await;
+        let Walked { stripes, lost_files, unknown_files } = walked;
+        self.outcome.lost_files.extend(lost_files.into_iter().map(of_row));
+        self.outcome.unknown_files.extend(unknown_files.into_iter().map(of_row));
+        if let Err(error) = result {
+            self.outcome.unread(row.id, "its manifest", error)?;
         }
-        Ok(())
+        Ok(stripes)
     }
 }
 

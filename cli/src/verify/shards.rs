@@ -13,6 +13,9 @@ use crate::exit::Failure;
 /// Shards in one request: hashing them all must not take minutes.
 const SHARDS_PER_REQUEST: usize = 32;
 
+/// What is said of a shard that is there, and was reported before.
+const UNREAD: &str = "reported damaged before, not read since; --level shards reads it";
+
 /// What became of the shards of one stripe, by index: one can have several holders.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -41,12 +44,18 @@ impl Tally {
 impl Verify<'_> {
     pub(super) async fn check_shards(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
         let found = self.ask(maps).await?;
+        let unread = Found::Damaged(UNREAD.to_owned());
         for map in maps {
             let tickets = self.fetcher.tickets().await?;
             let mut told = Vec::with_capacity(map.shards.len());
             for holder in &map.shards {
                 self.outcome.shards += 1;
                 let found = found.get(&(map.stripe, holder.index, holder.server));
+                // A length and a header take nothing back of what somebody read.
+                let found = match found {
+                    Some(Found::Good) if holder.bad && self.level == Level::Map => Some(&unread),
+                    found => found,
+                };
                 told.push((holder.index, found));
                 match found {
                     Some(Found::Good) if !holder.bad => {}
@@ -59,18 +68,20 @@ impl Verify<'_> {
                             server: server.unwrap_or_else(|| format!("server {}", holder.server.0)),
                             found: bad.clone(),
                         });
-                        self.fetcher.note(map, holder, bad.clone()).await;
+                        if *bad != unread {
+                            self.fetcher.note(map, holder, bad.clone()).await;
+                        }
                     }
                     // Its server did not answer: unknown, not gone.
                     None => {}
                 }
             }
-            self.judge(map, &Tally::new(map.geometry.shards(), &told));
+            self.judge(map, &Tally::new(map.geometry.shards(), &told)).await?;
         }
         Ok(())
     }
 
-    fn judge(&mut self, map: &StripeMap, tally: &Tally) {
+    async fn judge(&mut self, map: &Arc<StripeMap>, tally: &Tally) -> Result<(), Failure> {
         let geometry = map.geometry;
         let margin = tally.good as i32 - geometry.data() as i32;
         self.outcome.margin_min =
@@ -79,16 +90,20 @@ impl Verify<'_> {
             self.outcome.below_target += 1;
         }
         if tally.bad > geometry.parity() {
-            let why = format!(
-                "{} of {} shards are whole, {} are needed",
-                tally.good,
-                geometry.shards(),
-                geometry.data()
-            );
-            self.outcome.lost.insert(map.stripe, why);
+            // They may be damaged in different blocks, so that each block can be had.
+            if let Err(error) = self.fetcher.data_bodies(map).await {
+                let what = format!(
+                    "{} of {} shards are whole, {} are needed; its data",
+                    tally.good,
+                    geometry.shards(),
+                    geometry.data()
+                );
+                self.outcome.unread(map.stripe, &what, error)?;
+            }
         } else if tally.good < geometry.data() {
             self.outcome.unknown.insert(map.stripe);
         }
+        Ok(())
     }
 
     /// What every server says of its shards; a server that does not answer is left out.

@@ -3,6 +3,7 @@
 // A test may fail where it stands, and say that it was skipped.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod anything;
 mod fleet;
 mod http;
 mod sandbox;

@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::Read as _;
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
+use crate::fleet::eventually;
 use crate::sandbox::{Ran, Sandbox, text};
 use crate::shards;
 use crate::trees::{fill, noise, write};
@@ -174,6 +176,29 @@ fn a_reader_that_goes_away_is_no_failure() {
         let ran = Ran(child.wait_with_output().unwrap()).exits(0);
         assert_eq!(ran.stderr(), "");
     }
+}
+
+#[test]
+fn a_file_for_a_reader_that_stops_is_no_failure_and_can_be_interrupted() {
+    let sandbox = Sandbox::with_vault("2+1");
+    write(sandbox.path("file"), noise(1, 3 << 20));
+    sandbox.arc(["push", "file"]).exits(0);
+    let file = format!("latest:{}", text(&sandbox.path("file")));
+    let start = || {
+        let mut command = sandbox.command(["pull", &file, "--to", "-"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        // The pipe holds far less than the file.
+        out.read_exact(&mut [0; 10]).unwrap();
+        (child, out)
+    };
+    let (gone, out) = start();
+    drop(out);
+    assert_eq!(Ran(gone.wait_with_output().unwrap()).exits(0).stderr(), "");
+    let (mut stopped, _out) = start();
+    kill_process(Pid::from_child(&stopped), Signal::INT).unwrap();
+    eventually("it ends", || stopped.try_wait().unwrap().is_some());
+    Ran(stopped.wait_with_output().unwrap()).exits(130);
 }
 
 #[test]

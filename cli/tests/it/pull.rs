@@ -167,6 +167,34 @@ fn overwrite_says_what_becomes_of_what_is_there() {
 }
 
 #[test]
+fn names_of_a_file_are_not_linked_to_another_one_that_was_left() {
+    let (sandbox, tree) = pushed_tree("2+1");
+    let back = sandbox.path("back");
+    let source = format!("latest:{}", text(&tree));
+    let words = ["pull", &source, "--to", text(&back), "--overwrite", "never"];
+    write(back.join("first/file"), "somebody else's");
+    fs::set_permissions(&back, Permissions::from_mode(0o711)).unwrap();
+    let said = sandbox.arc(words).exits(1).stderr();
+    assert!(said.contains("second/link: cannot link: something else stands"), "{said}");
+    let mode = back.metadata().unwrap().mode() & 0o7777;
+    assert_eq!(mode, 0o711, "a folder that was there stays as it was");
+    assert_eq!(fs::read(back.join("first/file")).unwrap(), b"somebody else's");
+    for link in ["second/link", "second/link too"] {
+        assert!(back.join(link).symlink_metadata().is_err(), "{link}");
+        write(back.join(link), "mine too");
+    }
+    sandbox.arc(words).exits(0);
+    // One that is as it was saved, as after a pull that was stopped, is linked to.
+    fs::remove_dir_all(&back).unwrap();
+    sandbox.arc(words).exits(0);
+    fs::remove_file(back.join("second/link")).unwrap();
+    set_mtime(&back.join("second"), 1_000_000_000, 7);
+    sandbox.arc(words).exits(0);
+    let inode = |name: &str| back.join(name).metadata().unwrap().ino();
+    assert_eq!(inode("second/link"), inode("first/file"));
+}
+
+#[test]
 fn a_link_in_the_target_is_not_followed() {
     let (sandbox, tree) = pushed_tree("2+1");
     let (back, outside) = (sandbox.path("back"), sandbox.path("outside"));

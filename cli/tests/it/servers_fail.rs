@@ -163,6 +163,38 @@ fn i7_more_servers_that_hang_than_the_code_bears_are_waited_for_once() {
 }
 
 #[test]
+fn i7_more_dead_servers_than_the_code_bears_are_waited_for_once() {
+    let mut fleet = Fleet::new("2+2", 4);
+    source::make(&fleet.source(), 20, 12);
+    fleet.push(&[]).exits(0);
+    (0..3).for_each(|server| fleet.kill(server));
+    // A wait for each of the servers or stripes would take longer than `eventually` does.
+    let to = fleet.target();
+    let mut pull = fleet.sandbox.start(fleet.pull_line("latest", &to));
+    eventually("the pull gives up", || !pull.runs());
+    pull.finish().exits(6);
+}
+
+#[test]
+fn i7_a_server_that_starts_again_in_mid_pull_is_waited_for() {
+    let mut fleet = Fleet::new("2+1", 3);
+    source::make(&fleet.source(), 21, 40);
+    fleet.push(&[]).exits(0);
+    fleet.kill(0);
+    let to = fleet.target();
+    let mut pull = fleet.sandbox.start(fleet.pull_line("latest", &to));
+    eventually("the pull has some bytes", || {
+        assert!(pull.runs(), "the pull ended before the server went");
+        bytes_below(&to) > 4 * MIB
+    });
+    fleet.kill(1);
+    assert!(pull.runs(), "the pull needs that server");
+    fleet.revive(1);
+    pull.finish().exits(0);
+    assert_same(&fleet.source(), &to);
+}
+
+#[test]
 fn i7_a_server_that_hangs_in_mid_pull_is_passed_over() {
     let fleet = Fleet::new("4+2", 6);
     source::make(&fleet.source(), 16, 40);

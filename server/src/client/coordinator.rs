@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{http_client, json, unreachable};
 use crate::wire::{
-    Begin, BeginRequest, Blob, Code, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
+    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
     HaveRequest, Ids, Lease, LeaseId, LocateAnswer, LocateRequest, NONCE_BYTES, Page, PageQuery,
     PlaceRequest, Placement, PutVault, ReadTickets, Renewed, Report, ServerInfo, SnapshotRow,
     Status, StripeMap, StripeMapsRequest, VaultInfo,
@@ -228,11 +228,7 @@ impl CoordinatorClient {
                 Ok(response) => json(&name, response).await,
                 Err(error) => Err(unreachable(&name, &error)),
             };
-            let passing = match &answer {
-                Err(Error::Unreachable { .. }) => true,
-                Err(error) => matches!(error.code(), Some(Code::Busy | Code::NotReady)),
-                Ok(_) => false,
-            };
+            let passing = answer.as_ref().is_err_and(Error::is_passing);
             if !passing || began.elapsed() + pause > self.patience {
                 return answer;
             }

@@ -1,14 +1,15 @@
 //! The storage servers' endpoints that clients use, as functions.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use codec::{Digest, StripeId};
 use futures_util::stream;
 
-use super::{accepted, http_client, json, nonsense, unreachable};
+use super::{accepted, cause, http_client, json, nonsense, unreachable};
 use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, State};
 use crate::{Error, Result};
 
@@ -16,17 +17,24 @@ use crate::{Error, Result};
 const PIECE_BYTES: usize = 256 * 1024;
 /// Longer answers get their memory as they come.
 const READ_AT_ONCE_BYTES: usize = 64 * 1024 * 1024;
+/// Parts that the wait for something to move is counted in.
+const STALL_PARTS: u32 = 8;
 /// Whole files are checked at this pace or faster.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(600);
 /// A server that the coordinator does not hear either may hang: it gets a chance, not minutes.
 const SILENT_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The storage servers, spoken to with tickets. Nothing is retried here: what to do about
-/// a server that fails is the caller's decision.
+/// The pause after the first failed read; doubled up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The storage servers, spoken to with tickets. Nothing is retried here but reads, for as long
+/// as `patience` lasts: what to do about a server that fails is the caller's decision.
 #[derive(Clone)]
 pub struct StorageClient {
     http: reqwest::Client,
     stall: Duration,
+    patience: Duration,
 }
 
 /// A shard on its way to a server.
@@ -48,7 +56,12 @@ pub struct PutShard {
 impl StorageClient {
     /// A client that gives a server up when nothing moves for `stall`.
     pub fn new(stall: Duration) -> Result<Self> {
-        Ok(Self { http: http_client()?, stall })
+        Ok(Self { http: http_client()?, stall, patience: Duration::ZERO })
+    }
+
+    /// The same, repeating reads so long where a server does not answer, is busy or not ready.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Stores a shard; the receipt is checked to be about this shard.
@@ -82,6 +95,7 @@ impl StorageClient {
             json::<Receipt>(&name, response).await
         };
         let receipt = tokio::select! {
+            biased;
             answer = answer => answer?,
             () = stalled(&moved, self.stall) => return Err(stall_error(&name, self.stall)),
         };
@@ -93,13 +107,34 @@ impl StorageClient {
         if right { Ok(receipt) } else { Err(nonsense(&name, "a receipt for another shard")) }
     }
 
-    /// Bytes `start..end` of a shard file; exactly these or an error.
+    /// Bytes `start..end` of a shard file; exactly these or an error: [`Error::Io`] where the
+    /// answer broke off in the middle.
     pub async fn get_range(
         &self,
         server: &ReadTicket,
         stripe: StripeId,
         index: u8,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
+    ) -> Result<Bytes> {
+        let began = Instant::now();
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            match self.get_range_once(server, stripe, index, range.clone()).await {
+                Err(error) if error.is_passing() && began.elapsed() + pause <= self.patience => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn get_range_once(
+        &self,
+        server: &ReadTicket,
+        stripe: StripeId,
+        index: u8,
+        range: Range<u64>,
     ) -> Result<Bytes> {
         let name = format!("{} {}", server.name, server.url);
         let wanted = range.end.saturating_sub(range.start) as usize;
@@ -115,11 +150,12 @@ impl StorageClient {
         let read = async {
             let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
             let mut response = accepted(&name, response).await?;
+            moved.fetch_add(1, Ordering::Relaxed);
             if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
                 return Err(nonsense(&name, format!("status {} to a range", response.status())));
             }
             let mut bytes = BytesMut::with_capacity(wanted.min(READ_AT_ONCE_BYTES));
-            while let Some(piece) = response.chunk().await.map_err(|e| unreachable(&name, &e))? {
+            while let Some(piece) = response.chunk().await.map_err(|e| broken_off(&name, &e))? {
                 if bytes.len() + piece.len() > wanted {
                     return Err(nonsense(&name, "more bytes than asked for"));
                 }
@@ -132,6 +168,7 @@ impl StorageClient {
             Ok(bytes.freeze())
         };
         tokio::select! {
+            biased;
             bytes = read => bytes,
             () = stalled(&moved, self.stall) => Err(stall_error(&name, self.stall)),
         }
@@ -159,22 +196,63 @@ impl StorageClient {
     }
 }
 
-/// Ends when `moved` stood still for `stall`.
+/// Ends when `moved` stood still for `stall`. Counted in parts: while nobody polls, nothing can
+/// move, and all of that time is one part.
 async fn stalled(moved: &AtomicU64, stall: Duration) {
     let mut last = moved.load(Ordering::Relaxed);
-    loop {
-        tokio::time::sleep(stall).await;
+    let mut still = 0;
+    while still < STALL_PARTS {
+        tokio::time::sleep(stall / STALL_PARTS).await;
         let now = moved.load(Ordering::Relaxed);
-        if now == last {
-            return;
-        }
+        still = if now == last { still + 1 } else { 0 };
         last = now;
     }
+}
+
+fn broken_off(name: &str, error: &reqwest::Error) -> Error {
+    Error::io("cannot read on from", name)(std::io::Error::other(cause(error)))
 }
 
 fn stall_error(name: &str, stall: Duration) -> Error {
     Error::Unreachable {
         service: name.to_owned(),
         why: format!("nothing moved for {} s", stall.as_secs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::wire::ServerId;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_read_that_nobody_polls_is_no_silent_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            let answer = b"HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\n\r\nabc";
+            stream.write_all(answer).await.unwrap();
+        });
+        let ticket = ReadTicket {
+            server: ServerId(1),
+            name: "a".into(),
+            zone: "z".into(),
+            url,
+            ticket: "t".into(),
+            state: State::Up,
+        };
+        let stall = Duration::from_secs(2);
+        let client = StorageClient::new(stall).unwrap();
+        let mut read = std::pin::pin!(client.get_range(&ticket, StripeId([1; 32]), 0, 0..3));
+        assert!(read.as_mut().now_or_never().is_none());
+        // As where a slow disk holds up the task that reads.
+        std::thread::sleep(stall + Duration::from_millis(200));
+        assert_eq!(read.await.unwrap(), "abc");
     }
 }

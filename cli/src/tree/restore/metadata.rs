@@ -1,23 +1,22 @@
 //! Owner, attributes, mode and times of something that was restored.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use codec::manifest::{Entry, Node};
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::{Problem, Shared};
 
 const SET_ID_BITS: u32 = 0o6000;
 
-/// How to get at it.
+/// How to get at it: by a handle, never by a name that may be another's by now.
 #[derive(Clone, Copy)]
 pub(super) enum Place<'a> {
     /// A file or folder.
     Open(BorrowedFd<'a>),
-    /// Anything else, by its name in a folder.
-    Named(BorrowedFd<'a>, &'a CStr),
+    /// Anything else, by a handle that only says where it is (`O_PATH`).
+    Handle(BorrowedFd<'a>),
 }
 
 /// Applies what the entry says, in an order in which nothing undoes what came before: a
@@ -57,9 +56,7 @@ impl Place<'_> {
         let (uid, gid) = (uid.map(Uid::from_raw), Some(Gid::from_raw(gid)));
         match self {
             Self::Open(file) => rustix::fs::fchown(file, uid, gid),
-            Self::Named(folder, name) => {
-                rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-            }
+            Self::Handle(node) => rustix::fs::chown(by_number(node), uid, gid),
         }
     }
 
@@ -67,22 +64,19 @@ impl Place<'_> {
         let flags = XattrFlags::empty();
         match self {
             Self::Open(file) => rustix::fs::fsetxattr(file, name, value, flags),
-            Self::Named(folder, file) => {
-                // There is no call that takes a folder and a name.
-                let mut path = format!("/proc/self/fd/{}/", folder.as_raw_fd()).into_bytes();
-                path.extend_from_slice(file.to_bytes());
-                rustix::fs::lsetxattr(path, name, value, flags)
-            }
+            Self::Handle(node) => rustix::fs::setxattr(by_number(node), name, value, flags),
         }
     }
 
     /// What a folder of the target hands down to all that is made in it is not the entry's.
     fn drop_inherited_acls(self, entry: &Entry) {
-        let Self::Open(file) = self else { return };
         for acl in [c"system.posix_acl_access", c"system.posix_acl_default"] {
             if !entry.xattrs.iter().any(|xattr| xattr.name == acl.to_bytes()) {
                 // Mostly there is none.
-                let _ = rustix::fs::fremovexattr(file, acl);
+                let _ = match self {
+                    Self::Open(file) => rustix::fs::fremovexattr(file, acl),
+                    Self::Handle(node) => rustix::fs::removexattr(by_number(node), acl),
+                };
             }
         }
     }
@@ -90,7 +84,7 @@ impl Place<'_> {
     fn set_mode(self, mode: Mode) -> Result<(), Errno> {
         match self {
             Self::Open(file) => rustix::fs::fchmod(file, mode),
-            Self::Named(folder, name) => rustix::fs::chmodat(folder, name, mode, AtFlags::empty()),
+            Self::Handle(node) => rustix::fs::chmod(by_number(node), mode),
         }
     }
 
@@ -101,9 +95,15 @@ impl Place<'_> {
         };
         match self {
             Self::Open(file) => rustix::fs::futimens(file, &times),
-            Self::Named(folder, name) => {
-                rustix::fs::utimensat(folder.as_fd(), name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            Self::Handle(node) => {
+                rustix::fs::utimensat(CWD, by_number(node), &times, AtFlags::empty())
             }
         }
     }
+}
+
+/// A path to what the handle has, and to nothing else: following it ends there, also at a
+/// symbolic link. Handles of this kind take none of the calls themselves.
+fn by_number(node: BorrowedFd) -> String {
+    format!("/proc/self/fd/{}", node.as_raw_fd())
 }

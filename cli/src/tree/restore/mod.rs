@@ -46,8 +46,8 @@ pub(crate) enum Overwrite {
 pub(crate) enum Begun {
     /// It is there.
     Done,
-    /// The name exists and stays.
-    Skipped,
+    /// The name exists and stays; `same`: it is what the entry says, by kind, size and time.
+    Skipped { same: bool },
     /// A file that waits for its contents.
     File(FileWriter),
     /// A hard link that waits for its first name to be there.
@@ -89,7 +89,8 @@ struct Shared {
 }
 
 impl Restorer {
-    /// Restores below `target`, which is made if need be.
+    /// Restores below `target`, which is made if need be, and gets the metadata of `entry`; not
+    /// where something was in it and is to stay.
     pub(crate) fn new(
         target: &Path,
         overwrite: Overwrite,
@@ -105,6 +106,8 @@ impl Restorer {
             next_temporary: AtomicU64::new(0),
             problems: Mutex::default(),
         });
+        let keeps = overwrite == Overwrite::Never && fs::read_dir(target)?.next().is_some();
+        let entry = entry.filter(|_| !keeps);
         let root = Arc::new(Folder::target(handle, shared.clone(), entry));
         Ok(Self { folders: Vec::new(), leaf: None, root, shared })
     }
@@ -129,12 +132,16 @@ impl Restorer {
             Node::Hardlink { .. } => {
                 Ok(Begun::Link(LinkWriter::new(self.root.clone(), folder, name, entry)))
             }
-            _ if self.shared.stays(&folder, &name, &entry)? => Ok(Begun::Skipped),
-            Node::File { .. } => FileWriter::begin(folder, name, entry).map(Begun::File),
-            _ => special::make(folder, &name, &entry).map(|ended| match ended {
-                Ended::Placed => Begun::Done,
-                Ended::Skipped => Begun::Skipped,
-            }),
+            _ => match self.shared.stays(&folder, &name, &entry)? {
+                Some(same) => Ok(Begun::Skipped { same }),
+                None if matches!(entry.node, Node::File { .. }) => {
+                    FileWriter::begin(folder, name, entry).map(Begun::File)
+                }
+                None => special::make(folder, &name, &entry).map(|ended| match ended {
+                    Ended::Placed => Begun::Done,
+                    Ended::Skipped => Begun::Skipped { same: false },
+                }),
+            },
         }
     }
 
@@ -186,18 +193,21 @@ impl Restorer {
 }
 
 impl Shared {
-    /// Whether what is there under the entry's name stays.
-    fn stays(&self, folder: &Folder, name: &CStr, entry: &Entry) -> Result<bool, Problem> {
+    /// Whether what is there under the entry's name is what the entry says; `None` where
+    /// nothing is there that stays.
+    fn stays(&self, folder: &Folder, name: &CStr, entry: &Entry) -> Result<Option<bool>, Problem> {
         let there = match Stat::at(&folder.handle, name) {
             Ok(there) => there,
-            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(Problem::new(&entry.path, "look at", error)),
         };
-        Ok(match self.overwrite {
+        let same = is_same(&there, entry);
+        let stays = match self.overwrite {
             Overwrite::Never => true,
-            Overwrite::IfChanged => is_same(&there, entry),
+            Overwrite::IfChanged => same,
             Overwrite::Always => false,
-        })
+        };
+        Ok(stays.then_some(same))
     }
 
     fn note(&self, problem: Problem) {

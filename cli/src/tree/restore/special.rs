@@ -2,11 +2,11 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use codec::manifest::{Entry, Node};
-use rustix::fs::{AtFlags, FileType, Mode, makedev};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, makedev};
 use rustix::io::Errno;
 
 use super::folder::Folder;
@@ -17,10 +17,11 @@ use super::{Ended, Overwrite, Problem, Stat, split};
 /// Makes an entry that has no contents.
 pub(super) fn make(folder: Arc<Folder>, name: &CStr, entry: &Entry) -> Result<Ended, Problem> {
     let shared = folder.shared.clone();
-    let (temporary, ()) = Temporary::make(folder, |folder, name| make_node(folder, name, entry))
-        .map_err(|error| Problem::new(&entry.path, "make", error))?;
-    let place = Place::Named(temporary.folder.handle.as_fd(), &temporary.name);
-    metadata::apply(place, entry, &shared);
+    let problem = |error| Problem::new(&entry.path, "make", error);
+    let (temporary, ()) =
+        Temporary::make(folder, |folder, name| make_node(folder, name, entry)).map_err(problem)?;
+    let made = open_made(&temporary.folder, &temporary.name, entry).map_err(problem)?;
+    metadata::apply(Place::Handle(made.as_fd()), entry, &shared);
     temporary.place(name).map_err(|error| Problem::new(&entry.path, "name", error))
 }
 
@@ -35,6 +36,29 @@ fn make_node(folder: &Folder, name: &CStr, entry: &Entry) -> Result<(), Errno> {
         Node::CharDevice { device } => node(FileType::CharacterDevice, *device),
         Node::BlockDevice { device } => node(FileType::BlockDevice, *device),
         Node::File { .. } | Node::Hardlink { .. } | Node::Directory => Err(Errno::INVAL),
+    }
+}
+
+/// A handle of what was just made. Whoever may write to the folder can have put something else
+/// under that name, which must not get the entry's owner and mode.
+fn open_made(folder: &Folder, name: &CStr, entry: &Entry) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(&folder.handle, name, flags, Mode::empty())?;
+    let stat = Stat::of(&made)?;
+    let (kind, device) = match &entry.node {
+        Node::Symlink { .. } => (FileType::Symlink, (0, 0)),
+        Node::Fifo => (FileType::Fifo, (0, 0)),
+        Node::CharDevice { device } => (FileType::CharacterDevice, *device),
+        Node::BlockDevice { device } => (FileType::BlockDevice, *device),
+        Node::File { .. } | Node::Hardlink { .. } | Node::Directory => {
+            return Err(Errno::INVAL.into());
+        }
+    };
+    // Something older under another name of it has more than one.
+    if (stat.kind, stat.node_device, stat.links) == (kind, device, 1) {
+        Ok(made)
+    } else {
+        Err(io::Error::other("somebody put something else in its place"))
     }
 }
 
@@ -55,6 +79,12 @@ impl LinkWriter {
     /// What is being restored.
     pub(crate) fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// Whether its own name exists and stays, whatever the file's first name leads to.
+    pub(crate) fn stays(&self) -> bool {
+        self.folder.shared.overwrite == Overwrite::Never
+            && Stat::at(&self.folder.handle, &self.name).is_ok()
     }
 
     /// Makes the link.
@@ -82,5 +112,55 @@ impl LinkWriter {
         })
         .map_err(problem)?;
         temporary.place(&name).map_err(|error| problem(error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::super::Restorer;
+    use super::*;
+
+    #[test]
+    fn what_was_put_in_the_place_of_a_pipe_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        let restorer = Restorer::new(&target, Overwrite::Always, None).unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "").unwrap();
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink(&victim, target.join("link")).unwrap();
+        fs::hard_link(&victim, target.join("name")).unwrap();
+        let entry = |node| Entry {
+            path: b"p".to_vec(),
+            node,
+            mode: 0o666,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            mtime: (1, 0),
+            ctime: (1, 0),
+            inode: 1,
+            device: 1,
+            xattrs: vec![],
+            read_again: false,
+        };
+        let fifo = entry(Node::Fifo);
+        for name in [c"link", c"name"] {
+            assert!(open_made(&restorer.root, name, &fifo).is_err());
+        }
+        // A link that is swapped after it was looked at: the handle stays with what it was.
+        make_node(&restorer.root, c"pipe", &fifo).unwrap();
+        let made = open_made(&restorer.root, c"pipe", &fifo).unwrap();
+        fs::rename(target.join("link"), target.join("pipe")).unwrap();
+        metadata::apply(Place::Handle(made.as_fd()), &fifo, &restorer.shared);
+        let to_victim = entry(Node::Symlink { target: b"../victim".to_vec() });
+        let made = open_made(&restorer.root, c"pipe", &to_victim).unwrap();
+        metadata::apply(Place::Handle(made.as_fd()), &to_victim, &restorer.shared);
+        let mode = victim.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o600);
+        assert_eq!(Stat::at(&restorer.root.handle, c"pipe").unwrap().mtime, (1, 0));
+        assert_ne!(Stat::at(&restorer.root.handle, c"name").unwrap().mtime, (1, 0));
     }
 }
