@@ -28,6 +28,7 @@ use self::clock::millis;
 use self::fleet::Fleet;
 use self::folder::Folder;
 use self::health::Rules;
+use self::placement::Rates;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
 use crate::serve::{self, Listen, Running};
 use crate::wire::ServerId;
@@ -102,6 +103,7 @@ pub struct Coordinator {
 struct Core {
     catalog: Catalog,
     fleet: Fleet,
+    rates: Rates,
     signer: TicketSigner,
     tokens: [TokenRow; 2],
     /// The vault record, once there is one.
@@ -129,6 +131,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let core = Arc::new(Core {
         catalog,
         fleet,
+        rates: Rates::default(),
         signer,
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),

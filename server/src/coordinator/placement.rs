@@ -1,13 +1,18 @@
 //! Which servers take which shards of a stripe: weighted rendezvous hashing.
 //!
-//! Every server has a score for every stripe, -ln(u)/w with u drawn from a hash of both; the
-//! lowest scores win. A server more or less moves only the shards it takes or gave. The zones
-//! then bound the choice: at most m of a stripe in one, else as even as possible.
+//! Every server has a score for every stripe, -ln(u)/v with u drawn from a hash of both; the
+//! lowest scores win. The rates v are solved for the servers' shares. A server more or less moves
+//! only the shards it takes or gave. The zones then bound the choice: at most m of a stripe in
+//! one, else as even as possible.
+
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use codec::{Geometry, StripeId};
 
+use crate::cpu;
 use crate::wire::ServerId;
 
 /// A server that may take a shard.
@@ -17,8 +22,8 @@ pub(super) struct Candidate {
     pub(super) server: ServerId,
     /// Its failure domain.
     pub(super) zone: String,
-    /// Its share relative to the others; above 0.
-    pub(super) weight: f64,
+    /// Its rate in [`Rates`].
+    pub(super) rate: f64,
     /// Bytes that it can still take.
     pub(super) room_bytes: u64,
 }
@@ -138,7 +143,58 @@ fn score(stripe: StripeId, candidate: &Candidate) -> f64 {
     hasher.finalize_xof().fill(&mut first);
     // 53 bits, the middle of each step: never 0 and never 1.
     let u = ((u64::from_le_bytes(first) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    -u.ln() / candidate.weight.max(f64::MIN_POSITIVE)
+    -u.ln() / candidate.rate.max(f64::MIN_POSITIVE)
+}
+
+/// The rates of all servers that there are, up or not, so that one which is away for a while
+/// changes no other's. Solved once for each number of shards, until a server or weight changes.
+#[derive(Default)]
+pub(super) struct Rates(Mutex<Solved>);
+
+#[derive(Default)]
+struct Solved {
+    servers: Vec<(ServerId, f64)>,
+    by_shards: BTreeMap<usize, Arc<BTreeMap<ServerId, f64>>>,
+}
+
+impl Rates {
+    /// The rates for stripes of `n` shards on servers of these weights, which are above 0.
+    pub(super) async fn of(
+        &self,
+        servers: Vec<(ServerId, f64)>,
+        n: usize,
+    ) -> Arc<BTreeMap<ServerId, f64>> {
+        {
+            let mut solved = self.solved();
+            if solved.servers != servers {
+                *solved = Solved { servers: servers.clone(), by_shards: BTreeMap::new() };
+            }
+            if let Some(rates) = solved.by_shards.get(&n) {
+                return Arc::clone(rates);
+            }
+        }
+        let (servers, rates) = cpu::run(move || {
+            let rates = Arc::new(solve(&servers, n));
+            (servers, rates)
+        })
+        .await;
+        let mut solved = self.solved();
+        if solved.servers == servers {
+            solved.by_shards.insert(n, Arc::clone(&rates));
+        }
+        rates
+    }
+
+    fn solved(&self) -> MutexGuard<'_, Solved> {
+        // What stands there is whole after every statement.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn solve(servers: &[(ServerId, f64)], n: usize) -> BTreeMap<ServerId, f64> {
+    let weights: Vec<f64> = servers.iter().map(|(_, weight)| *weight).collect();
+    let rates = shares::rates(&shares::targets(&weights, n), n);
+    servers.iter().map(|(server, _)| *server).zip(rates).collect()
 }
 
 #[cfg(test)]

@@ -90,7 +90,10 @@ pub(super) async fn place(
     core.fleet.probed(core.timings.probe_timeout).await;
     let members = core.fleet.members();
     let held = held(&request, &known, &members)?;
-    let candidates: Vec<Candidate> = members.iter().filter_map(candidate).collect();
+    let weights = members.iter().map(|m| (m.row.server, weight(m))).collect();
+    let rates = core.rates.of(weights, request.geometry.shards()).await;
+    let candidates: Vec<Candidate> =
+        members.iter().filter_map(|m| candidate(m, *rates.get(&m.row.server)?)).collect();
     let question = Question {
         stripe: request.stripe,
         geometry: request.geometry,
@@ -155,12 +158,17 @@ fn held(request: &PlaceRequest, known: &Placing, members: &[Member]) -> Result<V
     all.into_iter().map(held).collect()
 }
 
-fn candidate(member: &Member) -> Option<Candidate> {
+/// A server's share is in proportion to its disk.
+fn weight(member: &Member) -> f64 {
+    member.row.capacity_bytes.max(1) as f64
+}
+
+fn candidate(member: &Member, rate: f64) -> Option<Candidate> {
     let takes_writes = member.health.state == Health::Up && member.trouble.is_none();
     takes_writes.then(|| Candidate {
         server: member.row.server,
         zone: member.row.zone.clone(),
-        weight: member.row.capacity_bytes.max(1) as f64,
+        rate,
         room_bytes: member.row.free_bytes,
     })
 }

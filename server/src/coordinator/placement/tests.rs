@@ -9,7 +9,7 @@ fn candidates(zones: &[usize]) -> Vec<Candidate> {
         .map(|(n, zone)| Candidate {
             server: ServerId(n as u32 + 1),
             zone: format!("zone{zone}"),
-            weight: 1e12,
+            rate: 1.0,
             room_bytes: 1 << 40,
         })
         .collect()
@@ -165,19 +165,59 @@ fn a_newcomer_takes_its_share_and_no_more() {
     assert!((0.05..0.075).contains(&share), "{share} of all shards moved, not 1/16");
 }
 
-#[test]
-fn weights_shift_the_load() {
-    let mut candidates = candidates(&[1; 10]);
-    candidates[0].weight *= 2.0;
-    let mut shards = [0u32; 10];
-    for n in 0..3000 {
-        for (_, server) in fresh(stripe(n), (1, 1), &candidates) {
-            shards[server.0 as usize - 1] += 1;
+/// Candidates of these weights, each in a zone of its own, with their rates for n shards.
+fn weighted(weights: &[f64], n: usize) -> Vec<Candidate> {
+    let mut candidates = candidates(&vec![1; weights.len()]);
+    let servers: Vec<_> =
+        candidates.iter().map(|c| c.server).zip(weights.iter().copied()).collect();
+    let rates = solve(&servers, n);
+    candidates.iter_mut().for_each(|c| c.rate = rates[&c.server]);
+    candidates
+}
+
+/// How many of `stripes` stripes each candidate has a shard of.
+fn load(stripes: u32, geometry: (u8, u8), candidates: &[Candidate]) -> Vec<f64> {
+    let mut shards = vec![0.0; candidates.len()];
+    for n in 0..stripes {
+        for (_, server) in fresh(stripe(n), geometry, candidates) {
+            shards[server.0 as usize - 1] += 1.0;
         }
     }
-    let others = f64::from(shards[1..].iter().sum::<u32>()) / 9.0;
-    let ratio = f64::from(shards[0]) / others;
-    assert!((1.6..2.2).contains(&ratio), "{shards:?}");
+    shards
+}
+
+#[test]
+fn shares_are_within_2_percent_of_their_targets() {
+    const STRIPES: u32 = 100_000;
+    for ratio in [1.0, 2.0, 4.0] {
+        let weights: Vec<f64> = (0..12).map(|i| if i % 2 == 0 { 1.0 } else { ratio }).collect();
+        let targets = shares::targets(&weights, 6);
+        let load = load(STRIPES, (4, 2), &weighted(&weights, 6));
+        for (shards, target) in load.iter().zip(&targets) {
+            let off = shards / (target * f64::from(STRIPES)) - 1.0;
+            assert!(off.abs() < 0.02, "1:{ratio}: {off:+.4} of {target}");
+        }
+    }
+}
+
+#[test]
+fn a_newcomer_of_any_weight_moves_little_more_than_its_share() {
+    const STRIPES: u32 = 100_000;
+    for newcomer in [1.0, 2.0, 4.0] {
+        let mut weights: Vec<f64> = (0..15).map(|i| [1.0, 2.0, 4.0][i % 3]).collect();
+        let old = weighted(&weights, 6);
+        weights.push(newcomer);
+        let new = weighted(&weights, 6);
+        let mut moved = 0.0;
+        for n in 0..STRIPES {
+            let set = |candidates: &[Candidate]| -> BTreeSet<ServerId> {
+                fresh(stripe(n), (4, 2), candidates).into_iter().map(|p| p.1).collect()
+            };
+            moved += set(&new).difference(&set(&old)).count() as f64;
+        }
+        let target = shares::targets(&weights, 6)[15] * f64::from(STRIPES);
+        assert!((moved / target - 1.0).abs() < 0.1, "{moved} shards moved for {target}");
+    }
 }
 
 proptest! {
