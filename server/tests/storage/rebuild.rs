@@ -150,15 +150,21 @@ async fn more_than_m_shards_damaged_in_different_columns_still_give_the_lost_one
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_at_one_go_is_read_block_by_block() {
     let world = World::new().await;
-    let fleet = fleet(&world, (4, 2), PACK_BYTES).await;
-    fleet.remove(5);
-    // Its range up to block 20 is refused, block 12 by itself is there and needed.
-    let cut = fleet.shards[0].header_bytes + 15 * BLOCK_BYTES;
-    std::fs::write(fleet.path(0), &fleet.shards[0].file[..cut]).unwrap();
-    fleet.damage(1, &[12]);
-    let answer = fleet.rebuild(5, &fleet.order(0..5, &[5])).await.unwrap();
-    fleet.holds(5, &answer, &[5]).await;
-    assert_eq!(damaged(&answer), [0, 1]);
+    let fleet = fleet(&world, (4, 3), PACK_BYTES).await;
+    fleet.remove(6);
+    // Block 14 is whole in the first of these only, which has no block 15, and block 15 in the
+    // other only: no range with both is of use.
+    fleet.damage(1, &[14]);
+    fleet.damage(4, &[14]);
+    fleet.damage(5, &[15]);
+    for (index, blocks) in [(0, 15), (1, 17)] {
+        let bytes = fleet.shards[0].header_bytes + blocks * BLOCK_BYTES;
+        let file = std::fs::File::options().write(true).open(fleet.path(index)).unwrap();
+        file.set_len(bytes as u64).unwrap();
+    }
+    let answer = fleet.rebuild(6, &fleet.order(0..6, &[6])).await.unwrap();
+    fleet.holds(6, &answer, &[6]).await;
+    assert_eq!(damaged(&answer), [0, 1, 4, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
