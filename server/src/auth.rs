@@ -118,7 +118,7 @@ pub enum Grant {
     },
     /// Reading and checking any shard.
     Read,
-    /// What only the coordinator asks for: probe, inventory, trash, vault record.
+    /// What only the coordinator asks for: probe, inventory, trash, rebuild, vault record.
     Control,
 }
 

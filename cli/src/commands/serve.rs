@@ -216,6 +216,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
             gets: args.gets,
             busy_wait: args.busy_wait,
             client_silence: args.client_silence,
+            ..Limits::default()
         },
         fault: args.fault,
     };

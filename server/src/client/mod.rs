@@ -4,7 +4,7 @@ mod coordinator;
 mod storage;
 
 pub use coordinator::CoordinatorClient;
-pub use storage::{PutShard, StorageClient};
+pub use storage::{PutPieces, PutShard, StorageClient};
 
 use std::time::Duration;
 

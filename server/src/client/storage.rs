@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use codec::{Digest, StripeId};
-use futures_util::stream;
+use futures_util::{Stream, StreamExt as _, stream};
 
 use super::{accepted, cause, http_client, json, nonsense, unreachable};
 use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, State};
@@ -53,6 +53,18 @@ pub struct PutShard {
     pub on_sent: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
+/// A shard file that comes in pieces.
+pub struct PutPieces<S> {
+    /// The stripe.
+    pub stripe: StripeId,
+    /// The hash that the receipt must name.
+    pub header_hash: Digest,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// All of them, in order.
+    pub pieces: S,
+}
+
 impl StorageClient {
     /// A client that gives a server up when nothing moves for `stall`.
     pub fn new(stall: Duration) -> Result<Self> {
@@ -66,9 +78,8 @@ impl StorageClient {
 
     /// Stores a shard; the receipt is checked to be about this shard.
     pub async fn put_shard(&self, place: &Place, epoch: u64, shard: PutShard) -> Result<Receipt> {
-        let name = format!("{} {}", place.name, place.url);
         let PutShard { stripe, header, header_hash, body, footer, on_sent } = shard;
-        let bytes = header.len() + body.len() + footer.len();
+        let file_bytes = (header.len() + body.len() + footer.len()) as u64;
         let pieces: Vec<Bytes> = std::iter::once(header)
             .chain(
                 (0..body.len())
@@ -77,18 +88,36 @@ impl StorageClient {
             )
             .chain([footer])
             .collect();
+        let pieces = stream::iter(pieces).map(move |piece| {
+            on_sent(piece.len() as u64);
+            Ok(piece)
+        });
+        self.put_pieces(place, epoch, PutPieces { stripe, header_hash, file_bytes, pieces }).await
+    }
+
+    /// The same for a file that is not in memory: its pieces are taken as the server takes them.
+    pub async fn put_pieces<S>(
+        &self,
+        place: &Place,
+        epoch: u64,
+        shard: PutPieces<S>,
+    ) -> Result<Receipt>
+    where
+        S: Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    {
+        let name = format!("{} {}", place.name, place.url);
+        let PutPieces { stripe, header_hash, file_bytes, pieces } = shard;
         let moved = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&moved);
-        let body = stream::iter(pieces.into_iter().map(move |piece| {
-            counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
-            on_sent(piece.len() as u64);
-            Ok::<_, std::convert::Infallible>(piece)
-        }));
+        let body = pieces.inspect(move |piece| {
+            let bytes = piece.as_ref().map_or(0, Bytes::len);
+            counted.fetch_add(bytes as u64, Ordering::Relaxed);
+        });
         let request = self
             .http
             .put(format!("{}/v1/shards/{stripe}/{}", place.url, place.index))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", place.ticket))
-            .header(reqwest::header::CONTENT_LENGTH, bytes)
+            .header(reqwest::header::CONTENT_LENGTH, file_bytes)
             .body(reqwest::Body::wrap_stream(body));
         let answer = async {
             let response = request.send().await.map_err(|e| unreachable(&name, &e))?;

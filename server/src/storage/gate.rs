@@ -65,13 +65,7 @@ impl Gate {
         if !fits(&ticket.grant) {
             return Err(Error::refuse(Code::Forbidden, "the ticket does not allow this"));
         }
-        let highest = self.epoch.highest();
-        if ticket.epoch < highest {
-            let why = format!("the ticket is of epoch {}, the present one {highest}", ticket.epoch);
-            // A coordinator whose catalog was restored from an older copy goes on above it.
-            let refusal = Refusal::new(Code::StaleEpoch, why);
-            return Err(Error::Refuse(Refusal { epoch: Some(highest), ..refusal }));
-        }
+        self.require_epoch(ticket.epoch)?;
         // Clients get no such tickets: the coordinator itself is speaking.
         if ticket.grant == Grant::Control {
             self.clock.advance(ticket.issued_ms);
@@ -81,6 +75,18 @@ impl Gate {
             let late_ms = now_ms - ticket.expires_ms;
             let why = format!("the ticket ended {late_ms} ms ago");
             return Err(Error::refuse(Code::Expired, why));
+        }
+        Ok(())
+    }
+
+    /// Refuses what an epoch that is over had allowed.
+    pub(super) fn require_epoch(&self, epoch: u64) -> Result<()> {
+        let highest = self.epoch.highest();
+        if epoch < highest {
+            let why = format!("the ticket is of epoch {epoch}, the present one {highest}");
+            // A coordinator whose catalog was restored from an older copy goes on above it.
+            let refusal = Refusal::new(Code::StaleEpoch, why);
+            return Err(Error::Refuse(Refusal { epoch: Some(highest), ..refusal }));
         }
         Ok(())
     }

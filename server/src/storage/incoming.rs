@@ -1,18 +1,14 @@
 //! One shard on its way in: header first, every byte checked while it is
 //! written, nothing visible before all of it is there and synced.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use codec::Digest;
 use codec::shard::{BodyCheck, Header, PEEK_BYTES};
 
 use super::address::Address;
-use super::fault::Fault;
-use super::inspect::check_address;
+use super::inspect::{Inspection, check_address};
 use super::shelf::Shelf;
+use super::temporary::Temporary;
 use crate::wire::Code;
 use crate::{Error, Result};
 
@@ -26,7 +22,7 @@ impl Shelf {
         pieces: impl Iterator<Item = Bytes>,
     ) -> Result<Digest> {
         self.room.require_sound()?;
-        if let Some(header_hash) = self.stored(address)? {
+        if let Inspection::Good(header_hash) = self.stored(address)? {
             return Ok(header_hash);
         }
         let _promise = self.room.promise(file_bytes)?;
@@ -43,7 +39,7 @@ struct Incoming<'a> {
     address: Address,
     file_bytes: u64,
     seen_bytes: u64,
-    file: File,
+    written_bytes: u64,
     temporary: Temporary,
     state: State,
 }
@@ -54,20 +50,10 @@ enum State {
     Body(Box<BodyCheck>, Digest),
 }
 
-/// A temporary file, removed on drop.
-struct Temporary(PathBuf);
-
 impl<'a> Incoming<'a> {
     fn create(shelf: &'a Shelf, address: Address, file_bytes: u64) -> Result<Self> {
-        let path = shelf.root.join("tmp").join(shelf.unique_name(address));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(Error::io("cannot create", &path));
-        let file = shelf.room.told_of_name(file)?;
-        let (temporary, state) = (Temporary(path), State::Header(Vec::new()));
-        Ok(Self { shelf, address, file_bytes, seen_bytes: 0, file, temporary, state })
+        let (temporary, state) = (shelf.temporary(address)?, State::Header(Vec::new()));
+        Ok(Self { shelf, address, file_bytes, seen_bytes: 0, written_bytes: 0, temporary, state })
     }
 
     fn take(&mut self, piece: Bytes) -> Result<()> {
@@ -117,14 +103,9 @@ impl<'a> Incoming<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let written = self.file.write_all(bytes);
-        let full = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        };
-        if written.as_ref().is_err_and(full) {
-            return Err(Error::refuse(Code::NoSpace, "the disk is full"));
-        }
-        self.shelf.room.told(written.map_err(Error::io("cannot write", &self.temporary.0)))
+        self.temporary.write_at(bytes, self.written_bytes)?;
+        self.written_bytes += bytes.len() as u64;
+        Ok(())
     }
 
     fn finish(self) -> Result<Digest> {
@@ -135,14 +116,8 @@ impl<'a> Incoming<'a> {
             return Err(cut_short(self.seen_bytes, self.file_bytes));
         }
         check.finish()?;
-        self.shelf.reach(Fault::AbortBeforeSync);
-        let synced = match self.shelf.fault {
-            Some(Fault::SyncFails) => Err(io::Error::other("a planted failure")),
-            _ => self.file.sync_all(),
-        };
-        self.shelf.room.told(synced.map_err(Error::io("cannot sync", &self.temporary.0)))?;
-        self.shelf.reach(Fault::AbortBeforeRename);
-        self.shelf.publish(&self.temporary.0, self.address)?;
+        self.shelf.sync(&self.temporary)?;
+        self.shelf.publish(self.temporary.path(), self.address)?;
         Ok(header_hash)
     }
 }
@@ -156,15 +131,4 @@ fn take_up_to(bytes: &mut Vec<u8>, piece: &mut Bytes, wanted: usize) {
 fn cut_short(seen_bytes: u64, file_bytes: u64) -> Error {
     let why = format!("the shard was cut short: {seen_bytes} of {file_bytes} bytes came");
     Error::refuse(Code::BadRequest, why)
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        match fs::remove_file(&self.0) {
-            // It has its name now.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, "cannot remove {}", self.0.display()),
-            Ok(()) => {}
-        }
-    }
 }

@@ -46,14 +46,25 @@ impl Shelf {
         let examined =
             file.and_then(|file| file.map(|f| self.examine(&f, address, how)).transpose());
         match examined.map_err(unreadable_is_damaged) {
-            Ok(Some(header_hash)) => Ok(Inspection::Good(header_hash)),
+            Ok(Some(header_hash)) => {
+                if how == Thoroughness::Whole {
+                    self.unreadable().remove(&address);
+                }
+                Ok(Inspection::Good(header_hash))
+            }
             Ok(None) => Ok(Inspection::Missing),
             Err(Error::Codec(error)) => Ok(Inspection::Damaged(error.to_string())),
             Err(error) => Err(error),
         }
     }
 
-    fn examine(&self, file: &File, address: Address, how: Thoroughness) -> Result<Digest> {
+    /// The header hash of an open file, if it is the shard of `address`.
+    pub(super) fn examine(
+        &self,
+        file: &File,
+        address: Address,
+        how: Thoroughness,
+    ) -> Result<Digest> {
         let path = &self.path(address);
         let file_bytes = file.metadata().map_err(Error::io("cannot read", path))?.len();
         let header = read_header(file, path, file_bytes)?;
@@ -67,7 +78,6 @@ impl Shelf {
                 let planted = self.reach_read(Fault::ReadFails, address);
                 planted.map_err(Error::io("cannot read", path))?;
                 read_body(file, path, &header)?;
-                self.unreadable().remove(&address);
             }
             Thoroughness::Present => self.require_readable(address)?,
         }

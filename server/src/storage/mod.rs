@@ -3,7 +3,8 @@
 //! `folder` and `identity` are its folder and who it is, `gate` decides who is
 //! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`
 //! are its longer verbs), `room` watches the disk; `router`, `put` and `get`
-//! speak HTTP, and `hello` speaks to the coordinator.
+//! speak HTTP, `rebuild` makes a stripe's missing shards again out of its
+//! peers', at the pace of `throttle`; `hello` speaks to the coordinator.
 
 mod address;
 mod clock;
@@ -18,10 +19,13 @@ mod incoming;
 mod inspect;
 mod inventory;
 mod put;
+mod rebuild;
 mod room;
 mod router;
 mod server;
 mod shelf;
+mod temporary;
+mod throttle;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,10 +84,14 @@ pub struct Limits {
     pub puts: usize,
     /// Shards being read: 16, each with up to 0.4 MiB.
     pub gets: usize,
-    /// How long a request waits for its turn: 2 s.
+    /// Stripes being rebuilt: 1, with up to 16 MiB and the tables of its shards (0.05 % of the
+    /// stripe); one of 255 shards with up to 64 MiB.
+    pub rebuilds: usize,
+    /// How long a request waits for its turn, and a rebuild (5 s at most) for a server that is
+    /// busy: 2 s.
     pub busy_wait: Duration,
     /// A client that sends or takes nothing for so long is dropped: 30 s. So long it may also
-    /// go on sending what was refused.
+    /// go on sending what was refused, and so long a rebuild waits for a server that is silent.
     pub client_silence: Duration,
 }
 
@@ -92,6 +100,7 @@ impl Default for Limits {
         Self {
             puts: 16,
             gets: 16,
+            rebuilds: 1,
             busy_wait: Duration::from_secs(2),
             client_silence: Duration::from_secs(30),
         }
@@ -157,7 +166,7 @@ impl Storage {
     pub async fn stop(mut self) {
         self.hello.abort_all();
         self.running.stop(self.drain).await;
-        if self.open.finish_puts(LAST_WRITES).await {
+        if self.open.finish_writes(LAST_WRITES).await {
             self.open.folder.unlock();
         }
     }

@@ -1,5 +1,5 @@
 //! Room on the disk: what is free beyond the reserve, less what is promised to
-//! PUTs under way. A disk that failed a write or a sync has none.
+//! PUTs and rebuilds under way. A disk that failed a write or a sync has none.
 
 use std::io;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub(super) struct Space {
     pub(super) free_bytes: u64,
 }
 
-/// Bytes promised to one PUT, given back on drop.
+/// Bytes promised to one PUT or rebuild, given back on drop.
 pub(super) struct Promise {
     room: Arc<Room>,
     bytes: u64,
@@ -56,20 +56,34 @@ impl Room {
 
     /// The disk's space now, without regard to promises.
     pub(super) fn space(&self) -> Result<Space> {
+        self.space_beyond(self.reserve_bytes)
+    }
+
+    fn space_beyond(&self, reserve_bytes: Option<u64>) -> Result<Space> {
         let disk = statvfs(&self.path)
             .map_err(|error| Error::io("cannot examine", &self.path)(error.into()))?;
         let capacity_bytes = disk.f_blocks.saturating_mul(disk.f_frsize);
         let available = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let reserve = self.reserve_bytes.unwrap_or((capacity_bytes / 50).min(RESERVE_BYTES_MAX));
+        let reserve = reserve_bytes.unwrap_or((capacity_bytes / 50).min(RESERVE_BYTES_MAX));
         Ok(Space { capacity_bytes, free_bytes: available.saturating_sub(reserve) })
     }
 
     /// Promises `bytes` to a PUT, or refuses before any of them is read.
     pub(super) fn promise(self: &Arc<Self>, bytes: u64) -> Result<Promise> {
+        self.promise_beyond(bytes, self.reserve_bytes)
+    }
+
+    /// The same for a repair, which the reserve is kept for.
+    pub(super) fn promise_repair(self: &Arc<Self>, bytes: u64) -> Result<Promise> {
+        self.promise_beyond(bytes, Some(0))
+    }
+
+    fn promise_beyond(self: &Arc<Self>, bytes: u64, reserve_bytes: Option<u64>) -> Result<Promise> {
         let mut promised = self.promised_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = self.space()?.free_bytes.saturating_sub(*promised);
+        let free = self.space_beyond(reserve_bytes)?.free_bytes.saturating_sub(*promised);
         if bytes > free {
-            let why = format!("no room for {bytes} bytes: {free} are free beyond the reserve");
+            let beyond = if reserve_bytes == Some(0) { "" } else { " beyond the reserve" };
+            let why = format!("no room for {bytes} bytes: {free} are free{beyond}");
             return Err(Error::refuse(Code::NoSpace, why));
         }
         *promised += bytes;
@@ -136,5 +150,12 @@ mod tests {
         assert_eq!(room.promise(most).err().unwrap().code(), Some(Code::NoSpace));
         drop(first);
         room.promise(most).unwrap();
+    }
+
+    #[test]
+    fn the_reserve_is_kept_for_repair() {
+        let room = Arc::new(Room::new(std::env::temp_dir(), Some(u64::MAX)));
+        assert_eq!(room.promise(1).err().unwrap().code(), Some(Code::NoSpace));
+        room.promise_repair(1).unwrap();
     }
 }

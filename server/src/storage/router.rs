@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::address::Address;
 use super::get::get as get_shard;
 use super::put::put as put_shard;
+use super::rebuild::rebuild;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
@@ -25,8 +26,9 @@ use crate::wire::{
 };
 use crate::{Error, Result};
 
-/// A control message is shorter than this: a page of shards takes 80 KB, a vault record less.
-const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// A control message is shorter than this: the order to rebuild a stripe of 255 shards, with all
+/// its tickets, takes 300 KB, a page of shards 80 KB.
+const MESSAGE_BYTES_MAX: usize = 512 * 1024;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 pub(super) fn router(door: Door) -> Router {
@@ -35,6 +37,7 @@ pub(super) fn router(door: Door) -> Router {
         .route("/v1/check", post(check))
         .route("/v1/inventory", get(inventory))
         .route("/v1/trash", post(trash))
+        .route("/v1/rebuild", post(rebuild))
         .route("/v1/probe", post(probe))
         .route("/v1/vault-record", put(put_vault_record))
         .fallback(no_such_path)
@@ -136,7 +139,7 @@ async fn admit_coordinator(server: &Server, headers: &HeaderMap) -> Result<()> {
 }
 
 /// A JSON body, of bounded length.
-async fn message<T: DeserializeOwned>(server: &Server, body: &mut Body) -> Result<T> {
+pub(super) async fn message<T: DeserializeOwned>(server: &Server, body: &mut Body) -> Result<T> {
     let mut bytes = Vec::new();
     while let Some(piece) = next_piece(body, server.limits.client_silence).await? {
         if bytes.len() + piece.len() > MESSAGE_BYTES_MAX {
@@ -155,4 +158,59 @@ fn addresses(shards: Vec<(StripeId, u8)>) -> Result<Vec<Address>> {
         return Err(Error::refuse(Code::TooLarge, why));
     }
     Ok(shards.into_iter().map(|(stripe, index)| Address { stripe, index }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::Geometry;
+
+    use super::*;
+    use crate::auth::{Ticket, TicketSigner};
+    use crate::wire::{Place, ReadTicket, RebuildRequest, ServerId, Source, State};
+
+    #[test]
+    fn the_longest_order_to_rebuild_is_one_message() {
+        let geometry = Geometry::new(1, 254).unwrap();
+        let stripe = StripeId([0xff; 32]);
+        let sign = |grant| {
+            let (server, vault) = (ServerId(u32::MAX), codec::VaultId([0xff; 16]));
+            let (epoch, issued_ms, expires_ms) = (u64::MAX, u64::MAX, u64::MAX);
+            let ticket = Ticket { grant, vault, server, epoch, issued_ms, expires_ms };
+            TicketSigner::from_seed(&[1; 32]).unwrap().sign(&ticket).unwrap()
+        };
+        let (put, read) =
+            (sign(Grant::Put { stripe, index: 255, file_bytes: u64::MAX }), sign(Grant::Read));
+        let (name, server) = ("n".repeat(63), ServerId(u32::MAX));
+        let url = format!("http://{name}:65535");
+        let source = |index| Source {
+            index,
+            at: ReadTicket {
+                server,
+                name: name.clone(),
+                zone: name.clone(),
+                url: url.clone(),
+                state: State::Suspect,
+                ticket: read.clone(),
+            },
+        };
+        let place = |index| Place {
+            index,
+            server,
+            name: name.clone(),
+            url: url.clone(),
+            ticket: put.clone(),
+        };
+        let order = RebuildRequest {
+            stripe,
+            geometry,
+            pack_bytes: u64::MAX,
+            pack_key_bytes: u16::MAX,
+            epoch: u64::MAX,
+            sources: (0..255).map(source).collect(),
+            places: (0..255).map(place).collect(),
+            bytes_per_second: Some(u64::MAX),
+        };
+        let bytes = serde_json::to_vec(&order).unwrap().len();
+        assert!(bytes < MESSAGE_BYTES_MAX, "{bytes}");
+    }
 }

@@ -20,12 +20,15 @@ use super::identity::{Identity, Keys};
 use super::room::Room;
 use super::shelf::Shelf;
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
+use crate::client::StorageClient;
 use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
 use crate::{Error, Result};
 
 const STARTS_FILE: &str = "starts";
 /// Shards read whole for checks at once.
 const CHECKS: usize = 2;
+/// A read from another server that is busy or away is repeated no longer than this.
+const PEER_PATIENCE_MAX: Duration = Duration::from_secs(5);
 /// Refused bodies read to their end at once.
 const DRAINS: usize = 8;
 /// A refused body is read no further than this.
@@ -38,8 +41,11 @@ pub(super) struct Server {
     pub(super) room: Arc<Room>,
     pub(super) limits: Limits,
     pub(super) checks: Arc<Semaphore>,
+    /// For what is read from, and sent to, other servers.
+    pub(super) peers: StorageClient,
     puts: Arc<Semaphore>,
     gets: Arc<Semaphore>,
+    rebuilds: Arc<Semaphore>,
     drains: Arc<Semaphore>,
     keys: Keys,
     starts: u64,
@@ -61,7 +67,10 @@ impl Server {
         }
         let root = folder.root().to_owned();
         let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
+        let patience = limits.busy_wait.min(PEER_PATIENCE_MAX);
+        let peers = StorageClient::new(limits.client_silence)?.with_patience(patience);
         Ok(Self {
+            peers,
             gate: Gate::open(Arc::clone(&folder), identity)?,
             folder,
             shelf: Arc::new(shelf),
@@ -69,6 +78,7 @@ impl Server {
             checks: Arc::new(Semaphore::new(CHECKS)),
             puts: Arc::new(Semaphore::new(limits.puts)),
             gets: Arc::new(Semaphore::new(limits.gets)),
+            rebuilds: Arc::new(Semaphore::new(limits.rebuilds)),
             drains: Arc::new(Semaphore::new(DRAINS)),
             limits,
             keys,
@@ -78,35 +88,43 @@ impl Server {
 
     /// A slot for a PUT, or a refusal after a while.
     pub(super) async fn put_slot(&self) -> Result<OwnedSemaphorePermit> {
-        self.slot(&self.puts).await
+        self.slot(&self.puts, "too many shards are on their way here").await
     }
 
     /// A slot for a GET, or a refusal after a while.
     pub(super) async fn get_slot(&self) -> Result<OwnedSemaphorePermit> {
-        self.slot(&self.gets).await
+        self.slot(&self.gets, "too many shards are being read here").await
     }
 
-    async fn slot(&self, slots: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    /// A slot for a rebuild, or a refusal after a while.
+    pub(super) async fn rebuild_slot(&self) -> Result<OwnedSemaphorePermit> {
+        self.slot(&self.rebuilds, "another stripe is being rebuilt here").await
+    }
+
+    async fn slot(&self, slots: &Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit> {
         let slot = Arc::clone(slots).acquire_owned();
         match tokio::time::timeout(self.limits.busy_wait, slot).await {
             Ok(Ok(slot)) => Ok(slot),
-            _ => Err(Error::refuse(Code::Busy, "too many shards are on their way here")),
+            _ => Err(Error::refuse(Code::Busy, busy)),
         }
     }
 
-    /// Waits until no PUT writes any more, and lets none begin; `false` if one still does.
-    pub(super) async fn finish_puts(&self, wait: Duration) -> bool {
-        let all = u32::try_from(self.limits.puts).unwrap_or(u32::MAX);
-        match tokio::time::timeout(wait, self.puts.acquire_many(all)).await {
-            Ok(Ok(slots)) => {
-                slots.forget();
-                true
-            }
-            _ => {
-                tracing::warn!("the disk is slow: a shard is still being written");
-                false
-            }
+    /// Waits until no PUT and no rebuild writes any more, and lets none begin; `false` if one
+    /// still does.
+    pub(super) async fn finish_writes(&self, wait: Duration) -> bool {
+        let all = async |slots: &Semaphore, count: usize| {
+            let all = u32::try_from(count).unwrap_or(u32::MAX);
+            slots.acquire_many(all).await.map(|slots| slots.forget()).is_ok()
+        };
+        let both = async {
+            all(&self.puts, self.limits.puts).await
+                && all(&self.rebuilds, self.limits.rebuilds).await
+        };
+        let finished = tokio::time::timeout(wait, both).await.unwrap_or(false);
+        if !finished {
+            tracing::warn!("the disk is slow: a shard is still being written");
         }
+        finished
     }
 
     /// The proof that a shard is held.

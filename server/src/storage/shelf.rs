@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use codec::{Digest, VaultId};
+use codec::VaultId;
 use rustix::io::Errno;
 
 use super::address::Address;
@@ -96,16 +96,14 @@ impl Shelf {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The header hash of a shard that is there already: whole, and synced under its name.
-    pub(super) fn stored(&self, address: Address) -> Result<Option<Digest>> {
+    /// What lies at `address`, read whole; a good shard's name is synced.
+    pub(super) fn stored(&self, address: Address) -> Result<Inspection> {
         let _folder = self.lock(address);
-        match self.inspect(address, Thoroughness::Whole)? {
-            Inspection::Good(header_hash) => {
-                self.sync_or_trouble(&self.folder(address.folder()))?;
-                Ok(Some(header_hash))
-            }
-            Inspection::Missing | Inspection::Damaged(_) => Ok(None),
+        let inspection = self.inspect(address, Thoroughness::Whole)?;
+        if let Inspection::Good(_) = inspection {
+            self.sync_or_trouble(&self.folder(address.folder()))?;
         }
+        Ok(inspection)
     }
 
     /// Gives a whole and synced file its name. Something damaged there goes to quarantine; the
@@ -148,6 +146,18 @@ impl Shelf {
         }
         self.named(durable::rename_new(written, &path), &path)?;
         Ok(true)
+    }
+
+    /// Gives a whole, synced and verified file its name, in the stead of whatever lies there: that
+    /// is the same shard, byte for byte, or less of it than this. At no moment is there nothing.
+    pub(super) fn replace(&self, written: &Path, address: Address) -> Result<()> {
+        let _folder = self.lock(address);
+        self.room.require_sound()?;
+        let path = self.path(address);
+        self.named(fs::rename(written, &path), &path)?;
+        self.unreadable().remove(&address);
+        self.reach(Fault::AbortAfterRename);
+        self.sync_or_trouble(&self.folder(address.folder()))
     }
 
     /// Moves shards to the trash of `day`; says how many were there.

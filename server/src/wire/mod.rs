@@ -6,6 +6,7 @@
 
 mod push;
 mod read;
+mod repair;
 mod servers;
 mod storage;
 mod vault;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use push::*;
 pub use read::*;
+pub use repair::*;
 pub use servers::*;
 pub use storage::*;
 pub use vault::*;

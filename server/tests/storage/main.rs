@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod control;
+mod fleet;
 mod get;
 mod process;
 mod put;
+mod rebuild;
+mod rebuild_trouble;
 mod start;
 mod support;
 mod trouble;

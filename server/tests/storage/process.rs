@@ -7,6 +7,7 @@ use arc_server::storage;
 use arc_server::wire::*;
 use reqwest::{Method, RequestBuilder};
 
+use super::fleet::source;
 use super::support::*;
 
 const KIB_MAX: u64 = 64 * 1024;
@@ -136,5 +137,62 @@ async fn a_crash_leaves_the_whole_shard_or_nothing() {
         let receipt = server.put(&shard).await.unwrap();
         assert_eq!(receipt.header_hash, shard.header_hash, "{fault}");
         assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good, "{fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_leaves_the_rebuilt_shard_or_what_was_there() {
+    let pack_bytes = 2 << 20;
+    let shards = stripe(VAULT, pack_bytes, 1);
+    let shard = &shards[2];
+    let damage = flipped(&shard.file, shard.header_bytes + 200_000);
+    for (fault, left, whole) in [
+        ("abort-before-sync", 1, false),
+        ("abort-before-rename", 1, false),
+        ("abort-after-rename", 0, true),
+    ] {
+        let world = World::new().await;
+        let (process, url) = start_process(&world, Some(fault)).await;
+        let (mut sources, mut others) = (Vec::new(), Vec::new());
+        for shard in &shards[..2] {
+            let server = world.server_with(|config| {
+                config.name = Some(format!("other-{}", shard.index));
+                config.data = world.dir.path().join(format!("other-{}", shard.index));
+            });
+            let server = server.await;
+            server.put(shard).await.unwrap();
+            sources.push(source(&server, shard.index));
+            others.push(server);
+        }
+        let name = format!("{}.2", shard.stripe);
+        let path = world.data().join("shards").join(&name[..2]).join(&name);
+        std::fs::write(&path, &damage).unwrap();
+        let (name, ticket) = ("disk-1".to_owned(), String::new());
+        let order = RebuildRequest {
+            stripe: shard.stripe,
+            geometry: codec::Geometry::new(2, 1).unwrap(),
+            pack_bytes: pack_bytes as u64,
+            pack_key_bytes: PACK_KEY_BYTES as u16,
+            epoch: 4,
+            sources,
+            places: vec![Place { index: 2, server: ServerId(1), name, url: url.clone(), ticket }],
+            bytes_per_second: None,
+        };
+        let ticket = world.coordinator.sign(&world.coordinator.ticket(Grant::Control));
+        let rebuild = world.http.post(format!("{url}/v1/rebuild"));
+        let rebuild = rebuild.header(PROTOCOL_HEADER, PROTOCOL);
+        let rebuild = rebuild.header("authorization", format!("Ticket {ticket}")).json(&order);
+        assert!(rebuild.send().await.is_err(), "{fault}");
+        drop(process);
+        assert_eq!(names(&world.data().join("tmp")).len(), left, "{fault}");
+
+        let server = world.server().await;
+        assert_eq!(names(&world.data().join("tmp")).len(), 0, "{fault}");
+        let expected = if whole { &shard.file } else { &damage };
+        assert!(std::fs::read(&path).unwrap() == *expected, "{fault}");
+        let answer: RebuildAnswer =
+            server.post("/v1/rebuild", Grant::Control, &order).await.unwrap();
+        assert_eq!(answer.receipts[0].header_hash, shard.header_hash, "{fault}");
+        assert!(std::fs::read(&path).unwrap() == shard.file, "{fault}");
     }
 }

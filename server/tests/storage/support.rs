@@ -30,6 +30,8 @@ use tokio::net::TcpStream;
 
 pub(crate) const VAULT: VaultId = VaultId([9; 16]);
 pub(crate) const SHARED_KEY: [u8; 32] = [3; 32];
+/// Bytes of the pack key fields.
+pub(crate) const PACK_KEY_BYTES: usize = 64;
 /// Far from any wall clock.
 pub(crate) const NOW_MS: u64 = 86_400_000 * 5;
 
@@ -180,7 +182,7 @@ pub(crate) fn anywhere() -> Listen {
 pub(crate) struct Server<'a> {
     pub(crate) world: &'a World,
     pub(crate) storage: Storage,
-    data: PathBuf,
+    pub(crate) data: PathBuf,
 }
 
 impl Server<'_> {
@@ -192,7 +194,7 @@ impl Server<'_> {
 
     pub(crate) fn sign(&self, grant: Grant) -> String {
         let coordinator = &self.world.coordinator;
-        coordinator.sign(&coordinator.ticket(grant))
+        coordinator.sign(&Ticket { server: self.storage.server, ..coordinator.ticket(grant) })
     }
 
     pub(crate) async fn put(&self, shard: &TestShard) -> Result<Receipt, Refusal> {
@@ -348,10 +350,19 @@ impl TestShard {
 
 /// The three shards of a 2+1 stripe.
 pub(crate) fn stripe(vault: VaultId, pack_bytes: usize, seed: u8) -> Vec<TestShard> {
+    stripe_of(Geometry::new(2, 1).unwrap(), vault, pack_bytes, seed)
+}
+
+/// The shards of a stripe.
+pub(crate) fn stripe_of(
+    geometry: Geometry,
+    vault: VaultId,
+    pack_bytes: usize,
+    seed: u8,
+) -> Vec<TestShard> {
     let mut pack = Vec::with_capacity(pack_bytes * 2);
     pack.extend((0..pack_bytes).map(|at| (at / 7) as u8 ^ (at >> 13) as u8 ^ seed));
-    let geometry = Geometry::new(2, 1).unwrap();
-    let key = PackKeyField(vec![seed; 64]);
+    let key = PackKeyField(vec![seed; PACK_KEY_BYTES]);
     let stripe = Stripe::encode(vault, Kind::Data, geometry, key, pack).unwrap();
     let file = |index: usize| {
         let ends = &stripe.shards[index];
@@ -364,7 +375,7 @@ pub(crate) fn stripe(vault: VaultId, pack_bytes: usize, seed: u8) -> Vec<TestSha
         header_bytes: stripe.shards[index].header.len(),
         file: file(index),
     };
-    (0..3).map(shard).collect()
+    (0..geometry.shards()).map(shard).collect()
 }
 
 /// One shard with a body of `body_bytes`.

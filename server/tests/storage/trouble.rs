@@ -149,10 +149,10 @@ async fn a_folder_that_is_gone_says_nothing_of_its_shards() {
 }
 
 /// A small file system of its own, where this test may mount one.
-struct SmallDisk<'a>(&'a Path);
+pub(crate) struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path) -> Option<Self> {
+    pub(crate) fn mount(at: &'a Path) -> Option<Self> {
         std::fs::create_dir(at).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=8m", "arc-test"]).arg(at);

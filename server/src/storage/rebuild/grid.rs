@@ -1,0 +1,179 @@
+//! Which blocks of a group of columns to read from which source: decided from
+//! what has been read of them so far, without touching any of it.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+/// One block of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cell {
+    Unread,
+    /// Its hash holds.
+    Good(Bytes),
+    /// Its hash does not.
+    Bad,
+    /// It could not be read, perhaps only not together with its neighbours.
+    Failed,
+}
+
+/// The blocks of a group of columns, by block and source.
+pub(super) struct Grid<'a> {
+    needed: usize,
+    wanted: &'a [u8],
+    /// The index of each source.
+    indexes: Vec<u8>,
+    cells: Vec<Vec<Cell>>,
+}
+
+/// One column: the blocks by index of their shards.
+pub(super) type Column = Vec<Option<Vec<u8>>>;
+
+impl<'a> Grid<'a> {
+    /// For the shards `wanted` of a code that needs `needed` of a column's blocks.
+    pub(super) fn new(needed: usize, wanted: &'a [u8], indexes: Vec<u8>, blocks: usize) -> Self {
+        let cells = vec![vec![Cell::Unread; indexes.len()]; blocks];
+        Self { needed, wanted, indexes, cells }
+    }
+
+    /// Which further blocks of `sources`, the preferred ones first, would be enough for every
+    /// column, or as many as they have. Empty: none are needed, or none are left.
+    pub(super) fn plan(&self, sources: &[usize]) -> Vec<(usize, Vec<usize>)> {
+        let mut good: Vec<BTreeSet<u8>> = (0..self.cells.len()).map(|at| self.good(at)).collect();
+        let mut plan = Vec::new();
+        for &source in sources {
+            let index = self.indexes[source];
+            let blocks: Vec<usize> = (0..self.cells.len())
+                .filter(|&block| self.cells[block][source] == Cell::Unread)
+                .filter(|&block| !self.is_enough(&good[block]) && good[block].insert(index))
+                .collect();
+            if !blocks.is_empty() {
+                plan.push((source, blocks));
+            }
+        }
+        plan
+    }
+
+    pub(super) fn set(&mut self, block: usize, source: usize, cell: Cell) {
+        self.cells[block][source] = cell;
+    }
+
+    /// Lets what failed be tried once more.
+    pub(super) fn forget_failures(&mut self) {
+        self.cells.iter_mut().flatten().filter(|cell| **cell == Cell::Failed).for_each(|cell| {
+            *cell = Cell::Unread;
+        });
+    }
+
+    /// The columns, if every one has enough blocks for the code.
+    pub(super) fn columns(&self, shards: usize) -> Option<Vec<Column>> {
+        if !(0..self.cells.len()).all(|block| self.is_enough(&self.good(block))) {
+            return None;
+        }
+        let column = |cells: &Vec<Cell>| {
+            let mut column = vec![None; shards];
+            for (cell, &index) in cells.iter().zip(&self.indexes) {
+                if let Cell::Good(block) = cell {
+                    column[usize::from(index)] = Some(block.to_vec());
+                }
+            }
+            column
+        };
+        Some(self.cells.iter().map(column).collect())
+    }
+
+    /// The shards whose block of that column is at hand.
+    fn good(&self, block: usize) -> BTreeSet<u8> {
+        let cells = self.cells[block].iter().zip(&self.indexes);
+        cells.filter(|(cell, _)| matches!(cell, Cell::Good(_))).map(|(_, &index)| index).collect()
+    }
+
+    /// What is there already need not be computed.
+    fn is_enough(&self, good: &BTreeSet<u8>) -> bool {
+        good.len() >= self.needed || self.wanted.iter().all(|index| good.contains(index))
+    }
+}
+
+/// Cuts ascending block numbers into runs without gaps, `longest` blocks at most.
+pub(super) fn runs(blocks: &[usize], longest: usize) -> Vec<std::ops::Range<usize>> {
+    let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
+    for &block in blocks {
+        match runs.last_mut().filter(|run| run.end == block && run.len() < longest) {
+            Some(run) => run.end += 1,
+            None => runs.push(block..block + 1),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Cell {
+        Cell::Good(Bytes::from_static(b"x"))
+    }
+
+    /// 2+2 with shard 3 wanted, three blocks.
+    fn grid(indexes: &[u8]) -> Grid<'static> {
+        Grid::new(2, &[3], indexes.to_vec(), 3)
+    }
+
+    #[test]
+    fn only_what_is_lacking_is_read_from_the_next_source() {
+        let mut grid = grid(&[0, 1, 2]);
+        assert_eq!(grid.plan(&[0, 1, 2]), [(0, vec![0, 1, 2]), (1, vec![0, 1, 2])]);
+        for block in 0..3 {
+            grid.set(block, 0, good());
+            grid.set(block, 1, good());
+        }
+        assert_eq!(grid.plan(&[2]), []);
+        grid.set(1, 0, Cell::Bad);
+        assert!(grid.columns(4).is_none());
+        assert_eq!(grid.plan(&[0, 1, 2]), [(2, vec![1])]);
+        grid.set(1, 2, good());
+        let columns = grid.columns(4).unwrap();
+        let there = |block: usize| columns[block].iter().map(Option::is_some).collect::<Vec<_>>();
+        assert_eq!(there(0), [true, true, false, false]);
+        assert_eq!(there(1), [false, true, true, false]);
+    }
+
+    #[test]
+    fn a_wanted_block_that_is_there_needs_no_others() {
+        let mut grid = grid(&[3, 0, 1]);
+        grid.set(0, 0, good());
+        grid.set(1, 0, Cell::Bad);
+        grid.set(2, 0, good());
+        assert_eq!(grid.plan(&[1, 2]), [(1, vec![1]), (2, vec![1])]);
+    }
+
+    #[test]
+    fn the_same_shard_elsewhere_counts_once() {
+        let mut grid = grid(&[0, 0, 1]);
+        assert_eq!(grid.plan(&[0, 1, 2]), [(0, vec![0, 1, 2]), (2, vec![0, 1, 2])]);
+        grid.set(0, 0, good());
+        grid.set(0, 1, good());
+        assert!(grid.columns(4).is_none());
+        assert_eq!(grid.plan(&[1]), [(1, vec![1, 2])]);
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_only_when_asked_and_what_is_bad_never() {
+        let mut grid = grid(&[0, 1]);
+        for block in 0..3 {
+            grid.set(block, 0, Cell::Failed);
+            grid.set(block, 1, Cell::Bad);
+        }
+        assert_eq!(grid.plan(&[0, 1]), []);
+        grid.forget_failures();
+        assert_eq!(grid.plan(&[0, 1]), [(0, vec![0, 1, 2])]);
+    }
+
+    #[test]
+    fn runs_have_no_gaps() {
+        assert_eq!(runs(&[0, 1, 2, 5, 6], 9), [0..3, 5..7]);
+        assert_eq!(runs(&[0, 1, 2, 5, 6], 2), [0..2, 2..3, 5..7]);
+        assert_eq!(runs(&[3, 4], 1), [3..4, 4..5]);
+        assert_eq!(runs(&[], 1), []);
+    }
+}

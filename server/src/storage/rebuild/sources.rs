@@ -1,0 +1,358 @@
+//! The shards that a rebuild reads: their headers first, then blocks, each
+//! checked against its shard's certified table before anyone gets it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use codec::digest::{self, BLOCK_BYTES};
+use codec::shard::Header;
+use futures_util::{StreamExt as _, stream};
+use rayon::prelude::*;
+
+use super::grid::Cell;
+use crate::storage::address::Address;
+use crate::storage::fault::Fault;
+use crate::storage::inspect::{check_address, read_header, unreadable_is_damaged};
+use crate::storage::room::is_unreadable;
+use crate::storage::server::{Server, blocking};
+use crate::storage::shelf::Shelf;
+use crate::storage::throttle::Pace;
+use crate::wire::{Code, Found, ReadTicket, RebuildRequest, ServerId};
+use crate::{Error, Result, cpu};
+
+/// Headers that are fetched at once.
+const HEADERS_AT_ONCE: usize = 16;
+
+/// The sources of one rebuild.
+pub(super) struct Sources {
+    pub(super) order: Arc<RebuildRequest>,
+    pub(super) all: Vec<Source>,
+    server: Arc<Server>,
+    pace: Arc<Pace>,
+    seen: Mutex<Seen>,
+}
+
+/// A shard that something can be read of.
+pub(super) struct Source {
+    pub(super) index: u8,
+    holder: ServerId,
+    at: At,
+    header: Arc<Header>,
+}
+
+#[derive(Clone)]
+enum At {
+    Own(Arc<File>),
+    Peer(ReadTicket),
+}
+
+/// What was met so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) found: BTreeMap<(u8, ServerId), Found>,
+    pub(super) unreachable: BTreeMap<ServerId, String>,
+    /// Servers that are not asked again.
+    gone: BTreeSet<ServerId>,
+    pub(super) read_bytes: u64,
+    pub(super) own_bytes: u64,
+}
+
+impl Sources {
+    pub(super) fn new(server: Arc<Server>, order: Arc<RebuildRequest>, pace: Arc<Pace>) -> Self {
+        Self { order, all: Vec::new(), server, pace, seen: Mutex::default() }
+    }
+
+    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Any header; each certifies the whole stripe.
+    pub(super) fn certified(&self) -> Option<Arc<Header>> {
+        self.all.first().map(|source| Arc::clone(&source.header))
+    }
+
+    /// Reads the headers of all sources, and of what lies here where shard `own_place`
+    /// shall be. Refuses an order that says something else of the stripe than they do.
+    pub(super) async fn open(&mut self, own_place: Option<u8>) -> Result<()> {
+        let own = self.server.gate.identity.server;
+        let (listed, peers): (Vec<_>, Vec<_>) =
+            self.order.sources.iter().partition(|source| source.at.server == own);
+        let headers: Vec<_> = peers.iter().map(|peer| self.peer(peer.index, &peer.at)).collect();
+        let headers: Vec<_> = stream::iter(headers).buffered(HEADERS_AT_ONCE).collect().await;
+        let mut all: Vec<Source> = headers.into_iter().flatten().collect();
+        let mut tableless = Vec::new();
+        let own_indexes: BTreeSet<u8> =
+            listed.iter().map(|source| source.index).chain(own_place).collect();
+        for index in own_indexes {
+            let must_be_there = listed.iter().any(|source| source.index == index);
+            match self.open_own(index, must_be_there).await? {
+                Some((file, Some(header))) => all.push(self.own(index, file, header)),
+                Some((file, None)) => tableless.push((index, file)),
+                None => {}
+            }
+        }
+        if let Some(certified) = all.first().map(|source| Arc::clone(&source.header)) {
+            for (index, file) in tableless {
+                if let Some(header) = self.header_of_body(index, &file, &certified).await {
+                    all.push(self.own(index, file, header));
+                }
+            }
+            check_order(&self.order, &certified)?;
+        }
+        self.all = all;
+        Ok(())
+    }
+
+    fn own(&self, index: u8, file: Arc<File>, header: Header) -> Source {
+        let holder = self.server.gate.identity.server;
+        Source { index, holder, at: At::Own(file), header: Arc::new(header) }
+    }
+
+    fn address(&self, index: u8) -> Address {
+        Address { stripe: self.order.stripe, index }
+    }
+
+    async fn peer(&self, index: u8, at: &ReadTicket) -> Option<Source> {
+        let header_bytes = self.order.header_bytes();
+        let bytes = self.read_peer(index, at, 0..header_bytes).await?;
+        let header = Header::parse(&bytes).map_err(Error::from).and_then(|header| {
+            check_address(&header, self.server.shelf.vault, self.address(index))?;
+            Ok(header)
+        });
+        match (header, Header::peek_bytes(&bytes)) {
+            (Ok(header), _) => {
+                let (holder, at) = (at.server, At::Peer(at.clone()));
+                Some(Source { index, holder, at, header: Arc::new(header) })
+            }
+            // Lengths that fit each other, only not those of the order: no sign of damage.
+            (Err(_), Ok(said)) if said as u64 != header_bytes => {
+                let why = format!("a header of {said} bytes, by the order it has {header_bytes}");
+                self.seen().unreachable.insert(at.server, why);
+                None
+            }
+            (Err(error), _) => {
+                self.note(index, at.server, error);
+                None
+            }
+        }
+    }
+
+    /// The file that lies here, with its header if that is right.
+    async fn open_own(
+        &self,
+        index: u8,
+        must_be_there: bool,
+    ) -> Result<Option<(Arc<File>, Option<Header>)>> {
+        let (own, address) = (self.server.gate.identity.server, self.address(index));
+        let shelf = Arc::clone(&self.server.shelf);
+        let opened = blocking(move || {
+            let Some(file) = shelf.open(address)? else { return Ok(None) };
+            let path = shelf.path(address);
+            let metadata = file.metadata().map_err(Error::io("cannot read", &path))?;
+            let header = read_header(&file, &path, metadata.len()).and_then(|header| {
+                check_address(&header, shelf.vault, address)?;
+                Ok(header)
+            });
+            Ok(Some((Arc::new(file), header)))
+        });
+        match opened.await.map_err(unreadable_is_damaged) {
+            Ok(Some((file, Ok(header)))) => Ok(Some((file, Some(header)))),
+            Ok(Some((file, Err(error)))) => {
+                self.note(index, own, unreadable_is_damaged(error));
+                Ok(Some((file, None)))
+            }
+            Ok(None) => {
+                if must_be_there {
+                    self.seen().found.insert((index, own), Found::Missing);
+                }
+                Ok(None)
+            }
+            Err(error @ Error::Codec(_)) => {
+                self.note(index, own, error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The header of a body whose own is damaged: a table that gives the recorded root is right.
+    async fn header_of_body(
+        &self,
+        index: u8,
+        file: &Arc<File>,
+        certified: &Arc<Header>,
+    ) -> Option<Header> {
+        let (file, certified) = (Arc::clone(file), Arc::clone(certified));
+        let (shelf, address) = (Arc::clone(&self.server.shelf), self.address(index));
+        let header = blocking(move || {
+            let block = |number| {
+                let range = body_range(&certified, number..number + 1);
+                read_own(&shelf, address, &file, range).map(|block| digest::block_hash(&block))
+            };
+            let hashes =
+                (0..certified.block_hashes.len()).map(block).collect::<io::Result<Vec<_>>>();
+            let ends = certified.sibling(index, &hashes.ok()?).ok()?;
+            Header::parse(&ends.header).ok()
+        });
+        header.await
+    }
+
+    /// The usable sources, those to be asked first in front: own disk and peers.
+    pub(super) fn preferred(&self) -> (Vec<usize>, Vec<usize>) {
+        let seen = self.seen();
+        let rank = |&at: &usize| {
+            let Source { index, holder, .. } = self.all[at];
+            let bad = seen.found.contains_key(&(index, holder));
+            (bad || seen.unreachable.contains_key(&holder), index)
+        };
+        let usable = |&at: &usize| {
+            let Source { index, holder, .. } = self.all[at];
+            let missing = seen.found.get(&(index, holder)) == Some(&Found::Missing);
+            !missing && !seen.gone.contains(&holder)
+        };
+        let mut sources: Vec<usize> = (0..self.all.len()).filter(usable).collect();
+        sources.sort_by_key(rank);
+        sources.into_iter().partition(|&at| matches!(self.all[at].at, At::Own(_)))
+    }
+
+    /// Blocks `run` of a source, each checked.
+    pub(super) async fn read(&self, source: usize, run: Range<usize>) -> Vec<Cell> {
+        let Source { index, holder, ref at, ref header } = self.all[source];
+        let blocks = match at {
+            At::Own(file) => self.read_own(index, file, header, run.clone()).await,
+            At::Peer(ticket) => {
+                let range = body_range(header, run.clone());
+                let bytes = self.read_peer(index, ticket, range).await;
+                let Some(bytes) = bytes else { return vec![Cell::Failed; run.len()] };
+                let block = |from| bytes.slice(from..bytes.len().min(from + BLOCK_BYTES));
+                (0..bytes.len()).step_by(BLOCK_BYTES).map(|from| Some(block(from))).collect()
+            }
+        };
+        let table = Arc::clone(header);
+        let check = move |(number, block): (usize, Option<Bytes>)| match block {
+            None => (Cell::Failed, None),
+            Some(block) => match table.check_block(number, &block) {
+                Ok(()) => (Cell::Good(block), None),
+                Err(error) => (Cell::Bad, Some(error)),
+            },
+        };
+        let numbered: Vec<_> = run.zip(blocks).collect();
+        let checked: Vec<_> = cpu::run(move || numbered.into_par_iter().map(check).collect()).await;
+        let noted = |(cell, error): (Cell, Option<codec::Error>)| {
+            if let Some(error) = error {
+                self.note(index, holder, error.into());
+            }
+            cell
+        };
+        checked.into_iter().map(noted).collect()
+    }
+
+    /// Blocks of a file here, one by one: an unreadable sector costs its block only.
+    async fn read_own(
+        &self,
+        index: u8,
+        file: &Arc<File>,
+        header: &Header,
+        run: Range<usize>,
+    ) -> Vec<Option<Bytes>> {
+        let range = body_range(header, run.clone());
+        self.pace.take(range.end - range.start).await;
+        let ranges: Vec<_> = run.map(|number| body_range(header, number..number + 1)).collect();
+        let (file, shelf) = (Arc::clone(file), Arc::clone(&self.server.shelf));
+        let address = self.address(index);
+        let blocks = blocking(move || {
+            ranges
+                .into_iter()
+                .map(|range| read_own(&shelf, address, &file, range))
+                .collect::<Vec<_>>()
+        });
+        let own = self.server.gate.identity.server;
+        let taken = |block: io::Result<Bytes>| match block {
+            Ok(block) => {
+                self.seen().own_bytes += block.len() as u64;
+                Some(block)
+            }
+            Err(error) => {
+                let why = format!("it cannot be read: {error}");
+                self.note(index, own, codec::Error::damaged("shard file", why).into());
+                None
+            }
+        };
+        blocks.await.into_iter().map(taken).collect()
+    }
+
+    async fn read_peer(&self, index: u8, at: &ReadTicket, range: Range<u64>) -> Option<Bytes> {
+        if self.seen().gone.contains(&at.server) {
+            return None;
+        }
+        let bytes = range.end - range.start;
+        self.pace.take(bytes).await;
+        match self.server.peers.get_range(at, self.order.stripe, index, range).await {
+            Ok(read) => {
+                self.seen().read_bytes += bytes;
+                Some(read)
+            }
+            Err(error) => {
+                self.note(index, at.server, error);
+                None
+            }
+        }
+    }
+
+    /// Remembers why a read gave nothing, and what that says of the shard or of its server.
+    pub(super) fn note(&self, index: u8, holder: ServerId, error: Error) {
+        let mut seen = self.seen();
+        let found = match (error.code(), error) {
+            (Some(Code::NotFound), _) => Found::Missing,
+            (_, Error::Codec(error)) => Found::Damaged(error.to_string()),
+            (Some(Code::Damaged), Error::Refused { refusal, .. }) => {
+                Found::Damaged(refusal.message)
+            }
+            (code, error) => {
+                // The rest of an answer that broke off, or a turn, may be had later.
+                let later = matches!(code, Some(Code::Busy | Code::NotReady));
+                if !later && !matches!(error, Error::Io { .. }) {
+                    seen.gone.insert(holder);
+                }
+                seen.unreachable.entry(holder).or_insert_with(|| error.to_string());
+                return;
+            }
+        };
+        seen.found.entry((index, holder)).or_insert(found);
+    }
+}
+
+/// Whether the order says of the stripe what its id certifies.
+fn check_order(order: &RebuildRequest, certified: &Header) -> Result<()> {
+    let said = (order.geometry, order.pack_bytes, usize::from(order.pack_key_bytes));
+    let is = (certified.geometry, certified.pack_bytes, certified.pack_key.0.len());
+    if said == is {
+        return Ok(());
+    }
+    let why = format!("the order is for (code, pack, key) {said:?}, the stripe has {is:?}");
+    Err(Error::refuse(Code::BadRequest, why))
+}
+
+/// Where blocks of the body lie in the file.
+fn body_range(header: &Header, blocks: Range<usize>) -> Range<u64> {
+    let at = |number: usize| {
+        header.header_bytes() + header.shard_bytes.min(number as u64 * BLOCK_BYTES as u64)
+    };
+    at(blocks.start)..at(blocks.end)
+}
+
+fn read_own(shelf: &Shelf, address: Address, file: &File, range: Range<u64>) -> io::Result<Bytes> {
+    let mut block = vec![0; (range.end - range.start) as usize];
+    let planted = shelf.reach_read(Fault::ReadFails, address);
+    planted.and_then(|()| file.read_exact_at(&mut block, range.start)).inspect_err(|error| {
+        if is_unreadable(error) {
+            shelf.unreadable().insert(address);
+        }
+    })?;
+    Ok(block.into())
+}
