@@ -7,13 +7,14 @@ use codec::Geometry;
 use codec::keys::VaultRecord;
 use serde_json::json;
 use server::auth::Token;
+use server::client::CoordinatorClient;
 
 use super::Global;
 use super::serve::read_token;
 use crate::config::{Config, Known, Location};
 use crate::exit::{Exit, Failure};
 use crate::secret;
-use crate::ui::shell_word;
+use crate::ui::{plural, shell_word};
 use crate::vault::{self, Vault};
 
 /// Make a vault, or connect to one on a coordinator.
@@ -31,7 +32,8 @@ pub struct Args {
     /// A folder for a vault on local disks, or the URL of a running coordinator
     #[arg(value_name = "DIR|URL")]
     pub place: String,
-    /// The code: k data and m parity shards, each on its own disk or server; any m may be lost
+    /// The code: k data and m parity shards, each on its own disk or server; any m may be lost.
+    /// Without it, `init URL` says which codes fit the servers that have joined
     #[arg(long, value_name = "K+M")]
     pub code: Option<Geometry>,
     /// The disks of a local vault, an empty or new folder on each [default: DIR/disks/1 to n]
@@ -103,7 +105,10 @@ async fn remote(args: Args, global: &Global) -> Result<Exit, Failure> {
         let keys = secret::unlock(&record, &global.secret).await?;
         (Vault::remote(keys, record, coordinator, location), "connected to the existing vault")
     } else {
-        let geometry = args.code.ok_or_else(|| no_code(&args.place))?;
+        let geometry = match args.code {
+            Some(code) => code,
+            None => return Err(propose(&coordinator, &args.place, path).await?),
+        };
         let secret = choose_secret(global).await?;
         let (keys, record) = vault::create_record(&coordinator, geometry, secret).await?;
         (Vault::remote(keys, record, coordinator, location), "made")
@@ -117,6 +122,35 @@ fn no_code(place: &str) -> Failure {
         .why("k+m disks or servers hold k+m shards; any m of them may be lost")
         .next(format!("arc init {place} --code 4+2    # six disks or servers, any two may be lost"))
         .next(format!("arc init {place} --code 2+1    # three, any one may be lost"))
+}
+
+/// What to say where no code was given: those that fit the servers which have joined.
+async fn propose(
+    coordinator: &CoordinatorClient,
+    place: &str,
+    token_file: &Path,
+) -> Result<Failure, Failure> {
+    let servers = vault::all_servers(coordinator).await?;
+    let sizes = vault::zone_sizes(servers.iter().map(|server| server.zone.as_str()));
+    let codes = vault::proposals(&sizes);
+    if codes.is_empty() {
+        let joined = plural(servers.len() as u64, "server");
+        return Ok(no_code(place).why(format!("{joined} joined so far: a code needs two or more")));
+    }
+    let command = format!(
+        "arc init {} --token-file {}",
+        shell_word(place),
+        shell_word(&token_file.to_string_lossy())
+    );
+    let failure = Failure::new(Exit::Usage, "a new vault needs a code: --code K+M");
+    Ok(codes.into_iter().fold(failure, |failure, code| {
+        let (survives, warnings) = vault::survival_words(code, &sizes);
+        let overhead = code.shards() as f64 / code.data() as f64;
+        let but = warnings.first().map(|warning| format!("; {warning}")).unwrap_or_default();
+        failure
+            .why(format!("{survives}, for {overhead:.2} times the space{but}"))
+            .next(format!("{command} --code {code}"))
+    }))
 }
 
 fn same_code(record: &VaultRecord, wanted: Option<Geometry>) -> Result<(), Failure> {

@@ -24,7 +24,7 @@ use crate::secret;
 use crate::ui::path_text;
 use local::Embedded;
 
-pub use survival::{any as survives_any, words as survival_words, zone_sizes};
+pub use survival::{any as survives_any, proposals, words as survival_words, zone_sizes};
 
 /// A vault whose coordinator was reached; its contents are still closed.
 pub struct Connection {

@@ -6,6 +6,11 @@ use codec::Geometry;
 
 use crate::ui::plural;
 
+/// Stripes of more shards are many requests for little gain.
+const SHARDS_PROPOSED_MAX: usize = 20;
+/// More is no help.
+const PROPOSALS_MAX: usize = 3;
+
 /// "any 2 servers"; "no loss" for none.
 pub fn any(count: usize, noun: &str) -> String {
     match count {
@@ -77,6 +82,24 @@ pub fn words(geometry: Geometry, zone_sizes: &[usize]) -> (String, Vec<String>) 
     }
 }
 
+/// Codes for servers in zones of these sizes, the best first: at most 20 shards a stripe, at most
+/// twice the space. The best one keeps a third of the shards as parity, more where only that
+/// survives the loss of a whole zone.
+pub fn proposals(zone_sizes: &[usize]) -> Vec<Geometry> {
+    let n = zone_sizes.iter().sum::<usize>().min(SHARDS_PROPOSED_MAX);
+    let code = |m: usize| Geometry::new(u8::try_from(n - m).ok()?, u8::try_from(m).ok()?).ok();
+    let codes: Vec<Geometry> = (1..=n / 2).filter_map(code).collect();
+    let survives_zone = |code: &Geometry| zones_survived(*code, zone_sizes) > Some(0);
+    let third = n.div_ceil(3).min(n / 2);
+    let best = codes
+        .iter()
+        .find(|code| code.parity() >= third && survives_zone(code))
+        .or_else(|| codes.iter().find(|code| code.parity() == third))
+        .copied();
+    let others = codes.into_iter().filter(|code| Some(*code) != best);
+    best.into_iter().chain(others).take(PROPOSALS_MAX).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +139,26 @@ mod tests {
     #[test]
     fn sizes_are_counted_by_zone() {
         assert_eq!(zone_sizes(["b", "a", "b"]), [1, 2]);
+    }
+
+    #[test]
+    fn proposals_fit_what_has_joined() {
+        let first = |sizes: &[usize]| proposals(sizes).first().map(ToString::to_string);
+        for (zones, code) in [
+            (&[1, 1, 1][..], "2+1"),
+            (&[2, 2, 2], "4+2"),
+            (&[1; 6], "4+2"),
+            (&[3, 3], "3+3"),
+            (&[6], "4+2"),
+            (&[1; 9], "6+3"),
+            (&[4, 4, 4, 4], "10+6"),
+            (&[1, 1], "1+1"),
+            (&[1; 100], "13+7"),
+        ] {
+            assert_eq!(first(zones).as_deref(), Some(code), "{zones:?}");
+        }
+        assert!(proposals(&[]).is_empty() && proposals(&[1]).is_empty());
+        let all: Vec<String> = proposals(&[1; 6]).iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["4+2", "5+1", "3+3"]);
     }
 }

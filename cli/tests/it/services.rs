@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use crate::fleet::Fleet;
 use crate::sandbox::{PASSPHRASE, Sandbox, Service, text};
 
 /// Three servers in as many zones, and a vault with 2+1.
@@ -105,6 +106,25 @@ fn too_few_servers_are_said_when_a_vault_is_made() {
     let ran = sandbox.arc(init).exits(0);
     assert!(ran.stdout().contains("nothing can be stored yet"), "{}", ran.stdout());
     assert!(ran.stderr().contains("warning:"), "{}", ran.stderr());
+}
+
+#[test]
+fn without_a_code_those_that_fit_what_has_joined_are_proposed() {
+    let mut fleet = Fleet::bare(&[]);
+    let token = fleet.sandbox.path("coordinator/owner.token");
+    let url = fleet.url();
+    let init = ["--json", "init", &url, "--token-file", text(&token)];
+    let told = fleet.sandbox.arc(init).exits(2).json_of("error");
+    assert!(told["why"].to_string().contains("0 servers joined so far"), "{told}");
+    for _ in 0..3 {
+        fleet.join(&["--zone", "here"]);
+    }
+    let told = fleet.sandbox.arc(init).exits(2).json_of("error");
+    let command = format!("arc init {url} --token-file {} --code 2+1", text(&token));
+    assert_eq!(told["next"][0], command, "{told}");
+    assert!(told["why"][0].to_string().contains("the loss of any 1 server"), "{told}");
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    fleet.sandbox.arc(words).exits(0);
 }
 
 #[test]
