@@ -9,6 +9,7 @@ pub mod ls;
 pub mod pull;
 pub mod push;
 pub mod quantity;
+pub mod repair_scan;
 pub mod serve;
 pub mod servers;
 pub mod snapshots;
@@ -72,6 +73,7 @@ pub enum Command {
     Push(push::Args),
     Pull(pull::Args),
     Verify(verify::Args),
+    RepairScan(repair_scan::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
     Status(status::Args),
@@ -88,6 +90,7 @@ impl Command {
             Self::Push(_) => "push",
             Self::Pull(_) => "pull",
             Self::Verify(_) => "verify",
+            Self::RepairScan(_) => "repair-scan",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Status(_) => "status",
@@ -136,6 +139,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Push(args) => push::run(args, &global).await,
         Command::Pull(args) => pull::run(args, &global).await,
         Command::Verify(args) => verify::run(args, &global).await,
+        Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,

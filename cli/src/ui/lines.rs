@@ -15,6 +15,8 @@ pub enum View {
     Pull,
     /// What was checked.
     Verify,
+    /// Stripes that were mended.
+    Repair,
 }
 
 impl View {
@@ -28,6 +30,7 @@ impl View {
             Self::Push => "read",
             Self::Pull => "pull",
             Self::Verify => "check",
+            Self::Repair => "mend",
         }
     }
 }
@@ -263,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_view_has_the_lines_it_says() {
-        for view in [View::Push, View::Pull, View::Verify] {
+        for view in [View::Push, View::Pull, View::Verify, View::Repair] {
             assert_eq!(lines(view, &Meter::default(), 0).len(), view.height());
         }
     }

@@ -25,6 +25,7 @@ mod push;
 mod push_again;
 mod pushes;
 mod refusals;
+mod repair;
 mod round_trip;
 mod servers_fail;
 mod services;

@@ -11,8 +11,8 @@ use super::{http_client, json, unreachable};
 use crate::wire::{
     Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
     HaveRequest, Ids, Lease, LeaseId, LocateAnswer, LocateRequest, NONCE_BYTES, Page, PageQuery,
-    PlaceRequest, Placement, PutVault, ReadTickets, Renewed, Report, ServerInfo, SnapshotRow,
-    Status, StripeMap, StripeMapsRequest, VaultInfo,
+    PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest, Repaired, Report,
+    ServerInfo, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -86,6 +86,11 @@ impl CoordinatorClient {
     /// Prolongs a push's lease.
     pub async fn renew(&self, lease: LeaseId) -> Result<Renewed> {
         self.post(&format!("/v1/leases/{}/renew", lease.0), &()).await
+    }
+
+    /// Has what a stripe lacks made again.
+    pub async fn repair(&self, stripe: StripeId) -> Result<Repaired> {
+        self.post("/v1/repairs", &RepairRequest { stripe }).await
     }
 
     /// Ends a push's lease; what it did not commit is left-over from here on.

@@ -14,6 +14,7 @@ mod placement;
 mod prober;
 mod push;
 mod read;
+mod repair;
 mod router;
 mod servers;
 

@@ -169,8 +169,8 @@ async fn give_record(core: &Core, server: ServerId) {
 }
 
 /// Why an order was not carried out.
-struct Missed {
-    why: String,
+pub(super) struct Missed {
+    pub(super) why: String,
     /// The highest epoch that the server has seen, if the order's was lower.
     seen_epoch: Option<u64>,
 }
@@ -182,7 +182,7 @@ impl From<String> for Missed {
 }
 
 /// Sends an order of the coordinator; gives the body of a success.
-async fn control(
+pub(super) async fn control(
     core: &Core,
     member: &Member,
     epoch: u64,

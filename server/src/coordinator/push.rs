@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use codec::seal::PACK_KEY_FIELD_BYTES_MAX;
 use codec::shard::{Kind, PACK_BYTES_MAX};
+use codec::{Geometry, StripeId};
 
 use super::Core;
 use super::catalog::{Intended, NewStripe, Placing};
@@ -90,10 +91,7 @@ pub(super) async fn place(
     core.fleet.probed(core.timings.probe_timeout).await;
     let members = core.fleet.members();
     let held = held(&request, &known, &members)?;
-    let weights = members.iter().map(|m| (m.row.server, weight(m))).collect();
-    let rates = core.rates.of(weights, request.geometry.shards()).await;
-    let candidates: Vec<Candidate> =
-        members.iter().filter_map(|m| candidate(m, *rates.get(&m.row.server)?)).collect();
+    let candidates = candidates(&core, members.iter(), request.geometry).await;
     let question = Question {
         stripe: request.stripe,
         geometry: request.geometry,
@@ -158,19 +156,29 @@ fn held(request: &PlaceRequest, known: &Placing, members: &[Member]) -> Result<V
     all.into_iter().map(held).collect()
 }
 
-/// A server's share is in proportion to its disk.
-fn weight(member: &Member) -> f64 {
-    member.row.capacity_bytes.max(1) as f64
+/// The servers that take writes, with their rates for stripes of this code. A server's share is
+/// in proportion to its disk.
+pub(super) async fn candidates(
+    core: &Core,
+    members: impl Iterator<Item = &Member> + Clone,
+    geometry: Geometry,
+) -> Vec<Candidate> {
+    let weight = |m: &Member| (m.row.server, m.row.capacity_bytes.max(1) as f64);
+    let rates = core.rates.of(members.clone().map(weight).collect(), geometry.shards()).await;
+    let candidate = |m: &Member| {
+        Some(Candidate {
+            server: m.row.server,
+            zone: m.row.zone.clone(),
+            rate: *rates.get(&m.row.server)?,
+            room_bytes: m.row.free_bytes,
+        })
+    };
+    members.filter(|m| takes_writes(m)).filter_map(candidate).collect()
 }
 
-fn candidate(member: &Member, rate: f64) -> Option<Candidate> {
-    let takes_writes = member.health.state == Health::Up && member.trouble.is_none();
-    takes_writes.then(|| Candidate {
-        server: member.row.server,
-        zone: member.row.zone.clone(),
-        rate,
-        room_bytes: member.row.free_bytes,
-    })
+/// Whether a server may be given shards.
+pub(super) fn takes_writes(member: &Member) -> bool {
+    member.health.state == Health::Up && member.trouble.is_none()
 }
 
 /// Refuses a placement of fewer shards than the push is content with, or than can be read back:
@@ -262,7 +270,7 @@ pub(super) async fn commit_snapshot(
 fn checked(core: &Core, commit: CommitStripe) -> Result<NewStripe> {
     check_layout(&commit)?;
     for receipt in &commit.receipts {
-        check_receipt(core, &commit, receipt)?;
+        check_receipt(core, commit.stripe, receipt)?;
     }
     let holders: Vec<_> = commit.receipts.iter().map(|r| (r.index, r.server)).collect();
     check_shards(&holders, commit.geometry.shards())?;
@@ -304,15 +312,16 @@ fn check_layout(commit: &CommitStripe) -> Result<()> {
     Err(bad_request(format!("stripe {:.12}: {wrong}", commit.stripe)))
 }
 
-fn check_receipt(core: &Core, commit: &CommitStripe, receipt: &Receipt) -> Result<()> {
+/// Refuses a receipt that is not genuine, or not of this stripe.
+pub(super) fn check_receipt(core: &Core, stripe: StripeId, receipt: &Receipt) -> Result<()> {
     let member = core.fleet.get(receipt.server).ok_or_else(|| unknown_server(receipt.server))?;
     let mac = auth::receipt_mac(&member.row.shared_key, core.catalog.vault, receipt);
     let what = format!(
         "the receipt of {} for shard {} of stripe {:.12}",
         member.row.name, receipt.index, receipt.stripe
     );
-    if receipt.stripe != commit.stripe {
-        return Err(bad_request(format!("{what} is in a commit of {:.12}", commit.stripe)));
+    if receipt.stripe != stripe {
+        return Err(bad_request(format!("{what} is in a commit of {stripe:.12}")));
     }
     if !auth::same(&mac, &receipt.mac.0) {
         return Err(bad_receipt(receipt, format!("{what} is not genuine")));

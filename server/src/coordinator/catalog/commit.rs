@@ -48,6 +48,24 @@ impl Catalog {
         .await
     }
 
+    /// Makes shards that were made again part of the catalog.
+    pub(in crate::coordinator) async fn repaired(
+        &self,
+        origin: i64,
+        lease: LeaseId,
+        stripe: StripeId,
+        holders: Vec<(u8, ServerId)>,
+    ) -> Result<()> {
+        let clock = self.clock;
+        self.write(move |db| {
+            open_lease(db, origin, lease, clock.now_ms())?;
+            let gone = || Error::refuse(Code::NotFound, format!("no stripe {stripe:.12}"));
+            let key = stripe_key(db, stripe)?.ok_or_else(gone)?;
+            add_holders(db, lease, stripe, key, &holders)
+        })
+        .await
+    }
+
     /// Makes a snapshot and the stripe with its record part of the catalog, or neither. The
     /// same one again gives the first row, under a lease that is over too.
     pub(in crate::coordinator) async fn commit_snapshot(
@@ -89,14 +107,25 @@ fn add_stripe(db: &Connection, origin: i64, lease: LeaseId, new: &NewStripe) -> 
         Some(key) => same_stripe(db, key, new)?,
         None => insert_stripe(db, origin, new)?,
     };
+    add_holders(db, lease, new.stripe, key, &new.holders)?;
+    Ok(key)
+}
+
+fn add_holders(
+    db: &Connection,
+    lease: LeaseId,
+    stripe: StripeId,
+    key: i64,
+    holders: &[(u8, ServerId)],
+) -> Result<()> {
     let mut changed = 0;
-    for &(index, server) in &new.holders {
-        changed += add_holder(db, lease, new.stripe, key, index, server)?;
+    for &(index, server) in holders {
+        changed += add_holder(db, lease, stripe, key, index, server)?;
     }
     if changed > 0 {
         shards_changed(db, key)?;
     }
-    Ok(key)
+    Ok(())
 }
 
 fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {

@@ -1,0 +1,138 @@
+//! What is missing or damaged is made again, byte for byte, and nothing else is touched.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::fleet::Fleet;
+use crate::sandbox::{Ran, Sandbox, text};
+use crate::shards::{self, ShardFile};
+use crate::source;
+use crate::trees::{assert_same, noise, write};
+
+fn fix(sandbox: &Sandbox, code: i32) -> Value {
+    sandbox.arc(["--json", "repair-scan", "--fix"]).exits(code).json_of("summary")
+}
+
+fn verify(sandbox: &Sandbox) -> Ran {
+    sandbox.arc(["--json", "verify"])
+}
+
+/// Nothing is lacking, and looking for it again does no work.
+fn is_mended(sandbox: &Sandbox) {
+    verify(sandbox).exits(0);
+    let again = fix(sandbox, 0);
+    assert_eq!((&again["needed"], &again["read_bytes"]), (&0.into(), &0.into()), "{again}");
+}
+
+/// All files and their contents.
+fn contents(files: impl IntoIterator<Item = PathBuf>) -> BTreeMap<PathBuf, Vec<u8>> {
+    files.into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+/// A local vault with some stripes in it, and their shard files, stripe by stripe.
+fn local(code: &str) -> (Sandbox, PathBuf, Vec<Vec<ShardFile>>) {
+    let sandbox = Sandbox::with_vault(code);
+    let tree = sandbox.path("tree");
+    (0..6).for_each(|n| write(tree.join(format!("{n}")), noise(n, 900_000)));
+    sandbox.arc(["push", text(&tree), "--pack-size", "1M"]).exits(0);
+    let mut stripes: Vec<Vec<ShardFile>> = Vec::new();
+    for file in shards::all(&sandbox) {
+        match stripes.iter_mut().find(|files| files[0].stripe == file.stripe) {
+            Some(files) => files.push(file),
+            None => stripes.push(vec![file]),
+        }
+    }
+    (sandbox, tree, stripes)
+}
+
+#[test]
+fn i5_what_is_missing_or_damaged_comes_back_byte_for_byte_in_its_place() {
+    let (sandbox, tree, stripes) = local("4+2");
+    let all = || contents(shards::all(&sandbox).into_iter().map(|file| file.path));
+    let before = all();
+    for (number, stripe) in stripes.iter().enumerate() {
+        let (a, b) = (&stripe[number % stripe.len()], &stripe[(number + 1) % stripe.len()]);
+        fs::remove_file(&a.path).unwrap();
+        match number % 3 {
+            0 if stripe.len() > 3 => b.flip(b.header_bytes + 3, 1),
+            1 if stripe.len() > 3 => b.flip(40, 2),
+            _ => {}
+        }
+    }
+    verify(&sandbox).exits(4);
+    let scan = sandbox.arc(["--json", "repair-scan"]).exits(4);
+    assert_eq!(scan.json_lines("deficit").len(), stripes.len());
+    let margins: Vec<i64> =
+        scan.json_lines("deficit").iter().map(|line| line["margin"].as_i64().unwrap()).collect();
+    assert!(margins.is_sorted(), "the worst first: {margins:?}");
+    let mended = fix(&sandbox, 0);
+    assert_eq!((&mended["needed"], &mended["mended"]), (&stripes.len().into(), &mended["needed"]));
+    assert_eq!(all(), before);
+    is_mended(&sandbox);
+    sandbox.pull(&tree, &sandbox.path("back")).exits(0);
+    assert_same(&tree, &sandbox.path("back"));
+}
+
+#[test]
+fn i16_a_damaged_block_costs_its_column_and_a_whole_vault_nothing() {
+    let (sandbox, _, stripes) = local("2+1");
+    is_mended(&sandbox);
+    let hurt = &stripes[0][1];
+    hurt.flip(hurt.header_bytes + 70_000, 5);
+    verify(&sandbox).exits(4);
+    let mended = fix(&sandbox, 0);
+    let read = mended["read_bytes"].as_u64().unwrap();
+    let headers = 2 * hurt.header_bytes;
+    assert!(read < headers + hurt.body_bytes, "{read} of 2 x {} bytes", hurt.body_bytes);
+    is_mended(&sandbox);
+}
+
+#[test]
+fn a_stripe_that_is_lost_is_named_and_holds_up_no_other() {
+    let (sandbox, _, stripes) = local("4+2");
+    stripes[0][..3].iter().for_each(|file| fs::remove_file(&file.path).unwrap());
+    stripes[1..3].iter().for_each(|stripe| fs::remove_file(&stripe[0].path).unwrap());
+    verify(&sandbox).exits(5);
+    let ran = sandbox.arc(["--json", "repair-scan", "--fix"]).exits(5);
+    let summary = ran.json_of("summary");
+    let counts = ["needed", "mended", "lacking", "lost"].map(|name| summary[name].as_u64());
+    assert_eq!(counts, [Some(3), Some(2), Some(1), Some(1)], "{summary}");
+    let warning = ran.json_of("warning").to_string();
+    assert!(warning.contains(stripes[0][0].short()), "{warning}");
+}
+
+#[test]
+fn shards_of_a_server_that_lost_its_files_go_back_there_and_i3_nothing_else_changes() {
+    let fleet = Fleet::new("4+2", 7);
+    source::make(&fleet.source(), 51, 24);
+    fleet.push(&[]).exits(0);
+    let all = || contents(fleet.shards().into_iter().map(|file| file.path));
+    let before = all();
+    let gone: Vec<_> = fleet.shards().into_iter().filter(|file| file.server == 2).collect();
+    assert!(!gone.is_empty());
+    gone.iter().for_each(|file| fs::remove_file(&file.path).unwrap());
+    verify(&fleet.sandbox).exits(4);
+    let mended = fix(&fleet.sandbox, 0);
+    assert_eq!(mended["shards"], gone.len());
+    assert_eq!(all(), before);
+    is_mended(&fleet.sandbox);
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn i4_a_server_that_is_away_is_waited_for_and_nothing_is_moved() {
+    let mut fleet = Fleet::new("4+2", 7);
+    source::make(&fleet.source(), 52, 8);
+    fleet.push(&[]).exits(0);
+    let before = fleet.stored_bytes();
+    let holder = fleet.shards()[0].server;
+    fleet.kill(holder);
+    let ran = fleet.sandbox.arc(["--json", "repair-scan", "--fix"]);
+    let summary = ran.json_of("summary");
+    assert!([0, 7].contains(&ran.code()), "not missed yet, or waited for: {summary}");
+    assert_eq!((&summary["needed"], &summary["read_bytes"]), (&0.into(), &0.into()));
+    assert_eq!(fleet.stored_bytes(), before);
+}

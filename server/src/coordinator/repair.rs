@@ -1,0 +1,257 @@
+//! Repair of a stripe: what it lacks is made again by one of the servers that shall hold it.
+//! The coordinator gives the order and books the receipts; no shard passes through it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use reqwest::Method;
+
+use super::Core;
+use super::catalog::Intended;
+use super::clock::millis;
+use super::fleet::Member;
+use super::placement::{self, Held, Question};
+use super::prober;
+use super::push::{candidates, check_receipt, takes_writes};
+use super::router::{Body, Caller};
+use crate::auth::{self, Grant};
+use crate::wire::{
+    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest,
+    RepairRequest, Repaired, Report, ServerId, Source, State as Health, StripeMap,
+};
+use crate::{Error, Result};
+
+/// How long a rebuild may take: requests are bounded by a minute.
+const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// `POST /v1/repairs`
+pub(super) async fn repair(
+    State(core): State<Arc<Core>>,
+    Extension(Caller(origin)): Extension<Caller>,
+    Body(RepairRequest { stripe }): Body<RepairRequest>,
+) -> Result<Json<Repaired>> {
+    core.fleet.probed(core.timings.probe_timeout).await;
+    let map = core.catalog.stripe_maps(vec![stripe]).await?.pop();
+    let map = map.ok_or_else(|| {
+        Error::refuse(Code::NotFound, format!("the catalog has no stripe {stripe:.12}"))
+    })?;
+    let members: BTreeMap<ServerId, Member> =
+        core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
+    let plan = Plan::new(&map, &members);
+    if plan.lacking.is_empty() {
+        return Ok(Json(Repaired::new(None)));
+    }
+    // What a repair that fails leaves behind is a left-over of this lease.
+    let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
+    let repair = Repair { core: &core, origin, lease, map: &map, members: &members };
+    let repaired = repair.run(plan).await;
+    core.catalog.close_lease(origin, lease).await?;
+    repaired.map(Json)
+}
+
+impl Repaired {
+    fn new(outcome: Option<Outcome>) -> Self {
+        let (rebuilt, lacking) = (Vec::new(), Vec::new());
+        Self { outcome, rebuilt, lacking, read_bytes: 0, own_bytes: 0 }
+    }
+}
+
+/// What a stripe has and lacks.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    /// Shards that are good as far as is known, on servers that are not lost.
+    held: Vec<(u8, ServerId)>,
+    /// Indexes without such a shard.
+    lacking: BTreeSet<u8>,
+    /// Shards that can be read, damaged ones where nothing better is there.
+    sources: Vec<(u8, ServerId)>,
+}
+
+impl Plan {
+    fn new(map: &StripeMap, members: &BTreeMap<ServerId, Member>) -> Self {
+        let state = |holder: &Holder| members.get(&holder.server).map(|m| m.health.state);
+        let answers = |holder: &Holder| matches!(state(holder), Some(Health::Up | Health::Suspect));
+        let good = |holder: &&Holder| !holder.bad && state(holder).is_some();
+        let mut held: BTreeMap<u8, ServerId> = BTreeMap::new();
+        for holder in map.shards.iter().filter(good) {
+            held.entry(holder.index).or_insert(holder.server);
+        }
+        let mut readable: Vec<&Holder> = map.shards.iter().filter(|h| answers(h)).collect();
+        readable.sort_by_key(|holder| (holder.index, holder.bad));
+        readable.dedup_by_key(|holder| holder.index);
+        Self {
+            lacking: (0..map.geometry.shards() as u8).filter(|i| !held.contains_key(i)).collect(),
+            held: held.into_iter().collect(),
+            sources: readable.iter().map(|holder| (holder.index, holder.server)).collect(),
+        }
+    }
+}
+
+/// One repair under way.
+struct Repair<'a> {
+    core: &'a Core,
+    origin: i64,
+    lease: LeaseId,
+    map: &'a StripeMap,
+    members: &'a BTreeMap<ServerId, Member>,
+}
+
+impl Repair<'_> {
+    async fn run(&self, plan: Plan) -> Result<Repaired> {
+        let (core, map) = (self.core, self.map);
+        let mut order = RebuildRequest {
+            stripe: map.stripe,
+            geometry: map.geometry,
+            pack_bytes: map.pack_bytes,
+            pack_key_bytes: map.pack_key.0.len() as u16,
+            epoch: 0,
+            sources: Vec::new(),
+            places: Vec::new(),
+            bytes_per_second: None,
+        };
+        let places = self.places(&plan, order.file_bytes()).await?;
+        let Some(target) = self.target(&places) else {
+            let why = format!("no server can take a shard of stripe {:.12}", map.stripe);
+            return Err(Error::refuse(Code::TooFewServers, why));
+        };
+        let intended = Intended {
+            lease: self.lease,
+            stripe: map.stripe,
+            stored: Vec::new(),
+            places: places.clone(),
+        };
+        let terms = core.catalog.record_intent(self.origin, intended).await?;
+        let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
+        let expires_ms = terms.ticket_end(now_ms, millis(core.timings.ticket));
+        let ticket = |grant, server| core.ticket(grant, server, epoch, now_ms, expires_ms);
+        for &(index, server) in &plan.sources {
+            let Some(Member { row, health, .. }) = self.members.get(&server) else { continue };
+            let at = ReadTicket {
+                server,
+                name: row.name.clone(),
+                zone: row.zone.clone(),
+                url: row.url.clone(),
+                state: health.state,
+                ticket: ticket(Grant::Read, server)?,
+            };
+            order.sources.push(Source { index, at });
+        }
+        for &(index, server) in &places {
+            let Some(Member { row, .. }) = self.members.get(&server) else { continue };
+            let file_bytes = order.file_bytes();
+            let grant = Grant::Put { stripe: map.stripe, index, file_bytes };
+            let (name, url) = (row.name.clone(), row.url.clone());
+            order.places.push(Place { index, server, name, url, ticket: ticket(grant, server)? });
+        }
+        order.epoch = epoch;
+        let answer = self.send(target, &order).await?;
+        self.book(&plan, &places, answer).await
+    }
+
+    /// Where each lacking shard shall be: where a damaged one of the same index is, so that only
+    /// its bad blocks are made again; else wherever a new one would go.
+    async fn places(&self, plan: &Plan, file_bytes: u64) -> Result<Vec<(u8, ServerId)>> {
+        let zone = |server: ServerId| self.members.get(&server).map(|m| m.row.zone.clone());
+        let can_take = |server: ServerId| {
+            self.members
+                .get(&server)
+                .is_some_and(|m| takes_writes(m) && m.row.free_bytes >= file_bytes)
+        };
+        let mut in_place: BTreeMap<u8, ServerId> = BTreeMap::new();
+        for Holder { index, server, bad } in self.map.shards.iter().copied() {
+            if bad && plan.lacking.contains(&index) && can_take(server) {
+                in_place.entry(index).or_insert(server);
+            }
+        }
+        let held = plan.held.iter().copied().chain(in_place.clone());
+        let held: Vec<Held> = held
+            .filter_map(|(index, server)| Some(Held { index, server, zone: zone(server)? }))
+            .collect();
+        let candidates = candidates(self.core, self.members.values(), self.map.geometry).await;
+        let elsewhere = placement::place(&Question {
+            stripe: self.map.stripe,
+            geometry: self.map.geometry,
+            file_bytes,
+            candidates: &candidates,
+            held: &held,
+            // A server that holds one, whole or not, takes no other.
+            avoid: &self.map.shards.iter().map(|holder| holder.server).collect(),
+            before: &[],
+        });
+        Ok(in_place.into_iter().chain(elsewhere).collect())
+    }
+
+    /// The server that does the work: one that has a damaged shard of its own to mend, if any.
+    fn target(&self, places: &[(u8, ServerId)]) -> Option<&Member> {
+        let (_, server) = places.first()?;
+        self.members.get(server)
+    }
+
+    async fn send(&self, target: &Member, order: &RebuildRequest) -> Result<RebuildAnswer> {
+        let name = &target.row.name;
+        let failed = |why: String| {
+            let what = format!("{name} did not rebuild stripe {:.12}: {why}", order.stripe);
+            Error::refuse(Code::TooFewServers, what)
+        };
+        let post = Method::POST;
+        let answer = prober::control(
+            self.core,
+            target,
+            order.epoch,
+            post,
+            "rebuild",
+            order,
+            REBUILD_TIMEOUT,
+        );
+        let bytes = answer.await.map_err(|missed| failed(missed.why))?;
+        serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Books what the rebuild met, and then what it made: a shard that was mended in its place is
+    /// good in the end.
+    async fn book(
+        &self,
+        plan: &Plan,
+        places: &[(u8, ServerId)],
+        answer: RebuildAnswer,
+    ) -> Result<Repaired> {
+        let (core, stripe) = (self.core, self.map.stripe);
+        for (index, server, found) in answer.found {
+            if self.map.shards.iter().any(|h| (h.index, h.server) == (index, server)) {
+                core.catalog.report(Report { stripe, index, server, found }).await?;
+            }
+        }
+        let mut rebuilt = Vec::with_capacity(answer.receipts.len());
+        for receipt in &answer.receipts {
+            check_receipt(core, stripe, receipt)?;
+            rebuilt.push((receipt.index, receipt.server));
+        }
+        rebuilt.retain(|made| places.contains(made));
+        core.catalog.repaired(self.origin, self.lease, stripe, rebuilt.clone()).await?;
+        let mut lacking: BTreeMap<u8, String> =
+            plan.lacking.iter().map(|&index| (index, "no server can take it".to_owned())).collect();
+        let why = match answer.outcome {
+            Outcome::Rebuilt => "it could not be stored",
+            Outcome::TooFewSources => "too few whole shards are left, or their servers are away",
+            Outcome::Inconsistent => "the stripe's parity never was the code of its data",
+        };
+        for (index, _) in places {
+            lacking.insert(*index, why.to_owned());
+        }
+        for (index, server, why) in answer.failed {
+            let name = self.members.get(&server).map(|m| m.row.name.as_str()).unwrap_or_default();
+            lacking.insert(index, format!("{name}: {why}"));
+        }
+        rebuilt.iter().for_each(|(index, _)| drop(lacking.remove(index)));
+        Ok(Repaired {
+            outcome: Some(answer.outcome),
+            rebuilt,
+            lacking: lacking.into_iter().collect(),
+            read_bytes: answer.read_bytes,
+            own_bytes: answer.own_bytes,
+        })
+    }
+}
