@@ -61,14 +61,15 @@ impl Scan {
     fn add(&mut self, map: &StripeMap, servers: &BTreeMap<ServerId, ReadTicket>) {
         let (mut good, mut reached) = (BTreeSet::new(), BTreeSet::new());
         for holder in map.shards.iter().filter(|holder| !holder.bad) {
-            good.insert(holder.index);
             match servers.get(&holder.server) {
-                Some(server) if matches!(server.state, State::Up | State::Suspect) => {
-                    reached.insert(holder.index);
+                // What a lost server held is not waited for.
+                None | Some(ReadTicket { state: State::Lost, .. }) => continue,
+                Some(ReadTicket { state: State::Down, name, .. }) => {
+                    self.away.insert(name.clone());
                 }
-                Some(server) => drop(self.away.insert(server.name.clone())),
-                None => {}
+                Some(_) => drop(reached.insert(holder.index)),
             }
+            good.insert(holder.index);
         }
         let n = map.geometry.shards();
         let lacking: Vec<u8> = (0..n as u8).filter(|index| !good.contains(index)).collect();
@@ -284,6 +285,8 @@ mod tests {
                 .into_iter()
                 .chain([server(4, State::Down)])
                 .collect();
+        let mut lost = servers.clone();
+        lost.extend([server(4, State::Lost)]);
         let up: BTreeMap<_, _> = (1..5).map(|number| server(number, State::Up)).collect();
         let mut scan = Scan::default();
         scan.add(&map(1, &[]), &up);
@@ -291,9 +294,10 @@ mod tests {
         scan.add(&map(3, &[0]), &servers);
         scan.add(&map(4, &[0, 1, 2]), &servers);
         scan.add(&map(5, &[3]), &up);
-        assert_eq!((scan.stripes(), scan.whole, scan.waiting), (5, 1, 1));
+        scan.add(&map(6, &[]), &lost);
+        assert_eq!((scan.stripes(), scan.whole, scan.waiting), (6, 1, 1));
         let worst: Vec<_> = scan.deficits.iter().map(|d| (d.stripe.0[0], d.margin)).collect();
-        assert_eq!(worst, [(4, -2), (3, 0), (5, 1)]);
+        assert_eq!(worst, [(4, -2), (3, 0), (5, 1), (6, 1)]);
         assert_eq!(scan.away, BTreeSet::from(["s4".to_owned()]));
         assert_eq!(
             told(1, StripeId([5; 32]), &[3]),

@@ -78,6 +78,21 @@ pub struct Coordinator {
     /// Silence after which a server is down
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_duration)]
     pub down_after: Duration,
+    /// Silence after which a server is lost; doubled for each time that it was down in 24 h
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
+    pub grace: Duration,
+    /// What the grace grows to at most
+    #[arg(long, value_name = "TIME", default_value = "4h", value_parser = parse_duration)]
+    pub grace_max: Duration,
+    /// How long servers are waited for by stripes that cannot bear another loss
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_duration)]
+    pub grace_thin: Duration,
+    /// Servers that go within this time go together: a quarter of eight or more, or a zone
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    pub brake_within: Duration,
+    /// How long repair waits after servers went together; 0s: not at all
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub brake: Duration,
     /// How long a push's lease lasts
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
@@ -182,6 +197,11 @@ async fn serve_coordinator(
             misses: args.misses,
             good: args.good,
             down_after: args.down_after,
+            grace: args.grace,
+            grace_max: args.grace_max,
+            grace_thin: args.grace_thin,
+            brake_within: args.brake_within,
+            brake: args.brake,
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,

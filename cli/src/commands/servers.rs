@@ -1,7 +1,7 @@
 //! `arc servers`: the storage servers as the coordinator sees them.
 
 use serde_json::json;
-use server::wire::{ServerInfo, State};
+use server::wire::{Brake, Mode, ServerInfo, State};
 
 use super::Global;
 use crate::exit::{Exit, Failure};
@@ -16,9 +16,15 @@ pub struct Args {}
 pub async fn run(_args: Args, global: &Global) -> Result<Exit, Failure> {
     let connection = vault::connect(global).await?;
     let servers = vault::all_servers(&connection.coordinator).await;
+    let status = connection.coordinator.status().await;
     connection.close().await;
-    let servers = servers?;
-    global.ui.summary(&table(&servers), json!({ "servers": servers }));
+    let (servers, brake) = (servers?, status?.brake);
+    let mut lines = table(&servers);
+    if let Some(brake) = &brake {
+        lines.push(String::new());
+        lines.push(format!("repair {}", brake_text(brake)));
+    }
+    global.ui.summary(&lines, json!({ "servers": servers, "brake": brake }));
     Ok(Exit::Done)
 }
 
@@ -29,7 +35,38 @@ pub(super) fn state_text(state: State) -> &'static str {
         State::Up => "up",
         State::Suspect => "suspect",
         State::Down => "down",
+        State::Lost => "lost",
+        State::Returned => "returned",
     }
+}
+
+/// State and mode, as in `up, draining`.
+fn standing_text(server: &ServerInfo) -> String {
+    let state = state_text(server.state);
+    match server.mode {
+        Mode::Normal => state.to_owned(),
+        Mode::Draining => format!("{state}, draining"),
+        Mode::ReadOnly => format!("{state}, read-only"),
+    }
+}
+
+/// That repair waits, why, and until when.
+pub(super) fn brake_text(brake: &Brake) -> String {
+    let names = |names: &[String]| -> String {
+        let names: Vec<String> = names.iter().map(|name| escaped(name.as_bytes())).collect();
+        names.join(", ")
+    };
+    let who = match &brake.zones[..] {
+        [] => "many servers".to_owned(),
+        [zone] => format!("all of zone {}", escaped(zone.as_bytes())),
+        zones => format!("all of the zones {}", names(zones)),
+    };
+    format!(
+        "waits until {} at most, or until all are back: {who} went together at {}; still away: {}",
+        time_text(brake.until_ms as i64),
+        time_text(brake.since_ms as i64),
+        names(&brake.servers),
+    )
 }
 
 fn table(servers: &[ServerInfo]) -> Vec<String> {
@@ -41,7 +78,7 @@ fn table(servers: &[ServerInfo]) -> Vec<String> {
         [
             escaped(server.name.as_bytes()),
             escaped(server.zone.as_bytes()),
-            state_text(server.state).to_owned(),
+            standing_text(server),
             count_text(server.shards),
             bytes_text(server.shard_bytes),
             format!("{} of {}", bytes_text(server.free_bytes), bytes_text(server.capacity_bytes)),
@@ -74,6 +111,7 @@ mod tests {
             zone: "z".into(),
             url: "http://h".into(),
             state: State::Up,
+            mode: Mode::Normal,
             last_seen_ms: None,
             capacity_bytes: 2048,
             free_bytes: 1024,
@@ -89,5 +127,27 @@ mod tests {
             ]
         );
         assert_eq!(table(&[]).len(), 1);
+    }
+
+    #[test]
+    fn the_brake_says_who_went_and_until_when_repair_waits() {
+        let brake = |zones: &[&str], servers: &[&str]| Brake {
+            since_ms: 0,
+            until_ms: 3_600_000,
+            zones: zones.iter().map(|&zone| zone.to_owned()).collect(),
+            servers: servers.iter().map(|&server| server.to_owned()).collect(),
+        };
+        let (since, until) = (time_text(0), time_text(3_600_000));
+        assert_eq!(
+            brake_text(&brake(&["rack-1"], &["a", "b"])),
+            format!(
+                "waits until {until} at most, or until all are back: all of zone rack-1 went \
+                 together at {since}; still away: a, b"
+            )
+        );
+        let text = brake_text(&brake(&[], &["a"]));
+        assert!(text.contains("many servers went together"), "{text}");
+        let text = brake_text(&brake(&["x", "y"], &["a"]));
+        assert!(text.contains("all of the zones x, y went together"), "{text}");
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use server::wire::{State, Status};
 
 use super::Global;
-use super::servers::state_text;
+use super::servers::{brake_text, state_text};
 use crate::exit::{Exit, Failure};
 use crate::ui::{bytes_text, count_text, escaped, plural};
 use crate::vault::{self, survives_any};
@@ -58,6 +58,7 @@ fn page(status: &Status, geometry: Geometry) -> Vec<String> {
     };
     labelled("safety", safety(status, geometry));
     labelled("servers", servers(status));
+    labelled("repair", repair(status));
     labelled("pushes", pushes(status));
     lines
 }
@@ -119,6 +120,17 @@ fn servers(status: &Status) -> Vec<String> {
     }
 }
 
+/// That repair waits, and what is at stake meanwhile.
+fn repair(status: &Status) -> Vec<String> {
+    let Some(brake) = &status.brake else { return Vec::new() };
+    let thin = status.margins.iter().filter(|(margin, _)| *margin <= 0).map(|(_, n)| n).sum();
+    let mut lines = vec![brake_text(brake)];
+    if thin > 0 {
+        lines.push(format!("{} with nothing to spare meanwhile", plural(thin, "stripe")));
+    }
+    lines
+}
+
 fn pushes(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     if status.leases > 0 {
@@ -136,6 +148,7 @@ fn pushes(status: &Status) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use codec::VaultId;
+    use server::wire::Brake;
 
     use super::*;
 
@@ -154,6 +167,7 @@ mod tests {
             leases: 0,
             leftover_shards: 0,
             servers: vec![(State::Up, 6 - down), (State::Down, down)],
+            brake: None,
         }
     }
 
@@ -192,5 +206,24 @@ mod tests {
         );
         assert_eq!(servers(&bad), ["3 up, 3 down"]);
         assert_eq!(safety(&status(vec![], 0, 0), code()), ["nothing is stored yet"]);
+    }
+
+    #[test]
+    fn the_brake_is_told_with_what_is_at_stake() {
+        let mut status = status(vec![(-1, 1), (0, 2), (2, 7)], 0, 2);
+        assert_eq!(repair(&status), [""; 0]);
+        let servers = vec!["a".to_owned(), "b".to_owned()];
+        let zones = vec!["rack-1".to_owned()];
+        status.brake = Some(Brake { since_ms: 0, until_ms: 1, zones, servers });
+        status.servers = vec![(State::Up, 3), (State::Lost, 2), (State::Returned, 1)];
+        let page = page(&status, code()).join("\n");
+        for part in [
+            "servers    3 up, 2 lost, 1 returned\n",
+            "\nrepair     waits until ",
+            "all of zone rack-1 went together",
+            "still away: a, b\n           3 stripes with nothing to spare meanwhile",
+        ] {
+            assert!(page.contains(part), "{page}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use codec::StripeId;
 use server::client::CoordinatorClient;
-use server::wire::{Code, Found, Holder, ReadTicket, Report, ServerId, State, StripeMap};
+use server::wire::{Code, Found, Holder, ReadTicket, Report, ServerId, StripeMap};
 use tokio::sync::RwLock;
 
 use super::Result;
@@ -246,7 +246,7 @@ impl Trouble {
             () if found.is_some() => Doubt::Damaged,
             () if bad => Doubt::Reported,
             () if broken_off > 0 || known.doubted.contains(&server) => Doubt::PassedOver,
-            () if matches!(ticket.state, State::Suspect | State::Down) => Doubt::Suspect,
+            () if ticket.state.is_away() => Doubt::Suspect,
             () => Doubt::None,
         })
     }

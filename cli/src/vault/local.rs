@@ -248,6 +248,9 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             misses: 3,
             good: 1,
             down_after: Duration::from_secs(2),
+            // A disk is not given up for being away while a command runs, nor is repair held up.
+            grace: Duration::MAX,
+            brake: Duration::ZERO,
             // A command that starts has the vault's lock: no push runs.
             pushes_outlive: false,
             drain: DRAIN,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Setup, eventually};
 use crate::sandbox::{Ran, Sandbox, text};
 use crate::shards::{self, ShardFile};
 use crate::source;
@@ -135,4 +135,28 @@ fn i4_a_server_that_is_away_is_waited_for_and_nothing_is_moved() {
     assert!([0, 7].contains(&ran.code()), "not missed yet, or waited for: {summary}");
     assert_eq!((&summary["needed"], &summary["read_bytes"]), (&0.into(), &0.into()));
     assert_eq!(fleet.stored_bytes(), before);
+}
+
+#[test]
+fn what_a_lost_server_held_is_made_again_on_a_spare() {
+    let short = ["--down-after=300ms", "--grace=300ms"];
+    let mut fleet = Fleet::of(Setup { code: "4+2", servers: 7, coordinator: &short });
+    source::make(&fleet.source(), 53, 24);
+    fleet.push(&[]).exits(0);
+    let lost = fleet.shards()[0].server;
+    fleet.kill(lost);
+    fs::remove_dir_all(fleet.server_folder(lost).join("shards")).unwrap();
+    eventually("the server is lost", || {
+        let rows = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+        rows["servers"][lost]["state"] == "lost"
+    });
+    let mended = fix(&fleet.sandbox, 0);
+    assert!(mended["needed"].as_u64().unwrap() > 0, "{mended}");
+    assert_eq!(mended["mended"], mended["needed"]);
+    let again = fix(&fleet.sandbox, 0);
+    assert_eq!((&again["needed"], &again["waiting"]), (&0.into(), &0.into()), "{again}");
+    // Any two more may go.
+    let others: Vec<usize> = (0..7).filter(|&number| number != lost).take(2).collect();
+    others.into_iter().for_each(|number| fleet.kill(number));
+    fleet.pull_exact("latest");
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::fleet::{Fleet, eventually};
+use crate::fleet::{Fleet, Setup, eventually};
 use crate::source::{self, assert_same, bytes_below};
 
 const MIB: u64 = 1 << 20;
@@ -127,6 +127,56 @@ fn a_push_with_a_server_away_from_the_start_names_it() {
     let summary = fleet.push(&["--wait-servers=0s"]).exits(7).json_of("summary");
     assert_eq!(summary["servers_away"], serde_json::json!(["d"]));
     fleet.pull_exact("latest");
+}
+
+#[test]
+fn a_server_that_stays_away_is_lost_and_what_comes_back_is_up() {
+    let short = ["--down-after=300ms", "--grace=600ms"];
+    let setup = Setup { code: "2+1", servers: 3, coordinator: &short };
+    let mut fleet = Fleet::of(setup);
+    source::make(&fleet.source(), 22, 2);
+    fleet.push(&[]).exits(0);
+    fleet.kill(2);
+    eventually("the server is lost", || {
+        let rows = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+        rows["servers"][2]["state"] == "lost"
+    });
+    assert!(fleet.sandbox.arc(["servers"]).exits(0).stdout().contains("  lost  "));
+    let status = fleet.sandbox.arc(["status"]).exits(7).stdout();
+    assert!(status.contains("servers    2 up, 1 lost"), "{status}");
+    fleet.pull_exact("latest");
+    fleet.revive(2);
+    fleet.until_up(3);
+    fleet.is_whole();
+    // Each state in its turn, however short it was.
+    let log = std::fs::read_to_string(fleet.sandbox.path("services.log")).unwrap();
+    let mut of_c = log.lines().filter(|line| line.contains("name=\"c\""));
+    for state in ["up", "Suspect", "Down", "Lost", "Returned", "up"] {
+        let said = format!("server is {state}");
+        assert!(of_c.any(|line| line.contains(&said)), "{state} is missing or late: {log}");
+    }
+}
+
+#[test]
+fn servers_that_go_together_hold_up_repair_until_they_are_back() {
+    let mut fleet = Fleet::new("2+2", 8);
+    let brake =
+        |fleet: &Fleet| fleet.sandbox.arc(["--json", "status"]).json_of("summary")["brake"].clone();
+    assert!(brake(&fleet).is_null());
+    (0..3).for_each(|server| fleet.kill(server));
+    eventually("all three are missed", || {
+        brake(&fleet)["servers"].as_array().map_or(0, Vec::len) == 3
+    });
+    let listed = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+    assert_eq!(listed["brake"]["servers"], serde_json::json!(["a", "b", "c"]));
+    for command in ["servers", "status"] {
+        let said = fleet.sandbox.arc([command]).stdout();
+        assert!(said.contains("many servers went together"), "{said}");
+        assert!(said.contains("still away: a, b, c"), "{said}");
+    }
+    (0..3).for_each(|server| fleet.revive(server));
+    fleet.until_up(8);
+    assert!(brake(&fleet).is_null());
 }
 
 #[test]

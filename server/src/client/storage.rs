@@ -10,7 +10,7 @@ use codec::{Digest, StripeId};
 use futures_util::{Stream, StreamExt as _, stream};
 
 use super::{accepted, cause, http_client, json, nonsense, unreachable};
-use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, State};
+use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt};
 use crate::{Error, Result};
 
 /// Bytes of a body that are handed to the connection at once.
@@ -206,7 +206,7 @@ impl StorageClient {
     /// Has a server look at its own shards.
     pub async fn check(&self, server: &ReadTicket, request: &CheckRequest) -> Result<CheckAnswer> {
         let name = format!("{} {}", server.name, server.url);
-        let is_silent = matches!(server.state, State::Suspect | State::Down);
+        let is_silent = server.state.is_away();
         let timeout = if is_silent { SILENT_CHECK_TIMEOUT } else { CHECK_TIMEOUT };
         let response = self
             .http
@@ -256,7 +256,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::wire::ServerId;
+    use crate::wire::{ServerId, State};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_read_that_nobody_polls_is_no_silent_server() {

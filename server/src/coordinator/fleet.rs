@@ -1,4 +1,4 @@
-//! The servers as they are now: what joined, and what the probes found, in memory.
+//! The servers as they are now: what joined, and what was seen of them, in memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,8 +7,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::catalog::ServerRow;
-use super::health::{self, Event, Health, Rules};
-use crate::wire::{ProbeAnswer, ServerId, State};
+use super::health::brake::{self, Brake, Seen};
+use super::health::wait::{self, Deficit, Wait};
+use super::health::{self, Action, Event, Health};
+use crate::wire::{self, Mode, ProbeAnswer, ServerId, State};
 
 /// A server and how it is doing.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub(super) struct Member {
     pub(super) row: ServerRow,
     /// How it is doing.
     pub(super) health: Health,
+    /// What is wanted of it.
+    pub(super) mode: Mode,
     /// Why it takes no writes, if it does not.
     pub(super) trouble: Option<String>,
     /// Hash of the vault record that it was given.
@@ -27,18 +31,42 @@ pub(super) struct Member {
     pub(super) wake: Arc<Notify>,
 }
 
+impl Member {
+    /// Whether new shards go there.
+    pub(super) fn takes_writes(&self) -> bool {
+        self.health.state.takes_writes(self.mode) && self.trouble.is_none()
+    }
+}
+
+/// When things change.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    /// For each server.
+    pub(super) health: health::Rules,
+    /// For all of them together.
+    pub(super) brake: brake::Rules,
+    /// How long servers that are away are waited for by a stripe with nothing to spare.
+    pub(super) thin_ms: u64,
+}
+
 /// All servers.
 pub(super) struct Fleet {
-    members: Mutex<BTreeMap<ServerId, Member>>,
+    inner: Mutex<Inner>,
     rules: Rules,
     /// Counts probes, for who waits for one.
     probes: watch::Sender<u64>,
 }
 
+#[derive(Default)]
+struct Inner {
+    members: BTreeMap<ServerId, Member>,
+    brake: Brake,
+}
+
 impl Fleet {
     /// The fleet of a coordinator that starts: nothing is known yet.
     pub(super) fn new(rows: Vec<ServerRow>, rules: Rules, now_ms: u64) -> Self {
-        let fleet = Self { members: Mutex::default(), rules, probes: watch::Sender::new(0) };
+        let fleet = Self { inner: Mutex::default(), rules, probes: watch::Sender::new(0) };
         for row in rows {
             fleet.add(row, now_ms);
         }
@@ -48,37 +76,65 @@ impl Fleet {
     /// Takes a server in; gives whether it is a new one rather than in the place of a former.
     pub(super) fn add(&self, row: ServerRow, now_ms: u64) -> bool {
         let member = Member {
-            health: Health::unknown(now_ms),
+            health: Health::unknown(now_ms, &self.rules.health),
+            mode: Mode::Normal,
             trouble: None,
             record: None,
             outran: false,
             wake: Arc::default(),
             row,
         };
-        let former = self.lock().insert(member.row.server, member);
+        let former = self.lock().members.insert(member.row.server, member);
         // Whoever probes it looks anew.
         former.inspect(|former| former.wake.notify_one()).is_none()
     }
 
     /// All of them, by number.
     pub(super) fn members(&self) -> Vec<Member> {
-        self.lock().values().cloned().collect()
+        self.lock().members.values().cloned().collect()
     }
 
     /// One of them.
     pub(super) fn get(&self, server: ServerId) -> Option<Member> {
-        self.lock().get(&server).cloned()
+        self.lock().members.get(&server).cloned()
     }
 
     /// Those that are up.
     pub(super) fn up(&self) -> Vec<ServerId> {
         let up = |m: &&Member| m.health.state == State::Up;
-        self.lock().values().filter(up).map(|m| m.row.server).collect()
+        self.lock().members.values().filter(up).map(|m| m.row.server).collect()
+    }
+
+    /// That repair waits, if it does.
+    pub(super) fn brake(&self, now_ms: u64) -> Option<wire::Brake> {
+        let inner = self.lock();
+        let held = inner.brake.held(now_ms)?;
+        let name = |server| inner.members.get(server).map(|m| m.row.name.clone());
+        Some(wire::Brake {
+            since_ms: held.since_ms,
+            until_ms: held.until_ms,
+            zones: held.zones.iter().cloned().collect(),
+            servers: held.servers.iter().filter_map(name).collect(),
+        })
+    }
+
+    /// Has repair go on, whoever is away.
+    #[allow(dead_code, reason = "repair brings the request for it")]
+    pub(super) fn resume(&self, now_ms: u64) {
+        turn(&mut self.lock().brake, brake::Event::Resume, now_ms, &self.rules.brake);
+    }
+
+    /// When what a stripe lacks is repaired.
+    #[allow(dead_code, reason = "repair asks it")]
+    pub(super) fn waits(&self, deficit: Deficit, now_ms: u64) -> Wait {
+        let inner = self.lock();
+        let health_of = |server| inner.members.get(&server).map(|m| &m.health);
+        wait::waits(deficit, health_of, &inner.brake, self.rules.thin_ms, now_ms)
     }
 
     /// A server says where it is now: probed at once, and given the vault record again.
     pub(super) fn moved(&self, server: ServerId, url: String) {
-        if let Some(member) = self.lock().get_mut(&server) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
             member.row.url = url;
             member.record = None;
             member.wake.notify_one();
@@ -87,61 +143,209 @@ impl Fleet {
 
     /// Has all servers probed at once.
     pub(super) fn wake_all(&self) {
-        self.lock().values().for_each(|m| m.wake.notify_one());
+        self.lock().members.values().for_each(|m| m.wake.notify_one());
     }
 
     /// Notes that a server has the vault record with this hash.
     pub(super) fn has_record(&self, server: ServerId, hash: blake3::Hash) {
-        if let Some(member) = self.lock().get_mut(&server) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
             member.record = Some(hash);
         }
     }
 
     /// Notes that a server has said that it knows a later epoch.
     pub(super) fn has_outrun(&self, server: ServerId) {
-        if let Some(member) = self.lock().get_mut(&server) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
             member.outran = true;
         }
     }
 
-    /// Notes how a probe ended; gives the states before and after.
+    /// Notes how a probe ended; gives the state after.
     pub(super) fn observe(
         &self,
         server: ServerId,
         answer: Option<ProbeAnswer>,
         now_ms: u64,
-    ) -> Option<(State, State)> {
-        let mut members = self.lock();
-        let member = members.get_mut(&server)?;
-        let before = member.health.state;
+    ) -> Option<State> {
         let event = if answer.is_some() { Event::Good } else { Event::Missed };
-        member.health = health::step(member.health, event, now_ms, &self.rules);
-        if let Some(answer) = answer {
+        let mut inner = self.lock();
+        if let (Some(member), Some(answer)) = (inner.members.get_mut(&server), answer) {
             // What the catalog's signed integers hold.
             member.row.capacity_bytes = answer.capacity_bytes.min(i64::MAX as u64);
             member.row.free_bytes = answer.free_bytes.min(i64::MAX as u64);
             member.row.last_seen_ms = Some(now_ms);
             member.trouble = answer.trouble;
         }
-        let after = member.health.state;
-        if after == State::Up && before != after {
-            // While it was away it may have been given another disk.
-            member.record = None;
-        }
-        drop(members);
+        let state = inner.step(server, event, now_ms, &self.rules.health);
+        inner.look(now_ms, &self.rules.brake);
+        drop(inner);
         self.probes.send_modify(|n| *n += 1);
-        Some((before, after))
+        state
+    }
+
+    /// Somebody says that these servers failed a request.
+    pub(super) fn failed(&self, servers: &[ServerId], now_ms: u64) {
+        self.step_all(servers, Event::Failed, now_ms);
+    }
+
+    /// These servers gave genuine receipts.
+    pub(super) fn served(&self, servers: &[ServerId], now_ms: u64) {
+        self.step_all(servers, Event::Served, now_ms);
+    }
+
+    /// What a server holds was compared with the catalog.
+    pub(super) fn reconciled(&self, server: ServerId, now_ms: u64) {
+        self.step_all(&[server], Event::Reconciled, now_ms);
+    }
+
+    fn step_all(&self, servers: &[ServerId], event: Event, now_ms: u64) {
+        let mut inner = self.lock();
+        for &server in servers {
+            inner.step(server, event, now_ms, &self.rules.health);
+        }
+        inner.look(now_ms, &self.rules.brake);
     }
 
     /// Waits until every server was probed once, for `patience` at most.
     pub(super) async fn probed(&self, patience: Duration) {
         let mut probes = self.probes.subscribe();
-        let all = || self.lock().values().all(|m| m.health.probed());
+        let all = || self.lock().members.values().all(|m| m.health.probed());
         // Out of patience, the caller goes on with what is known.
         let _ = tokio::time::timeout(patience, probes.wait_for(|_| all())).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerId, Member>> {
-        self.members.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Inner {
+    /// Notes what was seen of a server; gives its state after.
+    fn step(
+        &mut self,
+        server: ServerId,
+        event: Event,
+        now_ms: u64,
+        rules: &health::Rules,
+    ) -> Option<State> {
+        let member = self.members.get_mut(&server)?;
+        let before = member.health.state;
+        let (health, action) = health::step(member.health.clone(), event, now_ms, rules);
+        let after = health.state;
+        member.health = health;
+        match action {
+            Some(Action::Probe) => member.wake.notify_one(),
+            None => {}
+        }
+        if before.is_away() && !after.is_away() {
+            // While it was away it may have been given another disk.
+            member.record = None;
+        }
+        if before != after {
+            let name = &member.row.name;
+            match after {
+                State::Up => tracing::info!(name, ?before, "server is up"),
+                _ => tracing::warn!(name, ?before, "server is {after:?}"),
+            }
+        }
+        Some(after)
+    }
+
+    /// Has the brake look at everybody.
+    fn look(&mut self, now_ms: u64, rules: &brake::Rules) {
+        // One that never answered holds nothing that could be missed.
+        let known = self.members.values().filter(|m| m.row.last_seen_ms.is_some());
+        let all: Vec<Seen> = known
+            .map(|m| Seen { server: m.row.server, zone: &m.row.zone, left_ms: m.health.left_ms })
+            .collect();
+        turn(&mut self.brake, brake::Event::Look(&all), now_ms, rules);
+    }
+}
+
+/// Tells the brake, and the log what became of it.
+fn turn(brake: &mut Brake, event: brake::Event, now_ms: u64, rules: &brake::Rules) {
+    // Its time may be over since the last look.
+    let was_held = brake.held(0).is_some();
+    *brake = brake::step(std::mem::take(brake), event, now_ms, rules);
+    match brake.held(now_ms) {
+        Some(held) if !was_held => {
+            let (servers, zones) = (held.servers.len(), &held.zones);
+            tracing::warn!(servers, ?zones, "servers went together: repair waits");
+        }
+        None if was_held => tracing::info!("repair goes on"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        health: health::Rules {
+            misses: 1,
+            good: 1,
+            down_after_ms: 10,
+            grace_ms: 100,
+            grace_max_ms: 1000,
+            listen_ms_max: 1000,
+        },
+        brake: brake::Rules { within_ms: 50, hold_ms: 500 },
+        thin_ms: 20,
+    };
+
+    fn server(n: u32, zone: &str, last_seen_ms: Option<u64>) -> ServerRow {
+        ServerRow {
+            server: ServerId(n),
+            name: format!("s{n}"),
+            zone: zone.into(),
+            url: String::new(),
+            shared_key: [0; 32],
+            capacity_bytes: 0,
+            free_bytes: 0,
+            last_seen_ms,
+        }
+    }
+
+    #[test]
+    fn a_zone_that_is_not_there_after_a_start_holds_up_repair_until_told_otherwise() {
+        let zones = ["a", "a", "b", "b"];
+        let rows = |seen| (0..).zip(zones).map(|(n, zone)| server(n, zone, seen)).collect();
+        let fleet = Fleet::new(rows(Some(7)), RULES, 1000);
+        let miss = |fleet: &Fleet, n, now_ms| fleet.observe(ServerId(n), None, now_ms);
+        assert_eq!(miss(&fleet, 0, 1001), Some(State::Suspect));
+        assert_eq!(fleet.brake(1001), None);
+        assert_eq!(miss(&fleet, 1, 1002), Some(State::Suspect));
+        let brake = fleet.brake(1002).unwrap();
+        assert_eq!((brake.since_ms, brake.until_ms), (1002, 1502));
+        assert_eq!(
+            (brake.zones, brake.servers),
+            (vec!["a".into()], vec!["s0".into(), "s1".into()])
+        );
+
+        let away = [ServerId(0), ServerId(1)];
+        let deficit = Deficit { margin: 0, away: &away, bad: 0 };
+        assert_eq!(fleet.waits(deficit, 1003), Wait::Braked(1502));
+        fleet.resume(1003);
+        assert_eq!((fleet.brake(1003), fleet.waits(deficit, 1003)), (None, Wait::Until(1022)));
+        assert_eq!(fleet.waits(Deficit { margin: 1, ..deficit }, 1003), Wait::Until(1101));
+
+        // Servers that never answered hold nothing.
+        let fleet = Fleet::new(rows(None), RULES, 1000);
+        assert_eq!([0, 1].map(|n| miss(&fleet, n, 1001)), [Some(State::Suspect); 2]);
+        assert_eq!(fleet.brake(1001), None);
+    }
+
+    #[test]
+    fn a_mode_keeps_writes_away_from_a_server_that_is_up() {
+        let fleet = Fleet::new(vec![server(1, "a", None)], RULES, 0);
+        let mut member = fleet.get(ServerId(1)).unwrap();
+        assert!(!member.takes_writes());
+        member.health.state = State::Up;
+        assert!(member.takes_writes());
+        member.mode = Mode::ReadOnly;
+        assert!(!member.takes_writes());
+        (member.mode, member.trouble) = (Mode::Normal, Some("a sync failed".into()));
+        assert!(!member.takes_writes());
     }
 }

@@ -26,9 +26,8 @@ use tokio::sync::watch;
 
 use self::catalog::{Catalog, TokenRow};
 use self::clock::millis;
-use self::fleet::Fleet;
+use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
-use self::health::Rules;
 use self::placement::Rates;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
 use crate::serve::{self, Listen, Running};
@@ -61,6 +60,17 @@ pub struct Timings {
     pub good: u32,
     /// Silence that makes a suspect server down: 120 s.
     pub down_after: Duration,
+    /// Silence after which a server is lost: 15 min; doubled for each time that it was down in
+    /// the 24 h before.
+    pub grace: Duration,
+    /// What the grace grows to at most: 4 h.
+    pub grace_max: Duration,
+    /// How long servers that are away are waited for by stripes with nothing to spare: 5 min.
+    pub grace_thin: Duration,
+    /// Servers that go within this time go together: 10 min.
+    pub brake_within: Duration,
+    /// How long repair then waits: 1 h; not at all, if 0.
+    pub brake: Duration,
     /// How long a lease lasts: 24 h.
     pub lease: Duration,
     /// Whether pushes outlive a stop of the coordinator: their leases are then given back the
@@ -80,6 +90,11 @@ impl Default for Timings {
             misses: 3,
             good: 3,
             down_after: Duration::from_secs(120),
+            grace: Duration::from_secs(15 * 60),
+            grace_max: Duration::from_secs(4 * 3600),
+            grace_thin: Duration::from_secs(5 * 60),
+            brake_within: Duration::from_secs(10 * 60),
+            brake: Duration::from_secs(3600),
             lease: Duration::from_secs(24 * 3600),
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
@@ -122,12 +137,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let (catalog, record) = Catalog::open(&folder.catalog(), timings.pushes_outlive)?;
     let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
-    let rules = Rules {
-        misses: timings.misses,
-        good: timings.good,
-        down_after_ms: millis(timings.down_after),
-    };
-    let fleet = Fleet::new(catalog.servers().await?, rules, catalog.clock.now_ms());
+    let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
     let drain = timings.drain;
     let core = Arc::new(Core {
         catalog,
@@ -151,6 +161,26 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     tokio::spawn(prober::note(Arc::downgrade(&core)));
     tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
     Ok(Coordinator { running, owner, join, core, drain })
+}
+
+fn rules(timings: &Timings) -> Rules {
+    let probe = timings.probe_every.saturating_add(timings.probe_timeout);
+    Rules {
+        health: health::Rules {
+            misses: timings.misses,
+            good: timings.good,
+            down_after_ms: millis(timings.down_after),
+            grace_ms: millis(timings.grace),
+            grace_max_ms: millis(timings.grace_max),
+            // A busy machine is late; one that slept is much later.
+            listen_ms_max: millis(probe.saturating_mul(3)),
+        },
+        brake: health::brake::Rules {
+            within_ms: millis(timings.brake_within),
+            hold_ms: millis(timings.brake),
+        },
+        thin_ms: millis(timings.grace_thin),
+    }
 }
 
 impl Coordinator {

@@ -46,7 +46,7 @@ pub(super) async fn watch(core: Weak<Core>, server: ServerId) {
         probe(&here, &member).await;
         let every = here.timings.probe_every;
         drop(here);
-        // An early wake is a hello, or a vault record to give.
+        // An early wake is a hello, a vault record to give, or word that it failed.
         let _ = tokio::time::timeout(every, member.wake.notified()).await;
     }
 }
@@ -81,17 +81,19 @@ async fn probe(core: &Arc<Core>, member: &Member) {
         }
     };
     let up = answer.is_some();
-    let states = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
-    if let Some((before, after)) = states.filter(|(before, after)| before != after) {
-        let name = &member.row.name;
-        match after {
-            State::Up => tracing::info!(name, ?before, "server is up"),
-            _ => tracing::warn!(name, ?before, "server is {after:?}"),
-        }
+    let state = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
+    if state == Some(State::Returned) {
+        reconcile(core, server);
     }
     if up {
         give_record(core, server).await;
     }
+}
+
+/// Compares what a server holds that was down or lost with the catalog, after which it is up.
+/// There is no inventory to ask for yet: its shards are taken to be where they were.
+fn reconcile(core: &Core, server: ServerId) {
+    core.fleet.reconciled(server, core.catalog.clock.now_ms());
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {

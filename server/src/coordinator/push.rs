@@ -20,8 +20,8 @@ use super::servers::unknown_server;
 use crate::auth::{self, Grant};
 use crate::wire::{
     Begin, BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed,
-    Ended, FrameEnd, HaveAnswer, HaveRequest, Lease, LeaseId, NONCE_BYTES, Place, PlaceRequest,
-    Placement, Receipt, Refusal, Renewed, ServerId, SnapshotRow, State as Health,
+    Ended, FrameEnd, HaveAnswer, HaveRequest, Lease, LeaseId, Mode, NONCE_BYTES, Place,
+    PlaceRequest, Placement, Receipt, Refusal, Renewed, ServerId, SnapshotRow, State as Health,
 };
 use crate::{Error, Result};
 
@@ -87,6 +87,7 @@ pub(super) async fn place(
 ) -> Result<Json<Placement>> {
     check_place(&request)?;
     let known = core.catalog.placing(origin, request.lease, request.stripe).await?;
+    core.fleet.failed(&request.avoid, core.catalog.clock.now_ms());
     // Just after a start nobody has been probed: that is no reason to store less.
     core.fleet.probed(core.timings.probe_timeout).await;
     let members = core.fleet.members();
@@ -173,12 +174,7 @@ pub(super) async fn candidates(
             room_bytes: m.row.free_bytes,
         })
     };
-    members.filter(|m| takes_writes(m)).filter_map(candidate).collect()
-}
-
-/// Whether a server may be given shards.
-pub(super) fn takes_writes(member: &Member) -> bool {
-    member.health.state == Health::Up && member.trouble.is_none()
+    members.filter(|m| m.takes_writes()).filter_map(candidate).collect()
 }
 
 /// Refuses a placement of fewer shards than the push is content with, or than can be read back:
@@ -226,6 +222,8 @@ fn why_not(member: &Member, file_bytes: u64, now_ms: u64) -> Option<String> {
     let name = &member.row.name;
     let silent_s = now_ms.saturating_sub(member.health.heard_ms) / 1000;
     match (member.health.state, &member.trouble) {
+        (Health::Up, _) if member.mode == Mode::Draining => Some(format!("{name} is draining")),
+        (Health::Up, _) if member.mode == Mode::ReadOnly => Some(format!("{name} is read-only")),
         (Health::Up, Some(trouble)) => Some(format!("{name} takes no writes: {trouble}")),
         (Health::Up, None) if member.row.free_bytes < file_bytes => {
             Some(format!("{name} is full ({} bytes free)", member.row.free_bytes))
@@ -234,6 +232,8 @@ fn why_not(member: &Member, file_bytes: u64, now_ms: u64) -> Option<String> {
         (Health::Unknown, _) => Some(format!("{name} has not answered for {silent_s} s")),
         (Health::Suspect, _) => Some(format!("{name} is suspect, silent for {silent_s} s")),
         (Health::Down, _) => Some(format!("{name} is down, silent for {silent_s} s")),
+        (Health::Lost, _) => Some(format!("{name} is lost, silent for {silent_s} s")),
+        (Health::Returned, _) => Some(format!("{name} is back, what it holds is being compared")),
     }
 }
 
@@ -248,7 +248,10 @@ pub(super) async fn commit_stripe(
     }
     let lease = commit.lease;
     let new = checked(&core, commit)?;
-    Ok(Json(core.catalog.commit_stripe(origin, lease, new).await?))
+    let holders = servers_of(&new);
+    let committed = core.catalog.commit_stripe(origin, lease, new).await?;
+    core.fleet.served(&holders, core.catalog.clock.now_ms());
+    Ok(Json(committed))
 }
 
 /// `POST /v1/snapshots`
@@ -262,7 +265,15 @@ pub(super) async fn commit_snapshot(
     }
     let lease = stripe.lease;
     let new = checked(&core, stripe)?;
-    Ok(Json(core.catalog.commit_snapshot(origin, lease, new, source_set).await?))
+    let holders = servers_of(&new);
+    let row = core.catalog.commit_snapshot(origin, lease, new, source_set).await?;
+    core.fleet.served(&holders, core.catalog.clock.now_ms());
+    Ok(Json(row))
+}
+
+/// The servers whose receipts a commit came with.
+fn servers_of(new: &NewStripe) -> Vec<ServerId> {
+    new.holders.iter().map(|&(_, server)| server).collect()
 }
 
 /// The stripe of a commit whose fields agree and whose receipts are genuine. Whether tickets

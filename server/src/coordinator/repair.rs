@@ -15,7 +15,7 @@ use super::clock::millis;
 use super::fleet::Member;
 use super::placement::{self, Held, Question};
 use super::prober;
-use super::push::{candidates, check_receipt, takes_writes};
+use super::push::{candidates, check_receipt};
 use super::router::{Body, Caller};
 use crate::auth::{self, Grant};
 use crate::wire::{
@@ -73,8 +73,12 @@ struct Plan {
 impl Plan {
     fn new(map: &StripeMap, members: &BTreeMap<ServerId, Member>) -> Self {
         let state = |holder: &Holder| members.get(&holder.server).map(|m| m.health.state);
-        let answers = |holder: &Holder| matches!(state(holder), Some(Health::Up | Health::Suspect));
-        let good = |holder: &&Holder| !holder.bad && state(holder).is_some();
+        let answers = |holder: &Holder| {
+            matches!(state(holder), Some(Health::Up | Health::Suspect | Health::Returned))
+        };
+        // What a server that is down holds is waited for, what a lost one held is not.
+        let good =
+            |holder: &&Holder| !holder.bad && state(holder).is_some_and(|s| s != Health::Lost);
         let mut held: BTreeMap<u8, ServerId> = BTreeMap::new();
         for holder in map.shards.iter().filter(good) {
             held.entry(holder.index).or_insert(holder.server);
@@ -158,7 +162,7 @@ impl Repair<'_> {
         let can_take = |server: ServerId| {
             self.members
                 .get(&server)
-                .is_some_and(|m| takes_writes(m) && m.row.free_bytes >= file_bytes)
+                .is_some_and(|m| m.takes_writes() && m.row.free_bytes >= file_bytes)
         };
         let mut in_place: BTreeMap<u8, ServerId> = BTreeMap::new();
         for Holder { index, server, bad } in self.map.shards.iter().copied() {

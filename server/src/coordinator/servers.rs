@@ -126,6 +126,7 @@ pub(super) async fn list(
                 zone: m.row.zone,
                 url: m.row.url,
                 state: m.health.state,
+                mode: m.mode,
                 last_seen_ms: m.row.last_seen_ms,
                 capacity_bytes: m.row.capacity_bytes,
                 free_bytes: m.row.free_bytes,
@@ -142,13 +143,14 @@ pub(super) async fn list(
 pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>> {
     core.fleet.probed(core.timings.probe_timeout).await;
     let states: Vec<Health> = core.fleet.members().iter().map(|m| m.health.state).collect();
-    let servers = [Health::Unknown, Health::Up, Health::Suspect, Health::Down]
-        .map(|state| (state, states.iter().filter(|s| **s == state).count() as u32));
+    let servers =
+        Health::ALL.map(|state| (state, states.iter().filter(|s| **s == state).count() as u32));
     let counts = core.catalog.counts(core.fleet.up()).await?;
+    let now_ms = core.catalog.clock.now_ms();
     Ok(Json(Status {
         vault: core.catalog.vault,
         epoch: core.catalog.epoch(),
-        now_ms: core.catalog.clock.now_ms(),
+        now_ms,
         snapshots: counts.snapshots,
         stripes: counts.stripes,
         chunks: counts.chunks,
@@ -159,6 +161,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         leases: counts.leases,
         leftover_shards: counts.leftover_shards,
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
+        brake: core.fleet.brake(now_ms),
     }))
 }
 

@@ -71,8 +71,67 @@ pub enum State {
     Up,
     /// Missed three probes: avoided.
     Suspect,
-    /// Silent for longer.
+    /// Silent for longer; mostly it comes back, and what it holds is waited for.
     Down,
+    /// Silent for the grace: what it held is repaired elsewhere.
+    Lost,
+    /// Answers again after it was down or lost; what it holds is compared first.
+    Returned,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Unknown, Self::Up, Self::Suspect, Self::Down, Self::Lost, Self::Returned];
+
+    /// Whether it was there or looked for, and does not answer.
+    pub fn is_away(self) -> bool {
+        match self {
+            Self::Suspect | Self::Down | Self::Lost => true,
+            Self::Unknown | Self::Up | Self::Returned => false,
+        }
+    }
+
+    /// Whether new shards go there.
+    pub fn takes_writes(self, mode: Mode) -> bool {
+        (self, mode) == (Self::Up, Mode::Normal)
+    }
+
+    /// Whether a good shard there counts towards its stripe's target. One that does not may be
+    /// read all the same.
+    pub fn counts_as_holder(self, mode: Mode) -> bool {
+        let is_here = match self {
+            Self::Unknown | Self::Up | Self::Suspect | Self::Returned => true,
+            Self::Down | Self::Lost => false,
+        };
+        is_here && mode != Mode::Draining
+    }
+}
+
+/// What a person wants of a server, however it is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Everything.
+    #[default]
+    Normal,
+    /// That what it holds moves elsewhere, so that it can be taken away.
+    Draining,
+    /// That it keeps what it holds and takes no more.
+    ReadOnly,
+}
+
+/// That repair waits, since servers went together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brake {
+    /// Since when.
+    pub since_ms: u64,
+    /// Until when at most; it lifts when all of them are back.
+    pub until_ms: u64,
+    /// Zones that went as a whole.
+    pub zones: Vec<String>,
+    /// The names of the servers that are still away.
+    pub servers: Vec<String>,
 }
 
 /// One row of `GET /v1/servers`.
@@ -88,6 +147,9 @@ pub struct ServerInfo {
     pub url: String,
     /// How it is doing.
     pub state: State,
+    /// What is wanted of it.
+    #[serde(default)]
+    pub mode: Mode,
     /// When it last answered, if ever since the catalog was made.
     pub last_seen_ms: Option<u64>,
     /// Bytes of its disk.
@@ -98,4 +160,39 @@ pub struct ServerInfo {
     pub shards: u64,
     /// Bytes of these.
     pub shard_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_is_good_for_follows_from_state_and_mode() {
+        let letters = |mode: Mode| -> String {
+            let letter = |state: State| match (
+                state.takes_writes(mode),
+                state.counts_as_holder(mode),
+                state.is_away(),
+            ) {
+                (true, true, false) => 'W',
+                (false, true, false) => 'H',
+                (false, true, true) => 'a',
+                (false, false, true) => 'A',
+                (false, false, false) => '-',
+                other => panic!("{state:?}: {other:?}"),
+            };
+            State::ALL.map(letter).into_iter().collect()
+        };
+        assert_eq!(letters(Mode::Normal), "HWaAAH");
+        assert_eq!(letters(Mode::ReadOnly), "HHaAAH");
+        assert_eq!(letters(Mode::Draining), "--AAA-");
+    }
+
+    #[test]
+    fn states_and_modes_have_stable_names() {
+        let names = serde_json::to_string(&State::ALL).unwrap();
+        assert_eq!(names, r#"["unknown","up","suspect","down","lost","returned"]"#);
+        let names = serde_json::to_string(&[Mode::Normal, Mode::Draining, Mode::ReadOnly]).unwrap();
+        assert_eq!(names, r#"["normal","draining","read-only"]"#);
+    }
 }

@@ -3,7 +3,7 @@
 use codec::VaultId;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, State};
+use super::{Blob, Brake, State};
 
 /// `GET /v1/vault`, with the owner token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,4 +58,7 @@ pub struct Status {
     pub leftover_shards: u64,
     /// Servers by state.
     pub servers: Vec<(State, u32)>,
+    /// That repair waits, if it does.
+    #[serde(default)]
+    pub brake: Option<Brake>,
 }

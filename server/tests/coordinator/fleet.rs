@@ -104,6 +104,88 @@ async fn a_silent_server_is_suspect_then_down_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_server_silent_for_its_grace_is_lost_and_comes_back() {
+    let short = Duration::from_millis(1);
+    let timings = Timings { down_after: short, grace: short, ..timings() };
+    let mut fixture = Fixture::start_with(timings).await;
+    fixture.join("s1", "a").await;
+    fixture.servers[0].answer(|a| a.silent = true);
+    fixture.state_becomes("s1", State::Lost).await;
+    assert_eq!(fixture.status().await.servers, [(State::Lost, 1)]);
+    fixture.servers[0].answer(|a| a.silent = false);
+    fixture.state_becomes("s1", State::Up).await;
+}
+
+#[tokio::test]
+async fn a_zone_that_goes_as_a_whole_sets_the_brake() {
+    let (fixture, _) = Fixture::with_servers(&["a", "a", "b", "b"]).await;
+    assert_eq!(fixture.status().await.brake, None);
+    let silent = |servers: &[usize], silent| {
+        servers.iter().for_each(|&n| fixture.servers[n].answer(|a| a.silent = silent));
+    };
+    silent(&[0], true);
+    fixture.state_becomes("s1", State::Suspect).await;
+    assert_eq!(fixture.status().await.brake, None);
+    silent(&[1], true);
+    fixture.state_becomes("s2", State::Suspect).await;
+    let status = fixture.status().await;
+    let brake = status.brake.unwrap();
+    assert_eq!(
+        (brake.zones, brake.servers),
+        (vec!["a".to_owned()], vec!["s1".into(), "s2".into()])
+    );
+    let hour_ms = 3_600_000;
+    assert!(brake.since_ms <= status.now_ms && brake.until_ms == brake.since_ms + hour_ms);
+    silent(&[0, 1], false);
+    fixture.state_becomes("s1", State::Up).await;
+    fixture.state_becomes("s2", State::Up).await;
+    assert_eq!(fixture.status().await.brake, None);
+}
+
+#[tokio::test]
+async fn a_server_that_failed_a_push_is_probed_at_once() {
+    let hourly = Timings { probe_every: Duration::from_secs(3600), ..timings() };
+    let fixture = Fixture::start_with(hourly).await;
+    let fake = FakeServer::start("s1").await;
+    let answer = fixture.send_join("s1", "a", &fake.url()).await.unwrap();
+    fake.belong_to(&answer);
+    // A record is given with the next probe, at once.
+    let record = PutVault { record: Blob(vault_record(answer.vault, 1)) };
+    fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &record).await.unwrap();
+    fixture.state_becomes("s1", State::Up).await;
+    fake.answer(|a| a.silent = true);
+    let lease = fixture.begin().await;
+    let mut request = place_request(&lease, 1, (1, 1));
+    request.avoid = vec![answer.server];
+    in_time(async || {
+        fixture.place(&request).await.unwrap_err();
+        let page: Page<ServerInfo> = fixture.get("/v1/servers").await;
+        page.rows[0].state == State::Suspect
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_whose_receipt_comes_was_heard() {
+    let (fixture, lease) = Fixture::with_servers(&["a", "b", "c"]).await;
+    let commit = fixture.push(&lease, 1, (2, 1)).await;
+    fixture.servers[0].answer(|a| a.silent = true);
+    fixture.state_becomes("s1", State::Suspect).await;
+    let request = place_request(&lease, 2, (2, 1));
+    let says_0_s = async || {
+        let refused = fixture.place(&request).await.unwrap_err().refusal.message;
+        assert!(refused.contains("s1 is suspect, silent for "), "{refused}");
+        refused.contains("silent for 0 s")
+    };
+    in_time(async || !says_0_s().await).await;
+    in_time(async || {
+        fixture.commit(&commit).await.unwrap();
+        says_0_s().await
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn another_server_at_the_same_place_does_not_count() {
     let (fixture, _) = Fixture::with_servers(&["a", "b"]).await;
     let mut other = fixture.servers[0].identity();
@@ -183,4 +265,10 @@ async fn servers_that_cannot_take_a_shard_are_named() {
     let named: Vec<&str> = placement.places.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(placement.places.len(), 2);
     assert!(named.contains(&"s3") && named.contains(&"s4"), "{named:?}");
+}
+
+/// Asks again and again until `is`; half a minute is a failure.
+async fn in_time(is: impl AsyncFn() -> bool) {
+    let asked = async { while !is().await {} };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it never came about");
 }
