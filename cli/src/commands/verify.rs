@@ -108,7 +108,10 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
         duration_text(took),
     )];
     if !outcome.bad.is_empty() {
-        lines.push(format!("{} missing or damaged", plural(outcome.bad.len() as u64, "shard")));
+        lines.push(format!(
+            "{} missing or damaged; next: arc repair-scan --fix",
+            plural(outcome.bad.len() as u64, "shard")
+        ));
     }
     if outcome.below_target > 0 {
         lines.push(format!(

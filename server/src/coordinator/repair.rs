@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::{Extension, Json};
+use codec::StripeId;
 use reqwest::Method;
 
 use super::Core;
@@ -16,7 +17,7 @@ use super::fleet::Member;
 use super::placement::{self, Held, Question};
 use super::prober;
 use super::push::{candidates, check_receipt};
-use super::router::{Body, Caller};
+use super::router::{Body, Caller, to_the_end};
 use crate::auth::{self, Grant};
 use crate::wire::{
     Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest,
@@ -33,6 +34,11 @@ pub(super) async fn repair(
     Extension(Caller(origin)): Extension<Caller>,
     Body(RepairRequest { stripe }): Body<RepairRequest>,
 ) -> Result<Json<Repaired>> {
+    // What is made is booked even if nobody waits for the answer any more.
+    to_the_end(async move { repair_stripe(&core, origin, stripe).await.map(Json) }).await
+}
+
+async fn repair_stripe(core: &Core, origin: i64, stripe: StripeId) -> Result<Repaired> {
     core.fleet.probed(core.timings.probe_timeout).await;
     let map = core.catalog.stripe_maps(vec![stripe]).await?.pop();
     let map = map.ok_or_else(|| {
@@ -42,20 +48,21 @@ pub(super) async fn repair(
         core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
     let plan = Plan::new(&map, &members);
     if plan.lacking.is_empty() {
-        return Ok(Json(Repaired::new(None)));
+        return Ok(Repaired::nothing());
     }
     // What a repair that fails leaves behind is a left-over of this lease.
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
-    let repair = Repair { core: &core, origin, lease, map: &map, members: &members };
+    let repair = Repair { core, origin, lease, map: &map, members: &members };
     let repaired = repair.run(plan).await;
     core.catalog.close_lease(origin, lease).await?;
-    repaired.map(Json)
+    repaired
 }
 
 impl Repaired {
-    fn new(outcome: Option<Outcome>) -> Self {
+    /// Nothing was lacking.
+    fn nothing() -> Self {
         let (rebuilt, lacking) = (Vec::new(), Vec::new());
-        Self { outcome, rebuilt, lacking, read_bytes: 0, own_bytes: 0 }
+        Self { outcome: None, rebuilt, lacking, read_bytes: 0, own_bytes: 0 }
     }
 }
 

@@ -8,7 +8,7 @@ use reqwest::Method;
 use crate::fixture::{Fixture, stripe};
 
 /// Every path of a client.
-const OWNER_PATHS: [(Method, &str); 19] = [
+const OWNER_PATHS: [(Method, &str); 20] = [
     (Method::GET, "/v1/vault"),
     (Method::PUT, "/v1/vault"),
     (Method::GET, "/v1/servers"),
@@ -27,6 +27,7 @@ const OWNER_PATHS: [(Method, &str); 19] = [
     (Method::POST, "/v1/stripe-maps"),
     (Method::POST, "/v1/read-tickets"),
     (Method::POST, "/v1/reports"),
+    (Method::POST, "/v1/repairs"),
     (Method::GET, "/v1/stripes?limit=1"),
 ];
 
