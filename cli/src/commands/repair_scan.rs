@@ -95,8 +95,10 @@ struct Mended {
     whole: u64,
     /// Stripes that still lack some.
     lacking: u64,
-    /// Stripes of which too few shards are left, none of them on a server that is away.
+    /// Stripes of which too few shards are left, none of them on a server that does not answer.
     lost: u64,
+    /// Servers that did not give what they hold of stripes that lack shards.
+    unreachable: BTreeSet<String>,
     shards: u64,
     read_bytes: u64,
 }
@@ -128,10 +130,13 @@ async fn scan_and_fix(
         ui.warn(&format!("server {} is away", escaped(server.as_bytes())), None);
     }
     let mended = if fix { fix_all(coordinator, &scan, ui).await } else { Mended::default() };
+    for server in mended.unreachable.difference(&scan.away) {
+        ui.warn(&format!("server {} does not answer", escaped(server.as_bytes())), None);
+    }
     let needed = scan.deficits.len() as u64;
     let open = if fix { mended.lacking } else { needed };
     let mut lines = vec![format!(
-        "{}: {} whole, {} lack shards, {} wait for servers that are away",
+        "found {}: {} whole, {} lacking shards, {} waiting for servers that are away",
         plural(scan.stripes(), "stripe"),
         scan.whole,
         needed,
@@ -149,6 +154,9 @@ async fn scan_and_fix(
     if mended.lost > 0 {
         lines.push(format!("{} lost: arc verify names the files", plural(mended.lost, "stripe")));
     }
+    if !mended.unreachable.is_empty() {
+        lines.push("bring the servers that do not answer back, then the same again".to_owned());
+    }
     if !fix && needed > 0 {
         lines.push("next: arc repair-scan --fix".to_owned());
     }
@@ -163,11 +171,12 @@ async fn scan_and_fix(
         "shards": mended.shards,
         "read_bytes": mended.read_bytes,
         "away": scan.away,
+        "unreachable": mended.unreachable,
     });
     ui.summary(&lines, fields);
     let found = [
         (mended.lost > 0, Exit::Lost),
-        (scan.waiting > 0, Exit::BelowTarget),
+        (scan.waiting > 0 || !mended.unreachable.is_empty(), Exit::BelowTarget),
         (open > 0, Exit::Repairable),
     ];
     let exits: Vec<Exit> = found.into_iter().filter(|(is, _)| *is).map(|(_, exit)| exit).collect();
@@ -176,13 +185,14 @@ async fn scan_and_fix(
 }
 
 fn told(margin: i32, stripe: StripeId, lacking: &[u8]) -> String {
+    let noun = if lacking.len() == 1 { "shard" } else { "shards" };
     let lacking: Vec<String> = lacking.iter().map(ToString::to_string).collect();
     let left = match margin {
         ..0 => "too few shards are within reach".to_owned(),
         0 => "one more loss is too much".to_owned(),
         _ => format!("survives the loss of {margin} more"),
     };
-    format!("stripe {stripe:.8} lacks shard {}: {left}", lacking.join(", "))
+    format!("stripe {stripe:.8} lacks {noun} {}: {left}", lacking.join(", "))
 }
 
 async fn scan(coordinator: &CoordinatorClient) -> Result<Scan, Failure> {
@@ -214,7 +224,7 @@ async fn fix_all(coordinator: &CoordinatorClient, scan: &Scan, ui: &Ui) -> Mende
         counters.done_files.fetch_add(1, Relaxed);
         let stripe = deficit.stripe;
         match repaired {
-            Ok(Repaired { outcome, rebuilt, lacking, read_bytes, .. }) => {
+            Ok(Repaired { outcome, rebuilt, lacking, unreachable, read_bytes, .. }) => {
                 counters.done_bytes.fetch_add(read_bytes, Relaxed);
                 mended.shards += rebuilt.len() as u64;
                 mended.read_bytes += read_bytes;
@@ -222,8 +232,11 @@ async fn fix_all(coordinator: &CoordinatorClient, scan: &Scan, ui: &Ui) -> Mende
                     let indexes = indexes.join(", ");
                     ui.warn(&format!("stripe {stripe:.8} still lacks {indexes}: {why}"), None);
                 }
-                let is_lost = outcome == Some(Outcome::TooFewSources) && scan.away.is_empty();
-                mended.lost += u64::from(is_lost);
+                let is_short = outcome == Some(Outcome::TooFewSources);
+                mended.lost += u64::from(is_short && unreachable.is_empty());
+                if !lacking.is_empty() {
+                    mended.unreachable.extend(unreachable);
+                }
                 mended.lacking += u64::from(!lacking.is_empty());
                 mended.whole += u64::from(lacking.is_empty());
             }

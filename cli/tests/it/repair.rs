@@ -138,6 +138,31 @@ fn i4_a_server_that_is_away_is_waited_for_and_nothing_is_moved() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_makes_nothing_lost() {
+    let mut fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 54, 8);
+    fleet.push(&[]).exits(0);
+    let shards = fleet.shards();
+    let wide = shards.iter().find(|file| file.index == 5).unwrap().stripe.clone();
+    let of_stripe = |index: u8| {
+        shards
+            .iter()
+            .find(|file| file.stripe == wide && file.index.to_string() == index.to_string())
+    };
+    let [a, b, c] = [0, 1, 2].map(|index| of_stripe(index).unwrap());
+    [a, b].into_iter().for_each(|file| fs::remove_file(&file.path).unwrap());
+    verify(&fleet.sandbox).exits(4);
+    // Three are left of four that are needed, and the fourth is only away.
+    fleet.kill(c.server);
+    let summary = fix(&fleet.sandbox, 7);
+    assert_eq!((&summary["lost"], &summary["lacking"]), (&0.into(), &1.into()), "{summary}");
+    fleet.revive(c.server);
+    fleet.until_up(6);
+    fix(&fleet.sandbox, 0);
+    is_mended(&fleet.sandbox);
+}
+
+#[test]
 fn what_a_lost_server_held_is_made_again_on_a_spare() {
     let short = ["--down-after=300ms", "--grace=300ms"];
     let mut fleet = Fleet::of(Setup { code: "4+2", servers: 7, coordinator: &short });

@@ -61,8 +61,14 @@ async fn repair_stripe(core: &Core, origin: i64, stripe: StripeId) -> Result<Rep
 impl Repaired {
     /// Nothing was lacking.
     fn nothing() -> Self {
-        let (rebuilt, lacking) = (Vec::new(), Vec::new());
-        Self { outcome: None, rebuilt, lacking, read_bytes: 0, own_bytes: 0 }
+        Self {
+            outcome: None,
+            rebuilt: Vec::new(),
+            lacking: Vec::new(),
+            unreachable: Vec::new(),
+            read_bytes: 0,
+            own_bytes: 0,
+        }
     }
 }
 
@@ -159,7 +165,7 @@ impl Repair<'_> {
         }
         order.epoch = epoch;
         let answer = self.send(target, &order).await?;
-        self.book(&plan, &places, answer).await
+        self.book(&plan, target, &places, answer).await
     }
 
     /// Where each lacking shard shall be: where a damaged one of the same index is, so that only
@@ -226,13 +232,20 @@ impl Repair<'_> {
     async fn book(
         &self,
         plan: &Plan,
+        target: &Member,
         places: &[(u8, ServerId)],
         answer: RebuildAnswer,
     ) -> Result<Repaired> {
         let (core, stripe) = (self.core, self.map.stripe);
+        let unreachable = self.unreachable(&answer);
         for (index, server, found) in answer.found {
-            if self.map.shards.iter().any(|h| (h.index, h.server) == (index, server)) {
+            let is_known = self.map.shards.iter().any(|h| (h.index, h.server) == (index, server));
+            if is_known && server == target.row.server {
                 core.catalog.report(Report { stripe, index, server, found }).await?;
+            } else {
+                // A server's word counts for its own disk: it could talk down all the others.
+                let (name, server) = (&target.row.name, server.0);
+                tracing::warn!(name, server, index, ?found, "a rebuild met a bad shard elsewhere");
             }
         }
         let mut rebuilt = Vec::with_capacity(answer.receipts.len());
@@ -261,8 +274,23 @@ impl Repair<'_> {
             outcome: Some(answer.outcome),
             rebuilt,
             lacking: lacking.into_iter().collect(),
+            unreachable,
             read_bytes: answer.read_bytes,
             own_bytes: answer.own_bytes,
         })
+    }
+
+    /// Servers that failed the rebuild, or hold a shard and were not asked since they are away:
+    /// those that are lost are not waited for.
+    fn unreachable(&self, answer: &RebuildAnswer) -> Vec<String> {
+        let failed: BTreeSet<ServerId> = answer.unreachable.iter().map(|(at, _)| *at).collect();
+        let holders: BTreeSet<ServerId> = self.map.shards.iter().map(|h| h.server).collect();
+        let is_away = |m: &&Member| match m.health.state {
+            Health::Lost => false,
+            Health::Down | Health::Unknown => true,
+            Health::Up | Health::Suspect | Health::Returned => failed.contains(&m.row.server),
+        };
+        let members = holders.iter().filter_map(|server| self.members.get(server));
+        members.filter(is_away).map(|m| m.row.name.clone()).collect()
     }
 }

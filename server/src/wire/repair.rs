@@ -28,6 +28,9 @@ pub struct Repaired {
     pub rebuilt: Vec<(u8, ServerId)>,
     /// Shards that are still lacking, and why.
     pub lacking: Vec<(u8, String)>,
+    /// Servers, by name, that hold a shard of the stripe and did not give it just now: while there
+    /// is one, nothing is lost.
+    pub unreachable: Vec<String>,
     /// Bytes that went over the network to make them.
     pub read_bytes: u64,
     /// Bytes that the rebuilding server took from its own disk.
