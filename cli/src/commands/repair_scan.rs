@@ -23,7 +23,7 @@ const REPAIRS_IN_FLIGHT: usize = 2;
 ///
 /// Goes by what the coordinator knows: damage that nobody has met yet is found by `arc verify`.
 /// Needs no passphrase. Exit 4 says that something can be mended (or still could after --fix), 5
-/// that something is lost, 7 that only servers which are away are lacking.
+/// that something is lost, 7 that servers which are away or do not answer are lacking.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Examples:
   arc verify; arc repair-scan --fix
