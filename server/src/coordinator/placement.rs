@@ -143,6 +143,10 @@ fn score(stripe: StripeId, candidate: &Candidate) -> f64 {
     hasher.finalize_xof().fill(&mut first);
     // 53 bits, the middle of each step: never 0 and never 1.
     let u = ((u64::from_le_bytes(first) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    if candidate.rate.is_infinite() {
+        // Before all others, and among themselves in another order for each stripe.
+        return u - 1.0;
+    }
     -u.ln() / candidate.rate.max(f64::MIN_POSITIVE)
 }
 

@@ -201,6 +201,18 @@ fn shares_are_within_2_percent_of_their_targets() {
 }
 
 #[test]
+fn servers_that_hold_of_every_stripe_take_turns_with_its_parity() {
+    let candidates = weighted(&[1.0; 6], 6);
+    let mut parity = [0; 6];
+    for n in 0..600 {
+        for (index, server) in fresh(stripe(n), (4, 2), &candidates) {
+            parity[server.0 as usize - 1] += usize::from(index >= 4);
+        }
+    }
+    assert!(parity.iter().all(|shards| (130..270).contains(shards)), "{parity:?}");
+}
+
+#[test]
 fn a_newcomer_of_any_weight_moves_little_more_than_its_share() {
     const STRIPES: u32 = 100_000;
     for newcomer in [1.0, 2.0, 4.0] {
