@@ -228,7 +228,9 @@ async fn a_snapshot_and_its_stripe_are_committed_together_or_not_at_all() {
     stripe.kind = Kind::Snapshot;
     let whole = CommitSnapshot { stripe, source_set: Digest([9; 32]) };
     let mut forged = whole.clone();
-    forged.stripe.receipts[1] = fixture.servers[0].receipt(forged.stripe.stripe, 1, 1);
+    let elsewhere = forged.stripe.receipts[0].server;
+    let elsewhere = fixture.servers.iter().find(|s| s.id() == elsewhere).unwrap();
+    forged.stripe.receipts[1] = elsewhere.receipt(forged.stripe.stripe, 1, 1);
     fixture.post::<SnapshotRow>("/v1/snapshots", &forged).await.unwrap_err();
     let status = fixture.status().await;
     assert_eq!((status.stripes, status.snapshots), (0, 0));
