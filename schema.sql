@@ -29,7 +29,7 @@ CREATE TABLE tokens (
 ) STRICT;
 
 -- Storage servers that have joined. Whether they are up is not here: a coordinator that
--- starts has to look again.
+-- starts has to look again; but what it gave up for lost stays so until it is back.
 CREATE TABLE servers (
     id              INTEGER PRIMARY KEY,
     name            TEXT    NOT NULL UNIQUE,
@@ -42,7 +42,8 @@ CREATE TABLE servers (
     capacity_bytes  INTEGER NOT NULL,
     free_bytes      INTEGER NOT NULL,
     last_seen_ms    INTEGER,
-    joined_sequence INTEGER NOT NULL
+    joined_sequence INTEGER NOT NULL,
+    lost            INTEGER NOT NULL CHECK (lost IN (0, 1))
 ) STRICT;
 
 -- Stripes with a committed set of shards.
@@ -132,3 +133,26 @@ CREATE TABLE intents (
 
 -- Another place for the same stripe finds what was ticketed before, whatever the lease.
 CREATE INDEX intents_by_stripe ON intents (stripe);
+
+-- The ledger of repair: stripes that lack shards, or whose servers are away. A row goes only
+-- when its stripe was found whole.
+CREATE TABLE repairs (
+    stripe   INTEGER PRIMARY KEY REFERENCES stripes (key),
+    state    TEXT    NOT NULL CHECK (state IN ('waiting', 'failed', 'unknown', 'repaired')),
+    found_ms INTEGER NOT NULL,
+    -- The last try, and how many failed in a row.
+    tried_ms INTEGER,
+    attempts INTEGER NOT NULL,
+    -- It is not tried before.
+    due_ms   INTEGER NOT NULL,
+    why      TEXT
+) STRICT;
+
+-- How many are in each state, and which is due next.
+CREATE INDEX repairs_by_state ON repairs (state, due_ms);
+
+-- What people set; all else is as the program has it.
+CREATE TABLE settings (
+    name  TEXT    PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

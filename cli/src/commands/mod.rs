@@ -9,6 +9,7 @@ pub mod ls;
 pub mod pull;
 pub mod push;
 pub mod quantity;
+pub mod repair;
 pub mod repair_scan;
 pub mod serve;
 pub mod servers;
@@ -74,6 +75,7 @@ pub enum Command {
     Pull(pull::Args),
     Verify(verify::Args),
     RepairScan(repair_scan::Args),
+    Repair(repair::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
     Status(status::Args),
@@ -91,6 +93,7 @@ impl Command {
             Self::Pull(_) => "pull",
             Self::Verify(_) => "verify",
             Self::RepairScan(_) => "repair-scan",
+            Self::Repair(_) => "repair",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Status(_) => "status",
@@ -140,6 +143,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Pull(args) => pull::run(args, &global).await,
         Command::Verify(args) => verify::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
+        Command::Repair(args) => repair::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,

@@ -93,6 +93,9 @@ pub struct Coordinator {
     /// How long repair waits after servers went together; 0s: not at all
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub brake: Duration,
+    /// Look for stripes to repair this often at most; 0s: repair only what is asked for
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
+    pub repair_every: Duration,
     /// How long a push's lease lasts
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
@@ -202,6 +205,7 @@ async fn serve_coordinator(
             grace_thin: args.grace_thin,
             brake_within: args.brake_within,
             brake: args.brake,
+            repair_every: args.repair_every,
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,

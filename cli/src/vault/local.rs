@@ -253,6 +253,8 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             brake: Duration::ZERO,
             // A command that starts has the vault's lock: no push runs.
             pushes_outlive: false,
+            // A command repairs what it was asked to.
+            repair_every: Duration::ZERO,
             drain: DRAIN,
             ..Timings::default()
         },

@@ -16,6 +16,7 @@ mod command_line;
 mod coordinator_fails;
 mod damage;
 mod full_disks;
+mod healing;
 mod hostile;
 mod local;
 mod nonsense;

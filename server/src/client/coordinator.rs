@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::wire::{
     Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
-    HaveRequest, Ids, Lease, LeaseId, LocateAnswer, LocateRequest, NONCE_BYTES, Page, PageQuery,
-    PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest, Repaired, Report,
-    ServerInfo, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, NONCE_BYTES, Page,
+    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest, RepairStatus,
+    Repaired, Report, ServerInfo, SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -91,6 +91,21 @@ impl CoordinatorClient {
     /// Has what a stripe lacks made again.
     pub async fn repair(&self, stripe: StripeId) -> Result<Repaired> {
         self.post("/v1/repairs", &RepairRequest { stripe }).await
+    }
+
+    /// How repair is doing.
+    pub async fn repair_status(&self) -> Result<RepairStatus> {
+        self.get("/v1/repair", &()).await
+    }
+
+    /// Sets what people set of repair.
+    pub async fn set_repair(&self, wanted: &SetRepair) -> Result<RepairStatus> {
+        self.patiently(|| self.request(Method::PUT, "/v1/repair").json(wanted)).await
+    }
+
+    /// A page of the ledger of repair.
+    pub async fn ledger(&self, query: &PageQuery) -> Result<Page<LedgerRow>> {
+        self.get("/v1/ledger", query).await
     }
 
     /// Ends a push's lease; what it did not commit is left-over from here on.

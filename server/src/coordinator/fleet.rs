@@ -55,6 +55,8 @@ pub(super) struct Fleet {
     rules: Rules,
     /// Counts probes, for who waits for one.
     probes: watch::Sender<u64>,
+    /// Counts what repair goes by: states, modes, reports, settings.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -66,7 +68,12 @@ struct Inner {
 impl Fleet {
     /// The fleet of a coordinator that starts: nothing is known yet.
     pub(super) fn new(rows: Vec<ServerRow>, rules: Rules, now_ms: u64) -> Self {
-        let fleet = Self { inner: Mutex::default(), rules, probes: watch::Sender::new(0) };
+        let fleet = Self {
+            inner: Mutex::default(),
+            rules,
+            probes: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+        };
         for row in rows {
             fleet.add(row, now_ms);
         }
@@ -76,7 +83,11 @@ impl Fleet {
     /// Takes a server in; gives whether it is a new one rather than in the place of a former.
     pub(super) fn add(&self, row: ServerRow, now_ms: u64) -> bool {
         let member = Member {
-            health: Health::unknown(now_ms, &self.rules.health),
+            health: if row.lost {
+                Health::lost(now_ms, &self.rules.health)
+            } else {
+                Health::unknown(now_ms, &self.rules.health)
+            },
             mode: Mode::Normal,
             trouble: None,
             record: None,
@@ -85,8 +96,34 @@ impl Fleet {
             row,
         };
         let former = self.lock().members.insert(member.row.server, member);
+        self.has_changed();
         // Whoever probes it looks anew.
         former.inspect(|former| former.wake.notify_one()).is_none()
+    }
+
+    /// Sees changes from now on.
+    pub(super) fn changed(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Says that something changed which repair goes by.
+    pub(super) fn has_changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Looks at all of them without taking copies.
+    pub(super) fn with_members<T>(
+        &self,
+        look: impl FnOnce(&BTreeMap<ServerId, Member>) -> T,
+    ) -> T {
+        look(&self.lock().members)
+    }
+
+    /// Notes what the catalog has: whether a server is lost.
+    pub(super) fn has_lost(&self, server: ServerId, lost: bool) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
+            member.row.lost = lost;
+        }
     }
 
     /// All of them, by number.
@@ -119,13 +156,11 @@ impl Fleet {
     }
 
     /// Has repair go on, whoever is away.
-    #[allow(dead_code, reason = "repair brings the request for it")]
     pub(super) fn resume(&self, now_ms: u64) {
         turn(&mut self.lock().brake, brake::Event::Resume, now_ms, &self.rules.brake);
     }
 
     /// When what a stripe lacks is repaired.
-    #[allow(dead_code, reason = "repair asks it")]
     pub(super) fn waits(&self, deficit: Deficit, now_ms: u64) -> Wait {
         let inner = self.lock();
         let health_of = |server| inner.members.get(&server).map(|m| &m.health);
@@ -176,9 +211,13 @@ impl Fleet {
             member.row.last_seen_ms = Some(now_ms);
             member.trouble = answer.trouble;
         }
+        let before = inner.members.get(&server).map(|m| m.health.state);
         let state = inner.step(server, event, now_ms, &self.rules.health);
         inner.look(now_ms, &self.rules.brake);
         drop(inner);
+        if before != state {
+            self.has_changed();
+        }
         self.probes.send_modify(|n| *n += 1);
         state
     }
@@ -200,10 +239,17 @@ impl Fleet {
 
     fn step_all(&self, servers: &[ServerId], event: Event, now_ms: u64) {
         let mut inner = self.lock();
+        let states = |inner: &Inner| -> Vec<_> {
+            servers.iter().map(|s| inner.members.get(s).map(|m| m.health.state)).collect()
+        };
+        let before = states(&inner);
         for &server in servers {
             inner.step(server, event, now_ms, &self.rules.health);
         }
         inner.look(now_ms, &self.rules.brake);
+        if states(&inner) != before {
+            self.has_changed();
+        }
     }
 
     /// Waits until every server was probed once, for `patience` at most.
@@ -304,6 +350,7 @@ mod tests {
             capacity_bytes: 0,
             free_bytes: 0,
             last_seen_ms,
+            lost: false,
         }
     }
 

@@ -118,6 +118,13 @@ impl Health {
         }
     }
 
+    /// That of a server that was lost before the coordinator stopped.
+    pub(super) fn lost(now_ms: u64, rules: &Rules) -> Self {
+        // It left long ago: the brake takes it for no outage of now.
+        let left_ms = Some(0);
+        Self { state: State::Lost, left_ms, unconfirmed: true, ..Self::unknown(now_ms, rules) }
+    }
+
     /// Whether a probe has ended since it is watched.
     pub(super) fn probed(&self) -> bool {
         self.probed_ms.is_some()

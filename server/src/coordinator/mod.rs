@@ -23,12 +23,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use self::catalog::{Catalog, TokenRow};
 use self::clock::millis;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
+use self::repair::Repairs;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
 use crate::serve::{self, Listen, Running};
 use crate::wire::ServerId;
@@ -78,6 +80,9 @@ pub struct Timings {
     pub pushes_outlive: bool,
     /// How long a ticket lasts: 15 min; never beyond its lease.
     pub ticket: Duration,
+    /// The ledger of repair is looked at this often at most: 1 s; with 0 only what is asked for is
+    /// repaired.
+    pub repair_every: Duration,
     /// How long requests under way may take to finish when it stops.
     pub drain: Duration,
 }
@@ -98,6 +103,7 @@ impl Default for Timings {
             lease: Duration::from_secs(24 * 3600),
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
+            repair_every: Duration::from_secs(1),
             drain: Duration::from_secs(30),
         }
     }
@@ -112,6 +118,8 @@ pub struct Coordinator {
     /// What a joining server needs.
     pub join: Token,
     core: Arc<Core>,
+    /// Goes through the ledger of repair.
+    keeper: Option<AbortHandle>,
     drain: Duration,
 }
 
@@ -120,6 +128,7 @@ struct Core {
     catalog: Catalog,
     fleet: Fleet,
     rates: Rates,
+    repairs: Repairs,
     signer: TicketSigner,
     tokens: [TokenRow; 2],
     /// The vault record, once there is one.
@@ -138,11 +147,13 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
     let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
+    let repairs = Repairs::new(&catalog.settings().await?);
     let drain = timings.drain;
     let core = Arc::new(Core {
         catalog,
         fleet,
         rates: Rates::default(),
+        repairs,
         signer,
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
@@ -159,8 +170,10 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
+    let keeper = (!core.timings.repair_every.is_zero())
+        .then(|| tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
     tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
-    Ok(Coordinator { running, owner, join, core, drain })
+    Ok(Coordinator { running, owner, join, core, keeper, drain })
 }
 
 fn rules(timings: &Timings) -> Rules {
@@ -186,6 +199,9 @@ fn rules(timings: &Timings) -> Rules {
 impl Coordinator {
     /// Stops probing and serving, and closes the catalog.
     pub async fn stop(self) {
+        if let Some(keeper) = self.keeper {
+            keeper.abort();
+        }
         self.running.stop(self.drain).await;
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;

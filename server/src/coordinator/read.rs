@@ -83,7 +83,9 @@ pub(super) async fn report(
     State(core): State<Arc<Core>>,
     Body(report): Body<Report>,
 ) -> Result<()> {
-    core.catalog.report(report).await
+    core.catalog.report(report).await?;
+    core.fleet.has_changed();
+    Ok(())
 }
 
 /// Refuses more than a request may name.

@@ -46,6 +46,8 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/read-tickets", post(read::read_tickets))
         .route("/v1/reports", post(read::report))
         .route("/v1/repairs", post(repair::repair))
+        .route("/v1/repair", get(repair::status).put(repair::set))
+        .route("/v1/ledger", get(repair::ledger))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
     let join = Router::new()
         .route("/v1/join", post(servers::join).layer(DefaultBodyLimit::max(SERVER_BYTES_MAX)))

@@ -5,6 +5,7 @@
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
 mod push;
+mod ledger;
 mod read;
 mod repair;
 mod servers;
@@ -19,6 +20,7 @@ use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
 pub use push::*;
+pub use ledger::*;
 pub use read::*;
 pub use repair::*;
 pub use servers::*;

@@ -27,6 +27,11 @@ pub struct StripeMap {
 }
 
 impl StripeMap {
+    /// Bytes of each of its shard files.
+    pub fn file_bytes(&self) -> u64 {
+        super::repair::file_bytes(self.geometry, self.pack_bytes, self.pack_key.0.len())
+    }
+
     /// Whether its fields are in their bounds and fit each other, so that readers may compute
     /// with them. What a shard's header says of the stripe is checked when it is read.
     pub fn is_sound(&self) -> bool {

@@ -79,8 +79,7 @@ impl RebuildRequest {
 
     /// Bytes of each shard file.
     pub fn file_bytes(&self) -> u64 {
-        let shard_bytes = self.geometry.shard_bytes(self.pack_bytes);
-        self.header_bytes() + shard_bytes + FOOTER_BYTES as u64
+        file_bytes(self.geometry, self.pack_bytes, self.pack_key_bytes.into())
     }
 
     /// Why it cannot be followed, if a field is out of its bounds or does not fit the others.
@@ -112,6 +111,13 @@ impl RebuildRequest {
             _ => Ok(()),
         }
     }
+}
+
+/// Bytes of each shard file of a stripe.
+pub(super) fn file_bytes(geometry: Geometry, pack_bytes: u64, pack_key_bytes: usize) -> u64 {
+    let shard_bytes = geometry.shard_bytes(pack_bytes);
+    let header_bytes = Header::encoded_bytes(geometry, pack_key_bytes, shard_bytes);
+    header_bytes + shard_bytes + FOOTER_BYTES as u64
 }
 
 /// How a rebuild ended.

@@ -28,6 +28,7 @@ pub(crate) fn timings() -> Timings {
     Timings {
         probe_every: Duration::from_millis(20),
         probe_timeout: Duration::from_secs(5),
+        repair_every: Duration::ZERO,
         drain: Duration::from_secs(5),
         ..Timings::default()
     }

@@ -5,9 +5,11 @@ use codec::{ChunkId, Digest, Geometry, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::push::{no_intent, open_lease};
-use super::rows::{encode_frames, kept_snapshot, shards_changed, stripe_key, stripe_map};
+use super::rows::{
+    encode_frames, kept_snapshot, note_found, shards_changed, stripe_key, stripe_map,
+};
 use super::{Catalog, tick};
-use crate::wire::{Code, Committed, FrameEnd, LeaseId, ServerId, SnapshotRow};
+use crate::wire::{Code, Committed, Found, FrameEnd, LeaseId, ServerId, SnapshotRow};
 use crate::{Error, Result};
 
 /// A chunk and the number of its frame.
@@ -26,6 +28,18 @@ pub(in crate::coordinator) struct NewStripe {
     pub(in crate::coordinator) chunks: Vec<ChunkRow>,
     /// Different indexes on different servers, each with a receipt.
     pub(in crate::coordinator) holders: Vec<(u8, ServerId)>,
+}
+
+/// What a rebuild met and made of a stripe.
+#[derive(Debug)]
+pub(in crate::coordinator) struct Mended {
+    pub(in crate::coordinator) stripe: StripeId,
+    /// That of the stripe when the rebuild was planned.
+    pub(in crate::coordinator) version: u64,
+    /// What it found where shards should be.
+    pub(in crate::coordinator) found: Vec<(u8, ServerId, Found)>,
+    /// Shards with a receipt.
+    pub(in crate::coordinator) made: Vec<(u8, ServerId)>,
 }
 
 impl Catalog {
@@ -48,20 +62,35 @@ impl Catalog {
         .await
     }
 
-    /// Makes shards that were made again part of the catalog.
-    pub(in crate::coordinator) async fn repaired(
+    /// Books what a rebuild met and made, unless the stripe has changed since it was planned:
+    /// another repair may have made the same elsewhere.
+    pub(in crate::coordinator) async fn book_repair(
         &self,
         origin: i64,
         lease: LeaseId,
-        stripe: StripeId,
-        holders: Vec<(u8, ServerId)>,
+        mended: Mended,
     ) -> Result<()> {
         let clock = self.clock;
         self.write(move |db| {
+            let Mended { stripe, version, found, made } = mended;
             open_lease(db, origin, lease, clock.now_ms())?;
-            let gone = || Error::refuse(Code::NotFound, format!("no stripe {stripe:.12}"));
-            let key = stripe_key(db, stripe)?.ok_or_else(gone)?;
-            add_holders(db, lease, stripe, key, &holders)
+            let sql = "SELECT key FROM stripes WHERE id = ?1 AND version = ?2";
+            let key = db.prepare_cached(sql)?.query_row(params![stripe.0, version], |r| r.get(0));
+            let changed =
+                || Error::refuse(Code::Conflict, format!("stripe {stripe:.12} changed meanwhile"));
+            let key: i64 = key.optional()?.ok_or_else(changed)?;
+            let mut changes = 0;
+            for (index, server, found) in &found {
+                changes += note_found(db, key, *index, *server, found)?;
+            }
+            // What was found bad in its place and mended there is good in the end.
+            for (index, server) in made {
+                changes += add_holder(db, lease, stripe, key, index, server)?;
+            }
+            if changes > 0 {
+                shards_changed(db, key)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -107,25 +136,14 @@ fn add_stripe(db: &Connection, origin: i64, lease: LeaseId, new: &NewStripe) -> 
         Some(key) => same_stripe(db, key, new)?,
         None => insert_stripe(db, origin, new)?,
     };
-    add_holders(db, lease, new.stripe, key, &new.holders)?;
-    Ok(key)
-}
-
-fn add_holders(
-    db: &Connection,
-    lease: LeaseId,
-    stripe: StripeId,
-    key: i64,
-    holders: &[(u8, ServerId)],
-) -> Result<()> {
     let mut changed = 0;
-    for &(index, server) in holders {
-        changed += add_holder(db, lease, stripe, key, index, server)?;
+    for &(index, server) in &new.holders {
+        changed += add_holder(db, lease, new.stripe, key, index, server)?;
     }
     if changed > 0 {
         shards_changed(db, key)?;
     }
-    Ok(())
+    Ok(key)
 }
 
 fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {

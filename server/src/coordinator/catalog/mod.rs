@@ -4,6 +4,7 @@
 //! consistent state. What the tables are for stands in schema.sql.
 
 mod commit;
+mod ledger;
 mod open;
 mod push;
 mod read;
@@ -25,7 +26,8 @@ use super::clock::Clock;
 use crate::wire::Code;
 use crate::{Error, Result};
 
-pub(super) use self::commit::NewStripe;
+pub(super) use self::commit::{Mended, NewStripe};
+pub(super) use self::ledger::{Ledgered, Which};
 pub(super) use self::push::{Intended, Placing};
 pub(super) use self::servers::{ServerRow, TokenRow};
 

@@ -6,8 +6,8 @@ use codec::{ChunkId, StripeId};
 use rusqlite::{Connection, params};
 
 use super::Catalog;
-use super::rows::{column, kept_snapshot, shards_changed, stripe_key, stripe_map};
-use crate::wire::{Code, Found, LocateAnswer, Page, Report, SnapshotRow, StripeMap};
+use super::rows::{column, kept_snapshot, note_found, shards_changed, stripe_key, stripe_map};
+use crate::wire::{Code, LocateAnswer, Page, Report, SnapshotRow, StripeMap};
 use crate::{Error, Result};
 
 /// Stripes that can no longer be read, by the catalog. The first term is the index's.
@@ -66,6 +66,20 @@ impl Catalog {
                 }
             }
             Ok(maps)
+        })
+        .await
+    }
+
+    /// The map of a stripe and the version of its shards.
+    pub(in crate::coordinator) async fn versioned_map(
+        &self,
+        stripe: StripeId,
+    ) -> Result<Option<(StripeMap, u64)>> {
+        self.read(move |db| {
+            let Some(key) = stripe_key(db, stripe)? else { return Ok(None) };
+            let sql = "SELECT version FROM stripes WHERE key = ?1";
+            let version = db.prepare_cached(sql)?.query_row([key], |r| r.get(0))?;
+            Ok(Some((stripe_map(db, key)?, version)))
         })
         .await
     }
@@ -150,15 +164,7 @@ impl Catalog {
             if !db.prepare_cached(known)?.exists(shard)? {
                 return Err(unknown());
             }
-            let state = match found {
-                Found::Good => "good",
-                Found::Missing => "missing",
-                Found::Damaged(_) => "damaged",
-            };
-            let changed = db.execute(
-                "UPDATE shards SET state = ?3 WHERE stripe = ?1 AND server = ?2 AND state <> ?3",
-                params![key, server.0, state],
-            )?;
+            let changed = note_found(db, key, index, server, &found)?;
             if changed > 0 {
                 shards_changed(db, key)?;
             }

@@ -3,9 +3,9 @@
 use codec::seal::PackKeyField;
 use codec::shard::Kind;
 use codec::{Digest, Geometry, StripeId};
-use rusqlite::{Connection, OptionalExtension as _, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use crate::wire::{FrameEnd, Holder, ServerId, SnapshotRow, StripeMap};
+use crate::wire::{Found, FrameEnd, Holder, ServerId, SnapshotRow, StripeMap};
 use crate::{Error, Result};
 
 /// Bytes of one frame in a stripe's `frames`.
@@ -63,6 +63,24 @@ pub(super) fn holders(db: &Connection, key: i64) -> Result<Vec<Holder>> {
     Ok(shards.collect::<Result<_, _>>()?)
 }
 
+/// Notes what was found where the catalog has a shard; gives how many rows that changed.
+pub(super) fn note_found(
+    db: &Connection,
+    key: i64,
+    index: u8,
+    server: ServerId,
+    found: &Found,
+) -> Result<usize> {
+    let state = match found {
+        Found::Good => "good",
+        Found::Missing => "missing",
+        Found::Damaged(_) => "damaged",
+    };
+    let sql = "UPDATE shards SET state = ?4
+               WHERE stripe = ?1 AND server = ?2 AND idx = ?3 AND state <> ?4";
+    Ok(db.prepare_cached(sql)?.execute(params![key, server.0, index, state])?)
+}
+
 /// Keeps the stripe with this key true to its shards, of which some were changed.
 pub(super) fn shards_changed(db: &Connection, key: i64) -> Result<()> {
     let sql = "UPDATE stripes SET version = version + 1, good =
@@ -85,7 +103,7 @@ pub(super) fn kept_snapshot(db: &Connection, key: i64) -> Result<Option<Snapshot
 }
 
 /// k and m from two columns; what stands there was checked when it came in.
-fn geometry_at(row: &Row, column: usize) -> rusqlite::Result<Geometry> {
+pub(super) fn geometry_at(row: &Row, column: usize) -> rusqlite::Result<Geometry> {
     Geometry::new(row.get(column)?, row.get(column + 1)?).map_err(|e| {
         let integer = rusqlite::types::Type::Integer;
         rusqlite::Error::FromSqlConversionFailure(column, integer, Box::new(e))

@@ -18,6 +18,8 @@ pub(in crate::coordinator) struct ServerRow {
     pub(in crate::coordinator) capacity_bytes: u64,
     pub(in crate::coordinator) free_bytes: u64,
     pub(in crate::coordinator) last_seen_ms: Option<u64>,
+    /// Whether what it held is made again elsewhere.
+    pub(in crate::coordinator) lost: bool,
 }
 
 /// A token that opens this coordinator.
@@ -61,7 +63,8 @@ impl Catalog {
     pub(in crate::coordinator) async fn servers(&self) -> Result<Vec<ServerRow>> {
         self.read(|db| {
             let mut rows = db.prepare(
-                "SELECT id, name, zone, url, shared_key, capacity_bytes, free_bytes, last_seen_ms
+                "SELECT id, name, zone, url, shared_key, capacity_bytes, free_bytes, last_seen_ms,
+                        lost
                  FROM servers ORDER BY id",
             )?;
             let rows = rows.query_map([], |r| {
@@ -74,6 +77,7 @@ impl Catalog {
                     capacity_bytes: r.get(5)?,
                     free_bytes: r.get(6)?,
                     last_seen_ms: r.get(7)?,
+                    lost: r.get(8)?,
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -104,12 +108,12 @@ impl Catalog {
             let sequence = tick(db)?;
             let server = db.query_row(
                 "INSERT INTO servers (name, zone, url, shared_key, starts, capacity_bytes,
-                                      free_bytes, joined_sequence)
-                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7)
+                                      free_bytes, joined_sequence, lost)
+                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0)
                  ON CONFLICT (name) DO UPDATE SET
                      zone = excluded.zone, url = excluded.url, shared_key = excluded.shared_key,
                      capacity_bytes = excluded.capacity_bytes, free_bytes = excluded.free_bytes,
-                     joined_sequence = excluded.joined_sequence
+                     joined_sequence = excluded.joined_sequence, lost = 0
                  RETURNING id",
                 params![
                     request.name,
@@ -131,6 +135,7 @@ impl Catalog {
                 capacity_bytes: request.capacity_bytes,
                 free_bytes: request.free_bytes,
                 last_seen_ms: None,
+                lost: false,
             })
         })
         .await

@@ -2,58 +2,76 @@
 //! The coordinator gives the order and books the receipts; no shard passes through it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::{Extension, Json};
 use codec::StripeId;
 use reqwest::Method;
 
-use super::Core;
-use super::catalog::Intended;
-use super::clock::millis;
-use super::fleet::Member;
-use super::placement::{self, Held, Question};
-use super::prober;
-use super::push::{candidates, check_receipt};
-use super::router::{Body, Caller, to_the_end};
 use crate::auth::{self, Grant};
+use crate::coordinator::Core;
+use crate::coordinator::catalog::{Intended, Mended};
+use crate::coordinator::clock::millis;
+use crate::coordinator::fleet::Member;
+use crate::coordinator::placement::{self, Held, Question};
+use crate::coordinator::prober;
+use crate::coordinator::push::{candidates, check_receipt};
 use crate::wire::{
     Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest,
-    RepairRequest, Repaired, Report, ServerId, Source, State as Health, StripeMap,
+    Repaired, ServerId, Source, State as Health, StripeMap,
 };
 use crate::{Error, Result};
 
-/// How long a rebuild may take: requests are bounded by a minute.
-const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);
+/// Why a shard is lacking that has no place.
+const NO_PLACE: &str = "no server can take it";
 
-/// `POST /v1/repairs`
-pub(super) async fn repair(
-    State(core): State<Arc<Core>>,
-    Extension(Caller(origin)): Extension<Caller>,
-    Body(RepairRequest { stripe }): Body<RepairRequest>,
-) -> Result<Json<Repaired>> {
-    // What is made is booked even if nobody waits for the answer any more.
-    to_the_end(async move { repair_stripe(&core, origin, stripe).await.map(Json) }).await
+/// How a stripe is to be repaired.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Servers that are down are not waited for.
+    pub(super) thin: bool,
+    /// Bytes read and written in a second at most.
+    pub(super) bytes_per_second: Option<u64>,
+    /// How long the rebuild may take.
+    pub(super) timeout: Duration,
 }
 
-async fn repair_stripe(core: &Core, origin: i64, stripe: StripeId) -> Result<Repaired> {
+/// Has what `stripe` lacks made again, for the token `origin`. Nobody else repairs it meanwhile.
+pub(super) async fn repair_stripe(
+    core: &Core,
+    origin: i64,
+    stripe: StripeId,
+    manner: Manner,
+) -> Result<Repaired> {
     core.fleet.probed(core.timings.probe_timeout).await;
-    let map = core.catalog.stripe_maps(vec![stripe]).await?.pop();
-    let map = map.ok_or_else(|| {
+    let _claim = core.repairs.claim(stripe).await;
+    let found = core.catalog.versioned_map(stripe).await?;
+    let (map, version) = found.ok_or_else(|| {
         Error::refuse(Code::NotFound, format!("the catalog has no stripe {stripe:.12}"))
     })?;
     let members: BTreeMap<ServerId, Member> =
         core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
-    let plan = Plan::new(&map, &members);
+    let plan = Plan::new(&map, &members, manner.thin);
     if plan.lacking.is_empty() {
         return Ok(Repaired::nothing());
     }
+    let mut repair = Repair {
+        core,
+        origin,
+        lease: LeaseId(0),
+        manner,
+        map: &map,
+        version,
+        members: &members,
+    };
+    let places = repair.places(&plan, map.file_bytes()).await?;
+    if places.is_empty() {
+        let lacking = plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
+        return Ok(Repaired { lacking, ..Repaired::nothing() });
+    }
     // What a repair that fails leaves behind is a left-over of this lease.
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
-    let repair = Repair { core, origin, lease, map: &map, members: &members };
-    let repaired = repair.run(plan).await;
+    repair.lease = lease;
+    let repaired = repair.run(&plan, &places).await;
     core.catalog.close_lease(origin, lease).await?;
     repaired
 }
@@ -84,14 +102,19 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(map: &StripeMap, members: &BTreeMap<ServerId, Member>) -> Self {
+    fn new(map: &StripeMap, members: &BTreeMap<ServerId, Member>, thin: bool) -> Self {
         let state = |holder: &Holder| members.get(&holder.server).map(|m| m.health.state);
         let answers = |holder: &Holder| {
             matches!(state(holder), Some(Health::Up | Health::Suspect | Health::Returned))
         };
         // What a server that is down holds is waited for, what a lost one held is not.
+        let counts = |m: &Member| match m.health.state {
+            Health::Lost => false,
+            Health::Down => !thin,
+            state => state.counts_as_holder(m.mode),
+        };
         let good =
-            |holder: &&Holder| !holder.bad && state(holder).is_some_and(|s| s != Health::Lost);
+            |holder: &&Holder| !holder.bad && members.get(&holder.server).is_some_and(counts);
         let mut held: BTreeMap<u8, ServerId> = BTreeMap::new();
         for holder in map.shards.iter().filter(good) {
             held.entry(holder.index).or_insert(holder.server);
@@ -112,12 +135,15 @@ struct Repair<'a> {
     core: &'a Core,
     origin: i64,
     lease: LeaseId,
+    manner: Manner,
     map: &'a StripeMap,
+    /// That of the map.
+    version: u64,
     members: &'a BTreeMap<ServerId, Member>,
 }
 
 impl Repair<'_> {
-    async fn run(&self, plan: Plan) -> Result<Repaired> {
+    async fn run(&self, plan: &Plan, places: &[(u8, ServerId)]) -> Result<Repaired> {
         let (core, map) = (self.core, self.map);
         let mut order = RebuildRequest {
             stripe: map.stripe,
@@ -127,18 +153,13 @@ impl Repair<'_> {
             epoch: 0,
             sources: Vec::new(),
             places: Vec::new(),
-            bytes_per_second: None,
-        };
-        let places = self.places(&plan, order.file_bytes()).await?;
-        let Some(target) = self.target(&places) else {
-            let why = format!("no server can take a shard of stripe {:.12}", map.stripe);
-            return Err(Error::refuse(Code::TooFewServers, why));
+            bytes_per_second: self.manner.bytes_per_second,
         };
         let intended = Intended {
             lease: self.lease,
             stripe: map.stripe,
             stored: Vec::new(),
-            places: places.clone(),
+            places: places.to_vec(),
         };
         let terms = core.catalog.record_intent(self.origin, intended).await?;
         let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
@@ -156,7 +177,7 @@ impl Repair<'_> {
             };
             order.sources.push(Source { index, at });
         }
-        for &(index, server) in &places {
+        for &(index, server) in places {
             let Some(Member { row, .. }) = self.members.get(&server) else { continue };
             let file_bytes = order.file_bytes();
             let grant = Grant::Put { stripe: map.stripe, index, file_bytes };
@@ -164,8 +185,11 @@ impl Repair<'_> {
             order.places.push(Place { index, server, name, url, ticket: ticket(grant, server)? });
         }
         order.epoch = epoch;
-        let answer = self.send(target, &order).await?;
-        self.book(&plan, target, &places, answer).await
+        let target = core.repairs.target(places);
+        let gone = || Error::refuse(Code::TooFewServers, "the server that shall rebuild is gone");
+        let member = self.members.get(&target.server).ok_or_else(gone)?;
+        let answer = self.send(member, &order).await?;
+        self.book(plan, member, places, answer).await
     }
 
     /// Where each lacking shard shall be: where a damaged one of the same index is, so that only
@@ -201,12 +225,6 @@ impl Repair<'_> {
         Ok(in_place.into_iter().chain(elsewhere).collect())
     }
 
-    /// The server that does the work: one that has a damaged shard of its own to mend, if any.
-    fn target(&self, places: &[(u8, ServerId)]) -> Option<&Member> {
-        let (_, server) = places.first()?;
-        self.members.get(server)
-    }
-
     async fn send(&self, target: &Member, order: &RebuildRequest) -> Result<RebuildAnswer> {
         let name = &target.row.name;
         let failed = |why: String| {
@@ -221,7 +239,7 @@ impl Repair<'_> {
             post,
             "rebuild",
             order,
-            REBUILD_TIMEOUT,
+            self.manner.timeout,
         );
         let bytes = answer.await.map_err(|missed| failed(missed.why))?;
         serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
@@ -238,14 +256,15 @@ impl Repair<'_> {
     ) -> Result<Repaired> {
         let (core, stripe) = (self.core, self.map.stripe);
         let unreachable = self.unreachable(&answer);
-        for (index, server, found) in answer.found {
+        let mut found = Vec::new();
+        for (index, server, what) in answer.found {
             let is_known = self.map.shards.iter().any(|h| (h.index, h.server) == (index, server));
             if is_known && server == target.row.server {
-                core.catalog.report(Report { stripe, index, server, found }).await?;
+                found.push((index, server, what));
             } else {
                 // A server's word counts for its own disk: it could talk down all the others.
                 let (name, server) = (&target.row.name, server.0);
-                tracing::warn!(name, server, index, ?found, "a rebuild met a bad shard elsewhere");
+                tracing::warn!(name, server, index, ?what, "a rebuild met a bad shard elsewhere");
             }
         }
         let mut rebuilt = Vec::with_capacity(answer.receipts.len());
@@ -254,9 +273,11 @@ impl Repair<'_> {
             rebuilt.push((receipt.index, receipt.server));
         }
         rebuilt.retain(|made| places.contains(made));
-        core.catalog.repaired(self.origin, self.lease, stripe, rebuilt.clone()).await?;
+        let mended = Mended { stripe, version: self.version, found, made: rebuilt.clone() };
+        core.catalog.book_repair(self.origin, self.lease, mended).await?;
+        core.repairs.made(rebuilt.len() as u64, self.map.file_bytes(), answer.read_bytes);
         let mut lacking: BTreeMap<u8, String> =
-            plan.lacking.iter().map(|&index| (index, "no server can take it".to_owned())).collect();
+            plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
         let why = match answer.outcome {
             Outcome::Rebuilt => "it could not be stored",
             Outcome::TooFewSources => "too few whole shards are left, or their servers are away",

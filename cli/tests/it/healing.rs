@@ -1,0 +1,167 @@
+//! The coordinator finds by itself what lacks shards, and has it made again.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::fleet::{Fleet, Setup, eventually};
+use crate::source;
+
+const HEALS: &str = "--repair-every=20ms";
+/// A server that is silent for 0.6 s is lost.
+const SHORT: [&str; 3] = [HEALS, "--down-after=300ms", "--grace=300ms"];
+
+fn fleet(code: &str, servers: usize, coordinator: &[&str]) -> Fleet {
+    let fleet = Fleet::of(Setup { code, servers, coordinator });
+    source::make(&fleet.source(), 71, 24);
+    fleet.push(&[]).exits(0);
+    fleet
+}
+
+fn repair(fleet: &Fleet, line: &[&str]) -> Value {
+    let ran = fleet.sandbox.arc(["--json", "repair"].iter().chain(line).copied());
+    ran.json_of("summary")
+}
+
+/// The ledger's counts; they add up whenever one looks.
+fn counts(fleet: &Fleet) -> [u64; 5] {
+    let status = repair(fleet, &[]);
+    let names = ["needed", "repaired", "failed", "waiting", "unknown"];
+    let counts = names.map(|name| status["counts"][name].as_u64().unwrap());
+    assert_eq!(counts[0], counts[1..].iter().sum::<u64>(), "{status}");
+    counts
+}
+
+fn until_whole(fleet: &Fleet) {
+    eventually("nothing is to be repaired", || counts(fleet)[0] == 0);
+}
+
+fn state(fleet: &Fleet, server: usize) -> String {
+    let rows = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+    rows["servers"][server]["state"].as_str().unwrap().to_owned()
+}
+
+fn until_lost(fleet: &Fleet, server: usize) {
+    eventually("the server is lost", || state(fleet, server) == "lost");
+}
+
+fn made_shards(fleet: &Fleet) -> u64 {
+    repair(fleet, &[])["made_shards"].as_u64().unwrap()
+}
+
+#[test]
+fn what_a_lost_server_held_is_made_again_by_itself() {
+    let mut fleet = fleet("4+2", 8, &SHORT);
+    let lost = fleet.shards()[0].server;
+    let held = fleet.shards().iter().filter(|file| file.server == lost).count() as u64;
+    fleet.kill(lost);
+    fs::remove_dir_all(fleet.server_folder(lost).join("shards")).unwrap();
+    until_lost(&fleet, lost);
+    eventually("it is made again", || counts(&fleet)[0] == 0 && made_shards(&fleet) >= held);
+    assert_eq!(made_shards(&fleet), held, "each once");
+    // Any two more may go.
+    let others: Vec<usize> = (0..8).filter(|&number| number != lost).take(2).collect();
+    others.into_iter().for_each(|number| fleet.kill(number));
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn damage_that_somebody_met_is_mended_by_itself_in_its_place() {
+    let fleet = fleet("4+2", 6, &SHORT);
+    let before: Vec<_> = fleet.shards().iter().map(|f| fs::read(&f.path).unwrap()).collect();
+    let hurt = fleet.shards().into_iter().find(|file| file.bytes > 8192).unwrap();
+    let mut bytes = fs::read(&hurt.path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&hurt.path, bytes).unwrap();
+    fleet.sandbox.arc(["verify"]).exits(4);
+    until_whole(&fleet);
+    eventually("it is as before", || {
+        let now: Vec<_> = fleet.shards().iter().map(|f| fs::read(&f.path).unwrap()).collect();
+        now == before
+    });
+    fleet.sandbox.arc(["verify"]).exits(0);
+}
+
+#[test]
+fn a_server_that_is_down_is_waited_for_and_nothing_is_moved() {
+    let mut fleet = fleet("4+2", 8, &[HEALS, "--down-after=300ms", "--grace=1h"]);
+    let before = fleet.stored_bytes();
+    let away = fleet.shards()[0].server;
+    for _ in 0..3 {
+        fleet.kill(away);
+        eventually("its stripes wait", || {
+            let [needed, _, _, waiting, _] = counts(&fleet);
+            needed > 0 && needed == waiting
+        });
+        fleet.revive(away);
+        fleet.until_up(8);
+        until_whole(&fleet);
+    }
+    assert_eq!((fleet.stored_bytes(), made_shards(&fleet)), (before, 0));
+}
+
+#[test]
+fn what_can_never_be_repaired_holds_up_nothing_else_and_is_named() {
+    let fleet = fleet("4+2", 6, &[HEALS]);
+    let mut stripes: Vec<String> =
+        fleet.shards().iter().filter(|f| f.index == 5).map(|f| f.stripe.clone()).collect();
+    stripes.sort();
+    assert!(stripes.len() > 4, "{stripes:?}");
+    repair(&fleet, &["pause"]);
+    for file in fleet.shards() {
+        let hopeless = file.stripe == stripes[0] || file.stripe == stripes[2];
+        if stripes.contains(&file.stripe) && (file.index == 1 || hopeless && file.index < 3) {
+            fs::remove_file(&file.path).unwrap();
+        }
+    }
+    fleet.sandbox.arc(["verify"]).exits(5);
+    eventually("all are in the ledger", || counts(&fleet)[0] == stripes.len() as u64);
+    assert_eq!(made_shards(&fleet), 0, "it is paused");
+    repair(&fleet, &["resume"]);
+    eventually("the others are whole", || {
+        let [needed, repaired, failed, ..] = counts(&fleet);
+        (needed - repaired, failed) == (2, 2)
+    });
+    let ran = fleet.sandbox.arc(["repair"]).exits(4);
+    for hopeless in [&stripes[0], &stripes[2]] {
+        assert!(ran.stdout().contains(&hopeless[..8]), "{}", ran.stdout());
+    }
+}
+
+#[test]
+fn a_coordinator_that_was_killed_goes_on_with_its_ledger() {
+    let mut fleet = fleet("4+2", 8, &SHORT);
+    let lost = fleet.shards()[0].server;
+    let held = fleet.shards().iter().filter(|file| file.server == lost).count();
+    repair(&fleet, &["pause"]);
+    fleet.kill(lost);
+    fs::remove_dir_all(fleet.server_folder(lost).join("shards")).unwrap();
+    until_lost(&fleet, lost);
+    eventually("its stripes are in the ledger", || counts(&fleet)[0] > 0);
+    fleet.kill_coordinator();
+    fleet.revive_coordinator();
+    assert_eq!(state(&fleet, lost), "lost", "what was given up stays so");
+    let status = repair(&fleet, &[]);
+    assert_eq!(status["settings"]["paused"], true, "{status}");
+    assert!(counts(&fleet)[0] > 0);
+    repair(&fleet, &["resume"]);
+    until_whole(&fleet);
+    assert_eq!(made_shards(&fleet), held as u64);
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn a_stripe_stored_short_is_completed_when_a_server_comes() {
+    let mut fleet = Fleet::of(Setup { code: "4+2", servers: 5, coordinator: &[HEALS] });
+    source::make(&fleet.source(), 72, 12);
+    fleet.push(&["--wait-servers", "0", "--min-shards", "5"]).exits(7);
+    eventually("it fails for want of a server", || {
+        let [needed, _, failed, ..] = counts(&fleet);
+        needed > 0 && failed == needed
+    });
+    fleet.join(&[]);
+    fleet.until_up(6);
+    until_whole(&fleet);
+    fleet.sandbox.arc(["verify"]).exits(0);
+}

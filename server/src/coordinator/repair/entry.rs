@@ -1,0 +1,91 @@
+//! An entry of the ledger: what became of a stripe that lacks shards, and when it is tried again.
+
+use crate::wire::LedgerState;
+
+/// The first pause after a try that failed; each one doubles it.
+const BACKOFF_MS: u64 = 60_000;
+/// The longest pause.
+const BACKOFF_MS_MAX: u64 = 64 * BACKOFF_MS;
+/// When something is tried again that would end the same.
+pub(in crate::coordinator) const NEVER_MS: u64 = i64::MAX as u64;
+
+/// How a try ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::coordinator) enum Ended {
+    /// It lacks nothing any more.
+    Whole,
+    /// It changed meanwhile; nothing is to be held against it.
+    Changed,
+    /// It lacks shards still.
+    Short(String),
+    /// Servers that may have what it lacks did not answer.
+    Unknown(String),
+    /// The same again would end the same.
+    Hopeless(String),
+}
+
+/// What the ledger has of a stripe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::coordinator) struct Entry {
+    /// How it stands.
+    pub(in crate::coordinator) state: LedgerState,
+    /// Tries that failed in a row.
+    pub(in crate::coordinator) attempts: u32,
+    /// When it was last tried.
+    pub(in crate::coordinator) tried_ms: Option<u64>,
+    /// It is not tried before.
+    pub(in crate::coordinator) due_ms: u64,
+    /// Why the last try failed.
+    pub(in crate::coordinator) why: Option<String>,
+}
+
+impl Entry {
+    /// The entry after a try that ended now.
+    pub(in crate::coordinator) fn tried(attempts: u32, ended: Ended, now_ms: u64) -> Self {
+        let failed = attempts.saturating_add(1);
+        let later = now_ms.saturating_add(backoff_ms(failed));
+        let (state, attempts, due_ms, why) = match ended {
+            Ended::Whole => (LedgerState::Repaired, 0, 0, None),
+            Ended::Changed => (LedgerState::Waiting, attempts, now_ms, None),
+            Ended::Short(why) => (LedgerState::Failed, failed, later, Some(why)),
+            Ended::Unknown(why) => (LedgerState::Unknown, failed, later, Some(why)),
+            Ended::Hopeless(why) => (LedgerState::Failed, failed, NEVER_MS, Some(why)),
+        };
+        Self { state, attempts, tried_ms: Some(now_ms), due_ms, why }
+    }
+}
+
+/// The pause after so many tries that failed in a row: 60 s, doubled each time, 64 min at most.
+fn backoff_ms(attempts: u32) -> u64 {
+    let doubled = 1u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX);
+    BACKOFF_MS.saturating_mul(doubled).min(BACKOFF_MS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stripe_that_fails_backs_off_from_a_minute_to_64() {
+        let mut now_ms = 1000;
+        let mut pauses = Vec::new();
+        let mut attempts = 0;
+        for _ in 0..9 {
+            let entry = Entry::tried(attempts, Ended::Short("no".into()), now_ms);
+            pauses.push((entry.due_ms - now_ms) / 60_000);
+            (attempts, now_ms) = (entry.attempts, entry.due_ms);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(backoff_ms(u32::MAX), BACKOFF_MS_MAX);
+        let whole = Entry::tried(attempts, Ended::Whole, now_ms);
+        assert_eq!((whole.state, whole.attempts), (LedgerState::Repaired, 0));
+    }
+
+    #[test]
+    fn only_what_would_end_the_same_is_never_tried_again() {
+        let due = |ended| Entry::tried(3, ended, 5).due_ms;
+        assert_eq!(due(Ended::Hopeless("x".into())), NEVER_MS);
+        assert_eq!(due(Ended::Unknown("x".into())), 5 + 8 * 60_000);
+        assert_eq!(due(Ended::Changed), 5);
+    }
+}

@@ -1,0 +1,243 @@
+//! Keeps the vault whole: finds what lacks shards, and has it repaired, worst first.
+
+use std::collections::BTreeSet;
+use std::sync::Weak;
+use std::time::Duration;
+
+use codec::StripeId;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::entry::{Ended, Entry, NEVER_MS};
+use super::risk::{Look, Risk, Standing, Worst};
+use super::stripe::{Manner, repair_stripe};
+use crate::coordinator::Core;
+use crate::coordinator::catalog::{Ledgered, Which};
+use crate::coordinator::health::wait::Wait;
+use crate::wire::{
+    Code, Outcome, REBUILD_BYTES_PER_SECOND_MIN, Repaired, ServerId, State as Health,
+};
+use crate::{Error, Result};
+
+/// Entries read at a time.
+const PAGE_ENTRIES: usize = 1000;
+/// Entries repaired before the ledger is looked at again.
+const BATCH: usize = 512;
+/// How long a rebuild may take that nobody waits for.
+const REBUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The ledger is looked at this often when nothing happens.
+const LOOK_EVERY_MS: u64 = 60_000;
+
+/// A stripe that is repaired now.
+struct Urgent {
+    key: i64,
+    stripe: StripeId,
+    attempts: u32,
+    thin: bool,
+}
+
+/// What a look at the ledger found.
+struct Looked {
+    urgent: Worst<Urgent>,
+    /// When the first that waits is due.
+    due_ms: u64,
+    /// Entries of stripes that lack nothing.
+    whole: Vec<i64>,
+}
+
+/// The servers as they were in the last round.
+#[derive(Default)]
+struct Known {
+    up: BTreeSet<ServerId>,
+    away: BTreeSet<ServerId>,
+}
+
+/// Repairs until the coordinator is gone.
+pub(in crate::coordinator) async fn keep(core: Weak<Core>) {
+    let mut known = Known::default();
+    loop {
+        let Some(here) = core.upgrade() else { return };
+        let mut changed = here.fleet.changed();
+        let rest = match look_after(&here, &mut known).await {
+            Ok(rest) => rest,
+            Err(error) => {
+                tracing::warn!(%error, "repair could not go on");
+                here.timings.repair_every
+            }
+        };
+        drop(here);
+        // What changed since the round began is looked at again at once.
+        let _ = tokio::time::timeout(rest, changed.changed()).await;
+    }
+}
+
+/// One round; gives how long to rest if nothing happens.
+async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
+    let every = core.timings.repair_every;
+    core.fleet.probed(core.timings.probe_timeout).await;
+    note_servers(core, known).await?;
+    core.catalog.note_deficits().await?;
+    let looked = look(core).await?;
+    core.catalog.settle_ledger(looked.whole, Vec::new()).await?;
+    if core.repairs.settings().paused {
+        return Ok(every);
+    }
+    let urgent: Vec<Urgent> = looked.urgent.into_sorted().collect();
+    if !urgent.is_empty() {
+        repair_all(core, urgent).await;
+        return Ok(Duration::ZERO);
+    }
+    sweep(core).await?;
+    let now_ms = core.catalog.clock.now_ms();
+    let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(NEVER_MS).min(looked.due_ms);
+    let rest = Duration::from_millis(due_ms.saturating_sub(now_ms).min(LOOK_EVERY_MS));
+    Ok(rest.max(every))
+}
+
+/// Takes the stripes of servers that went away into the ledger, and lets those be tried again
+/// that a server which came could help.
+async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
+    let members = core.fleet.members();
+    for member in &members {
+        let (server, is_lost) = (member.row.server, member.health.state == Health::Lost);
+        if is_lost != member.row.lost && (is_lost || member.health.state == Health::Up) {
+            core.catalog.note_lost(server, is_lost).await?;
+            core.fleet.has_lost(server, is_lost);
+        }
+    }
+    let in_state = |states: &[Health]| -> BTreeSet<ServerId> {
+        let those = members.iter().filter(|m| states.contains(&m.health.state));
+        those.map(|m| m.row.server).collect()
+    };
+    let now = Known {
+        up: in_state(&[Health::Up]),
+        away: in_state(&[Health::Down, Health::Lost]),
+    };
+    for server in now.away.difference(&known.away) {
+        let mut after = 0;
+        while let Some(last) = core.catalog.note_stripes_of(*server, after, PAGE_ENTRIES).await? {
+            after = last;
+        }
+    }
+    if !now.up.is_subset(&known.up) {
+        core.catalog.retry_repairs(NEVER_MS).await?;
+    }
+    *known = now;
+    Ok(())
+}
+
+/// Looks at all entries that may be tried now.
+async fn look(core: &Core) -> Result<Looked> {
+    let now_ms = core.catalog.clock.now_ms();
+    let mut looked = Looked { urgent: Worst::new(BATCH), due_ms: u64::MAX, whole: Vec::new() };
+    let mut after = 0;
+    loop {
+        let page = core.catalog.ledgered(Which::Due(now_ms), after, PAGE_ENTRIES).await?;
+        let Some(last) = page.last() else { return Ok(looked) };
+        after = last.key;
+        for entry in page {
+            let look = look_at(core, &entry);
+            if look.is_whole() {
+                looked.whole.push(entry.key);
+                continue;
+            }
+            let wait = core.fleet.waits(look.deficit(), now_ms);
+            match wait {
+                Wait::Until(ms) | Wait::Braked(ms) if look.leaving == 0 => {
+                    looked.due_ms = looked.due_ms.min(ms);
+                }
+                // The next probe says that its server is lost.
+                _ if !look.has_work() => looked.due_ms = looked.due_ms.min(now_ms),
+                _ => {
+                    let Ledgered { key, stripe, attempts, found_ms, tried_ms, .. } = entry;
+                    let thin = wait == Wait::Urgent && look.is_thin();
+                    let risk = Risk::new(&look, found_ms, tried_ms);
+                    looked.urgent.add(risk, key, Urgent { key, stripe, attempts, thin });
+                }
+            }
+        }
+    }
+}
+
+fn look_at(core: &Core, entry: &Ledgered) -> Look {
+    core.fleet.with_members(|members| {
+        Look::new(entry.geometry, &entry.shards, |server| {
+            let member = members.get(&server)?;
+            let (state, mode, zone) = (member.health.state, member.mode, &member.row.zone);
+            Some(Standing { state, mode, zone })
+        })
+    })
+}
+
+/// Repairs these, in their order, as long as no server's state changes that the order goes by.
+async fn repair_all(core: &Core, urgent: Vec<Urgent>) {
+    let changed = core.fleet.changed();
+    let mut urgent = urgent.into_iter();
+    let mut running = FuturesUnordered::new();
+    loop {
+        let settings = core.repairs.settings();
+        let goes_on = || !settings.paused && !changed.has_changed().unwrap_or(true);
+        while running.len() < settings.at_once as usize && goes_on() {
+            let Some(next) = urgent.next() else { break };
+            let pace = settings.bytes_per_second.filter(|_| !next.thin);
+            let share = |all: u64| {
+                (all / u64::from(settings.at_once.max(1))).max(REBUILD_BYTES_PER_SECOND_MIN)
+            };
+            running.push(try_one(core, next, pace.map(share)));
+        }
+        if running.next().await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) {
+    let Urgent { key, stripe, attempts, thin } = urgent;
+    let manner = Manner { thin, bytes_per_second, timeout: REBUILD_TIMEOUT };
+    let origin = core.tokens[0].id;
+    let ended = ended(repair_stripe(core, origin, stripe, manner).await);
+    match &ended {
+        Ended::Whole => tracing::debug!(%stripe, "repaired"),
+        Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),
+        Ended::Short(why) | Ended::Unknown(why) | Ended::Hopeless(why) => {
+            tracing::warn!(%stripe, why, attempts, "not repaired");
+        }
+    }
+    let entry = Entry::tried(attempts, ended, core.catalog.clock.now_ms());
+    if let Err(error) = core.catalog.note_tried(key, entry).await {
+        tracing::warn!(%stripe, %error, "what became of a repair could not be noted");
+    }
+}
+
+/// What the end of a repair says to the ledger.
+fn ended(repaired: Result<Repaired>) -> Ended {
+    let repaired = match repaired {
+        Ok(repaired) => repaired,
+        Err(Error::Refuse(refusal)) if refusal.code == Code::Conflict => return Ended::Changed,
+        Err(error) => return Ended::Unknown(error.to_string()),
+    };
+    let Repaired { outcome, lacking, unreachable, .. } = repaired;
+    let Some((index, why)) = lacking.first() else { return Ended::Whole };
+    let why = format!("{} of its shards, such as {index}: {why}", lacking.len());
+    match outcome {
+        Some(Outcome::Inconsistent) => Ended::Hopeless(why),
+        Some(Outcome::TooFewSources) if !unreachable.is_empty() => {
+            Ended::Unknown(format!("{} did not answer", unreachable.join(", ")))
+        }
+        _ => Ended::Short(why),
+    }
+}
+
+/// Looks again at what was repaired: what is whole is struck out, the rest waits again.
+async fn sweep(core: &Core) -> Result<()> {
+    let mut after = 0;
+    loop {
+        let page = core.catalog.ledgered(Which::Repaired, after, PAGE_ENTRIES).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = last.key;
+        let (whole, lacking): (Vec<_>, Vec<_>) =
+            page.iter().partition(|entry| look_at(core, entry).is_whole());
+        let keys = |entries: Vec<&Ledgered>| entries.into_iter().map(|e| e.key).collect();
+        core.catalog.settle_ledger(keys(whole), keys(lacking)).await?;
+    }
+}

@@ -1,0 +1,102 @@
+//! How repair is doing, and what people may set of it.
+
+use codec::StripeId;
+use serde::{Deserialize, Serialize};
+
+use super::Brake;
+
+/// How an entry of the ledger stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LedgerState {
+    /// For its turn, or for servers that are away.
+    Waiting,
+    /// The last try left shards lacking.
+    Failed,
+    /// The last try could not tell: servers that may have what it lacks did not answer.
+    Unknown,
+    /// The last try left nothing lacking; struck out once it was looked at again.
+    Repaired,
+}
+
+/// The entries of the ledger, each number a count of rows of its own: `needed` is the sum of the
+/// others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerCounts {
+    /// All of them.
+    pub needed: u64,
+    /// Those in [`LedgerState::Repaired`].
+    pub repaired: u64,
+    /// Those in [`LedgerState::Failed`].
+    pub failed: u64,
+    /// Those in [`LedgerState::Waiting`].
+    pub waiting: u64,
+    /// Those in [`LedgerState::Unknown`].
+    pub unknown: u64,
+}
+
+/// One row of `GET /v1/ledger`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerRow {
+    /// The stripe.
+    pub stripe: StripeId,
+    /// How it stands.
+    pub state: LedgerState,
+    /// When it was found lacking shards.
+    pub found_ms: u64,
+    /// When it was last tried.
+    pub tried_ms: Option<u64>,
+    /// Tries that failed in a row.
+    pub attempts: u32,
+    /// It is not tried before.
+    pub due_ms: u64,
+    /// Why the last try failed.
+    pub why: Option<String>,
+}
+
+/// `GET /v1/repair`: how repair is doing.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepairStatus {
+    /// What is set.
+    pub settings: RepairSettings,
+    /// Whether the coordinator repairs by itself at all.
+    pub automatic: bool,
+    /// The entries of the ledger.
+    pub counts: LedgerCounts,
+    /// The stripes that are being repaired.
+    pub running: Vec<StripeId>,
+    /// Why stripes wait, if servers went together.
+    pub brake: Option<Brake>,
+    /// Shards made since the coordinator's start.
+    pub made_shards: u64,
+    /// Bytes of their files.
+    pub made_bytes: u64,
+    /// Bytes that went over the network to make them.
+    pub read_bytes: u64,
+}
+
+/// What people set of repair. It outlives a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairSettings {
+    /// No repair is begun.
+    pub paused: bool,
+    /// Bytes a second that all repairs together read and write; a stripe with nothing to spare is
+    /// repaired at full speed all the same.
+    pub bytes_per_second: Option<u64>,
+    /// Stripes repaired at once.
+    pub at_once: u32,
+}
+
+/// `PUT /v1/repair`: what is none stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRepair {
+    /// Whether repair is held.
+    pub paused: Option<bool>,
+    /// The new pace; 0 is no limit.
+    pub bytes_per_second: Option<u64>,
+    /// Stripes repaired at once.
+    pub at_once: Option<u32>,
+    /// Has repair go on, whoever went together.
+    #[serde(default)]
+    pub lift_brake: bool,
+}
