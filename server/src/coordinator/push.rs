@@ -250,6 +250,9 @@ pub(super) async fn commit_stripe(
     let new = checked(&core, commit)?;
     let holders = servers_of(&new);
     let committed = core.catalog.commit_stripe(origin, lease, new).await?;
+    if committed.holders < committed.target {
+        core.fleet.has_changed();
+    }
     core.fleet.served(&holders, core.catalog.clock.now_ms());
     Ok(Json(committed))
 }
@@ -266,7 +269,11 @@ pub(super) async fn commit_snapshot(
     let lease = stripe.lease;
     let new = checked(&core, stripe)?;
     let holders = servers_of(&new);
+    let is_short = holders.len() < new.geometry.shards();
     let row = core.catalog.commit_snapshot(origin, lease, new, source_set).await?;
+    if is_short {
+        core.fleet.has_changed();
+    }
     core.fleet.served(&holders, core.catalog.clock.now_ms());
     Ok(Json(row))
 }
