@@ -43,7 +43,9 @@ CREATE TABLE servers (
     free_bytes      INTEGER NOT NULL,
     last_seen_ms    INTEGER,
     joined_sequence INTEGER NOT NULL,
-    lost            INTEGER NOT NULL CHECK (lost IN (0, 1))
+    lost            INTEGER NOT NULL CHECK (lost IN (0, 1)),
+    -- What people want of it.
+    mode            TEXT    NOT NULL CHECK (mode IN ('normal', 'draining', 'read-only'))
 ) STRICT;
 
 -- Stripes with a committed set of shards.
@@ -67,11 +69,16 @@ CREATE TABLE stripes (
     -- Raised with every change of its shards, for compare-and-swap.
     version          INTEGER NOT NULL,
     -- How many different shards of it are good; counted again with every change of them.
-    good             INTEGER NOT NULL
+    good             INTEGER NOT NULL,
+    -- How many rows of `shards` it has beyond one for each index; counted again likewise.
+    surplus          INTEGER NOT NULL
 ) STRICT;
 
 -- The few stripes that lack shards, so that no push counts those of all others.
 CREATE INDEX stripes_below_target ON stripes (key) WHERE good < k + m;
+
+-- The few stripes with shards that could go.
+CREATE INDEX stripes_with_surplus ON stripes (key) WHERE surplus > 0;
 
 -- Which server holds which shard. A row stands on a receipt; one shard of a stripe a server,
 -- by the primary key. Damage and loss change the state, nothing but an order removes a row.
@@ -156,3 +163,17 @@ CREATE TABLE settings (
     name  TEXT    PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Shards that were struck out of `shards` and are still to be trashed: a row goes when its server
+-- has answered. Until then no shard of the stripe is placed there, lest that one is trashed.
+CREATE TABLE tombstones (
+    server     INTEGER NOT NULL REFERENCES servers (id),
+    stripe     BLOB    NOT NULL CHECK (length(stripe) = 32),
+    idx        INTEGER NOT NULL,
+    -- When the last order left: until its ticket has ended it could still be followed.
+    ordered_ms INTEGER NOT NULL,
+    PRIMARY KEY (server, stripe, idx)
+) STRICT, WITHOUT ROWID;
+
+-- Placing a stripe asks for its own.
+CREATE INDEX tombstones_by_stripe ON tombstones (stripe);

@@ -1,30 +1,98 @@
 //! `arc servers`: the storage servers as the coordinator sees them.
 
+mod manage;
+
 use serde_json::json;
+use server::client::CoordinatorClient;
 use server::wire::{Brake, Mode, ServerInfo, State};
 
 use super::Global;
 use crate::exit::{Exit, Failure};
-use crate::ui::{bytes_text, count_text, escaped, time_text};
+use crate::ui::{Ui, bytes_text, count_text, escaped, time_text};
 use crate::vault;
 
-/// List the storage servers.
+/// List the storage servers, or say what is wanted of one.
+///
+/// What is wanted is said as a plan first: bytes, time, and what may be lost before and after.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  arc servers
+  arc servers drain cellar --wait; arc servers remove cellar
+  arc servers replace attic")]
+pub struct Args {
+    /// What to do [default: list]
+    #[command(subcommand)]
+    pub action: Option<Wanted>,
+}
+
+/// What is wanted of a server.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Wanted {
+    /// Move what a server holds elsewhere, so that it can be taken away
+    Drain(Manage),
+    /// Keep what a server holds there after all, and give it more
+    Undrain(Manage),
+    /// Keep what a server holds there, and give it no more
+    ReadOnly(Manage),
+    /// Forget a server that holds nothing which no other has
+    Remove(Manage),
+    /// Give a server up whose disk is gone: a new one may join by its name
+    Replace(Manage),
+}
+
+/// Which server, and how.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Manage {
+    /// The server's name
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Stay until a drain has ended
+    #[arg(long)]
+    pub wait: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Drain,
+    Undrain,
+    ReadOnly,
+    Remove,
+    Replace,
+}
 
 /// See [`Args`].
-pub async fn run(_args: Args, global: &Global) -> Result<Exit, Failure> {
+pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let connection = vault::connect(global).await?;
-    let servers = vault::all_servers(&connection.coordinator).await;
-    let status = connection.coordinator.status().await;
+    let (coordinator, ui) = (&connection.coordinator, &global.ui);
+    let ended = match args.action {
+        None => list(coordinator, ui).await,
+        Some(wanted) => {
+            let (action, args) = match wanted {
+                Wanted::Drain(args) => (Action::Drain, args),
+                Wanted::Undrain(args) => (Action::Undrain, args),
+                Wanted::ReadOnly(args) => (Action::ReadOnly, args),
+                Wanted::Remove(args) => (Action::Remove, args),
+                Wanted::Replace(args) => (Action::Replace, args),
+            };
+            manage::run(action, args, coordinator, ui).await
+        }
+    };
     connection.close().await;
-    let (servers, brake) = (servers?, status?.brake);
+    ended
+}
+
+async fn list(coordinator: &CoordinatorClient, ui: &Ui) -> Result<Exit, Failure> {
+    let servers = vault::all_servers(coordinator).await?;
+    let brake = coordinator.status().await?.brake;
     let mut lines = table(&servers);
     if let Some(brake) = &brake {
         lines.push(String::new());
         lines.push(format!("repair {}", brake_text(brake)));
     }
-    global.ui.summary(&lines, json!({ "servers": servers, "brake": brake }));
+    ui.summary(&lines, json!({ "servers": servers, "brake": brake }));
     Ok(Exit::Done)
 }
 

@@ -310,5 +310,6 @@ fn serve_coordinator(sandbox: &Sandbox, listen: &str, options: &[String]) -> Ser
     let idle = ["--repair-every=0s"];
     let heals = options.iter().any(|option| option.starts_with("--repair-every"));
     let idle = idle.into_iter().filter(|_| !heals);
-    sandbox.serve(line.into_iter().chain(fast).chain(idle).chain(options.iter().map(String::as_str)))
+    sandbox
+        .serve(line.into_iter().chain(fast).chain(idle).chain(options.iter().map(String::as_str)))
 }

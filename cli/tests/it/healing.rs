@@ -165,3 +165,97 @@ fn a_stripe_stored_short_is_completed_when_a_server_comes() {
     until_whole(&fleet);
     fleet.sandbox.arc(["verify"]).exits(0);
 }
+
+fn servers(fleet: &Fleet) -> Vec<Value> {
+    let summary = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+    summary["servers"].as_array().unwrap().clone()
+}
+
+fn shards_on(fleet: &Fleet, name: &str) -> u64 {
+    let rows = servers(fleet);
+    rows.iter().find(|row| row["name"] == name).unwrap()["shards"].as_u64().unwrap()
+}
+
+/// Shard files on a server's disk, trash not counted.
+fn files_on(fleet: &Fleet, server: usize) -> usize {
+    fleet.shards().iter().filter(|file| file.server == server).count()
+}
+
+#[test]
+fn a_lost_server_that_comes_back_keeps_no_second_copies_and_i3_nothing_gets_worse() {
+    let mut fleet = fleet("4+2", 8, &SHORT);
+    let stored = fleet.shards().len();
+    let lost = fleet.shards()[0].server;
+    fleet.kill(lost);
+    until_lost(&fleet, lost);
+    eventually("it is made again", || counts(&fleet)[0] == 0 && made_shards(&fleet) > 0);
+    assert!(fleet.shards().len() > stored);
+    fleet.revive(lost);
+    fleet.until_up(8);
+    eventually("each shard is stored once", || fleet.shards().len() == stored);
+    fleet.sandbox.arc(["verify"]).exits(0);
+    let held: u64 = servers(&fleet).iter().map(|row| row["shards"].as_u64().unwrap()).sum();
+    assert_eq!(held, stored as u64, "the catalog says the same");
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn a_drained_server_gives_all_it_has_to_others_and_can_be_removed() {
+    let fleet = fleet("4+2", 8, &[HEALS]);
+    let stored = fleet.shards().len();
+    let held = shards_on(&fleet, "c");
+    assert!(held > 0);
+    let plan = fleet.sandbox.arc(["servers", "drain", "c", "--dry-run"]).exits(0);
+    let text = plan.stdout() + &plan.stderr();
+    assert!(text.contains("all of it moves") && text.contains("after:"), "{text}");
+    assert_eq!(shards_on(&fleet, "c"), held);
+    fleet.sandbox.arc(["servers", "remove", "c"]).exits(1);
+
+    fleet.sandbox.arc(["servers", "drain", "c", "--wait"]).exits(0);
+    assert_eq!(shards_on(&fleet, "c"), 0);
+    eventually("its files are in the trash", || files_on(&fleet, 2) == 0);
+    assert_eq!(fleet.shards().len(), stored);
+    let status = repair(&fleet, &[]);
+    // A shard is copied, not computed from k others; the slack is headers.
+    let (made, read) = (status["made_bytes"].as_u64(), status["read_bytes"].as_u64());
+    assert!(read.unwrap() * 2 < made.unwrap() * 3, "{status}");
+    fleet.push(&[]).exits(0);
+    assert_eq!(shards_on(&fleet, "c"), 0, "it takes nothing more");
+    fleet.sandbox.arc(["servers", "remove", "c"]).exits(0);
+    assert_eq!(servers(&fleet).len(), 7);
+    fleet.sandbox.arc(["verify"]).exits(0);
+    fleet.pull_exact("latest");
+}
+
+#[test]
+fn a_drain_that_is_called_off_leaves_every_shard_once() {
+    let fleet = fleet("4+2", 8, &[HEALS]);
+    let stored = fleet.shards().len();
+    fleet.sandbox.arc(["servers", "drain", "c"]).exits(0);
+    fleet.sandbox.arc(["servers", "undrain", "c"]).exits(0);
+    until_whole(&fleet);
+    eventually("each shard is stored once", || fleet.shards().len() == stored);
+    fleet.sandbox.arc(["verify"]).exits(0);
+}
+
+#[test]
+fn an_empty_disk_takes_the_place_of_one_that_died_by_the_same_name() {
+    let mut fleet = fleet("4+2", 6, &SHORT);
+    let held = shards_on(&fleet, "c");
+    fleet.sandbox.arc(["servers", "replace", "c"]).exits(1);
+    fleet.kill(2);
+    fs::remove_dir_all(fleet.server_folder(2)).unwrap();
+    eventually("it is missed", || state(&fleet, 2) != "up");
+    let ran = fleet.sandbox.arc(["servers", "replace", "c"]).exits(0);
+    assert!(ran.stdout().contains("c.replaced-"), "{}", ran.stdout());
+    fleet.revive(2);
+    fleet.until_up(6);
+    until_whole(&fleet);
+    assert_eq!(shards_on(&fleet, "c"), held);
+    let rows = servers(&fleet);
+    let mut names = rows.iter().map(|row| row["name"].as_str().unwrap());
+    let former = names.find(|name| name.contains("replaced")).unwrap().to_owned();
+    fleet.sandbox.arc(["servers", "remove", &former]).exits(0);
+    fleet.sandbox.arc(["verify"]).exits(0);
+    fleet.pull_exact("latest");
+}

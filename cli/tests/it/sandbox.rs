@@ -97,7 +97,13 @@ impl Sandbox {
     /// A coordinator with its data in `coordinator/`, probing fast.
     pub(crate) fn coordinator(&self, listen: &str) -> Service {
         let data = self.path("coordinator");
-        let fast = ["--probe-every=100ms", "--probe-timeout=5s", "--good=1", "--misses=2", "--repair-every=0s"];
+        let fast = [
+            "--probe-every=100ms",
+            "--probe-timeout=5s",
+            "--good=1",
+            "--misses=2",
+            "--repair-every=0s",
+        ];
         let start = ["serve", "coordinator", "--listen", listen, "--data", text(&data)];
         self.serve(start.into_iter().chain(fast))
     }

@@ -10,9 +10,10 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::wire::{
     Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
-    HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, NONCE_BYTES, Page,
-    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest, RepairStatus,
-    Repaired, Report, ServerInfo, SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES,
+    Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest,
+    RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode, SetRepair,
+    SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -91,6 +92,23 @@ impl CoordinatorClient {
     /// Has what a stripe lacks made again.
     pub async fn repair(&self, stripe: StripeId) -> Result<Repaired> {
         self.post("/v1/repairs", &RepairRequest { stripe }).await
+    }
+
+    /// Says what is wanted of a server from now on.
+    pub async fn set_mode(&self, server: ServerId, mode: Mode) -> Result<()> {
+        let path = format!("/v1/servers/{}/mode", server.0);
+        self.patiently(|| self.request(Method::PUT, &path).json(&SetMode { mode })).await
+    }
+
+    /// Gives a server up, so that another can join by its name.
+    pub async fn replace_server(&self, server: ServerId) -> Result<Replaced> {
+        self.post(&format!("/v1/servers/{}/replace", server.0), &()).await
+    }
+
+    /// Forgets a server.
+    pub async fn remove_server(&self, server: ServerId) -> Result<()> {
+        let path = format!("/v1/servers/{}", server.0);
+        self.patiently(|| self.request(Method::DELETE, &path)).await
     }
 
     /// How repair is doing.

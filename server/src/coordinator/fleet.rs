@@ -88,7 +88,7 @@ impl Fleet {
             } else {
                 Health::unknown(now_ms, &self.rules.health)
             },
-            mode: Mode::Normal,
+            mode: row.mode,
             trouble: None,
             record: None,
             outran: false,
@@ -112,11 +112,33 @@ impl Fleet {
     }
 
     /// Looks at all of them without taking copies.
-    pub(super) fn with_members<T>(
-        &self,
-        look: impl FnOnce(&BTreeMap<ServerId, Member>) -> T,
-    ) -> T {
+    pub(super) fn with_members<T>(&self, look: impl FnOnce(&BTreeMap<ServerId, Member>) -> T) -> T {
         look(&self.lock().members)
+    }
+
+    /// Notes what is wanted of a server from now on.
+    pub(super) fn has_mode(&self, server: ServerId, mode: Mode) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
+            member.mode = mode;
+        }
+        self.has_changed();
+    }
+
+    /// Lets a server go, whose prober ends with it.
+    pub(super) fn remove(&self, server: ServerId) {
+        let gone = self.lock().members.remove(&server);
+        gone.inspect(|member| member.wake.notify_one());
+        self.has_changed();
+    }
+
+    /// Gives a server another name and gives it up: another disk takes its place.
+    pub(super) fn replace(&self, server: ServerId, name: String, now_ms: u64) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
+            member.row.name = name;
+            member.row.lost = true;
+            member.health = Health::lost(now_ms, &self.rules.health);
+        }
+        self.has_changed();
     }
 
     /// Notes what the catalog has: whether a server is lost.
@@ -351,6 +373,7 @@ mod tests {
             free_bytes: 0,
             last_seen_ms,
             lost: false,
+            mode: Mode::Normal,
         }
     }
 

@@ -4,19 +4,20 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use codec::StripeId;
 use serde::Serialize;
 
 use super::Core;
 use super::fleet::Member;
 use crate::auth::Grant;
 use crate::wire::{
-    BUILD_HEADER, Blob, Code, PROTOCOL, PROTOCOL_HEADER, Probe, ProbeAnswer, PutVault, Refusal,
-    ServerId, State,
+    BUILD_HEADER, Blob, CheckAnswer, CheckRequest, Code, Found, PROTOCOL, PROTOCOL_HEADER, Probe,
+    ProbeAnswer, PutVault, Refusal, ServerId, State, Thoroughness,
 };
 use crate::{Error, Result};
 
 /// A control ticket lasts this long.
-const CONTROL_TICKET_MS: u64 = 30_000;
+pub(super) const CONTROL_TICKET_MS: u64 = 30_000;
 /// An answer to a probe is shorter.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a server may take to store the vault record.
@@ -193,16 +194,41 @@ pub(super) async fn control(
     body: &impl Serialize,
     timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
+    let request = core.http.request(method, format!("{}/v1/{path}", member.row.url));
+    send(core, member, Grant::Control, epoch, request.timeout(timeout).json(body)).await
+}
+
+/// Has a server look at its shards, every byte of them.
+pub(super) async fn check(
+    core: &Core,
+    member: &Member,
+    shards: Vec<(StripeId, u8)>,
+    timeout: Duration,
+) -> Result<Vec<Found>, Missed> {
+    let body = CheckRequest { shards, thoroughness: Thoroughness::Whole };
+    let request = core.http.post(format!("{}/v1/check", member.row.url));
+    let request = request.timeout(timeout).json(&body);
+    let bytes = send(core, member, Grant::Read, core.catalog.epoch(), request).await?;
+    let answer: CheckAnswer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    if answer.found.len() != body.shards.len() {
+        return Err("an answer that is not to what was asked".to_owned().into());
+    }
+    Ok(answer.found)
+}
+
+async fn send(
+    core: &Core,
+    member: &Member,
+    grant: Grant,
+    epoch: u64,
+    request: reqwest::RequestBuilder,
+) -> Result<Vec<u8>, Missed> {
     let now_ms = core.catalog.clock.now_ms();
     let ticket = core
-        .ticket(Grant::Control, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
+        .ticket(grant, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
         .map_err(|e| e.to_string())?;
-    let mut response = core
-        .http
-        .request(method, format!("{}/v1/{path}", member.row.url))
+    let mut response = request
         .header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}"))
-        .timeout(timeout)
-        .json(body)
         .send()
         .await
         .map_err(|e| e.to_string())?;

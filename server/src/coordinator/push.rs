@@ -93,13 +93,15 @@ pub(super) async fn place(
     let members = core.fleet.members();
     let held = held(&request, &known, &members)?;
     let candidates = candidates(&core, members.iter(), request.geometry).await;
+    let mut avoid: BTreeSet<ServerId> = request.avoid.iter().copied().collect();
+    avoid.extend(core.catalog.entombed(request.stripe).await?);
     let question = Question {
         stripe: request.stripe,
         geometry: request.geometry,
         file_bytes: request.file_bytes,
         candidates: &candidates,
         held: &held,
-        avoid: &request.avoid.iter().copied().collect(),
+        avoid: &avoid,
         before: &known.before,
     };
     let places = placement::place(&question);

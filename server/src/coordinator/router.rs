@@ -8,7 +8,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -32,6 +32,9 @@ pub(super) fn router(core: Arc<Core>) -> Router {
     let owner = Router::new()
         .route("/v1/vault", get(servers::vault).put(servers::put_vault))
         .route("/v1/servers", get(servers::list))
+        .route("/v1/servers/{id}", delete(servers::remove))
+        .route("/v1/servers/{id}/mode", put(servers::set_mode))
+        .route("/v1/servers/{id}/replace", post(servers::replace))
         .route("/v1/status", get(servers::status))
         .route("/v1/leases", post(push::begin))
         .route("/v1/leases/{id}", delete(push::close))

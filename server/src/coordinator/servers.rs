@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use codec::keys::VaultRecord;
 
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
 use super::{Core, prober};
 use crate::wire::{
-    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, ServerId, ServerInfo,
-    State as Health, Status, VaultInfo,
+    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
+    ServerInfo, SetMode, State as Health, Status, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -163,6 +163,56 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
     }))
+}
+
+/// `PUT /v1/servers/{id}/mode`
+pub(super) async fn set_mode(
+    State(core): State<Arc<Core>>,
+    Path(id): Path<u32>,
+    Body(SetMode { mode }): Body<SetMode>,
+) -> Result<Json<()>> {
+    let server = ServerId(id);
+    let member = core.fleet.get(server).ok_or_else(|| unknown_server(server))?;
+    tracing::info!(name = member.row.name, ?mode, "server's mode is set");
+    to_the_end(async move {
+        core.catalog.set_mode(server, mode).await?;
+        core.fleet.has_mode(server, mode);
+        Ok(Json(()))
+    })
+    .await
+}
+
+/// `POST /v1/servers/{id}/replace`
+pub(super) async fn replace(
+    State(core): State<Arc<Core>>,
+    Path(id): Path<u32>,
+) -> Result<Json<Replaced>> {
+    let server = ServerId(id);
+    let member = core.fleet.get(server).ok_or_else(|| unknown_server(server))?;
+    if member.health.state == Health::Up {
+        let what = format!("{} is up: stop it first, or drain it", member.row.name);
+        return Err(Error::refuse(Code::Conflict, what));
+    }
+    let mut former = format!("{}.replaced-{id}", member.row.name);
+    former.truncate(NAME_BYTES_MAX);
+    to_the_end(async move {
+        core.catalog.give_up(server, former.clone()).await?;
+        core.fleet.replace(server, former.clone(), core.catalog.clock.now_ms());
+        Ok(Json(Replaced { former }))
+    })
+    .await
+}
+
+/// `DELETE /v1/servers/{id}`
+pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<u32>) -> Result<Json<()>> {
+    let server = ServerId(id);
+    core.fleet.get(server).ok_or_else(|| unknown_server(server))?;
+    to_the_end(async move {
+        core.catalog.remove_server(server).await?;
+        core.fleet.remove(server);
+        Ok(Json(()))
+    })
+    .await
 }
 
 fn vault_info(core: &Core) -> VaultInfo {

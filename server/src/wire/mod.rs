@@ -4,8 +4,8 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
-mod push;
 mod ledger;
+mod push;
 mod read;
 mod repair;
 mod servers;
@@ -19,8 +19,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
-pub use push::*;
 pub use ledger::*;
+pub use push::*;
 pub use read::*;
 pub use repair::*;
 pub use servers::*;

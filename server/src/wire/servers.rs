@@ -121,6 +121,20 @@ pub enum Mode {
     ReadOnly,
 }
 
+/// `PUT /v1/servers/{id}/mode`
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct SetMode {
+    /// What is wanted of the server from now on.
+    pub mode: Mode,
+}
+
+/// `POST /v1/servers/{id}/replace`: the server is given up, so that a new one can join by its name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The name that the former one has now.
+    pub former: String,
+}
+
 /// That repair waits, since servers went together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Brake {

@@ -162,8 +162,9 @@ fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {
     let key = db
         .prepare_cached(
             "INSERT INTO stripes (id, kind, k, m, pack_bytes, shard_bytes, pack_key, frames,
-                                  origin, created_sequence, touched_sequence, version, good)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0, 0) RETURNING key",
+                                  origin, created_sequence, touched_sequence, version, good,
+                                  surplus)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, 0, 0, 0) RETURNING key",
         )?
         .query_row(
             params![

@@ -276,12 +276,7 @@ impl Catalog {
 
 /// Takes the stripes that `keys` selects into the ledger: as new ones, also where they were whole
 /// after their last try. Parameters of `keys` begin at 2.
-fn note(
-    db: &Connection,
-    keys: &str,
-    of_keys: &[&dyn rusqlite::ToSql],
-    now_ms: u64,
-) -> Result<()> {
+fn note(db: &Connection, keys: &str, of_keys: &[&dyn rusqlite::ToSql], now_ms: u64) -> Result<()> {
     let sql = format!(
         "INSERT INTO repairs (stripe, found_ms, state, attempts, due_ms)
          SELECT value, ?1, 'waiting', 0, 0 FROM (SELECT 0 AS value WHERE false UNION ALL {keys})

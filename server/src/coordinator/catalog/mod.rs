@@ -11,6 +11,7 @@ mod read;
 mod rows;
 mod servers;
 mod status;
+mod surplus;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub(super) use self::commit::{Mended, NewStripe};
 pub(super) use self::ledger::{Ledgered, Which};
 pub(super) use self::push::{Intended, Placing};
 pub(super) use self::servers::{ServerRow, TokenRow};
+pub(super) use self::surplus::Surfeit;
 
 /// Reads that run at once.
 const READERS: usize = 3;

@@ -83,8 +83,10 @@ pub(super) fn note_found(
 
 /// Keeps the stripe with this key true to its shards, of which some were changed.
 pub(super) fn shards_changed(db: &Connection, key: i64) -> Result<()> {
-    let sql = "UPDATE stripes SET version = version + 1, good =
-                   (SELECT count(DISTINCT idx) FROM shards WHERE stripe = ?1 AND state = 'good')
+    let sql = "UPDATE stripes SET version = version + 1,
+                   good = (SELECT count(DISTINCT idx) FROM shards
+                           WHERE stripe = ?1 AND state = 'good'),
+                   surplus = (SELECT count(*) - count(DISTINCT idx) FROM shards WHERE stripe = ?1)
                WHERE key = ?1";
     db.prepare_cached(sql)?.execute([key])?;
     Ok(())

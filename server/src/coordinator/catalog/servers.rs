@@ -2,9 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::rows::{column, shards_changed};
 use super::{Catalog, tick};
 use crate::auth::Role;
-use crate::wire::{Code, JoinRequest, ServerId};
+use crate::wire::{Code, JoinRequest, Mode, ServerId};
 use crate::{Error, Result};
 
 /// A server that has joined.
@@ -20,6 +21,7 @@ pub(in crate::coordinator) struct ServerRow {
     pub(in crate::coordinator) last_seen_ms: Option<u64>,
     /// Whether what it held is made again elsewhere.
     pub(in crate::coordinator) lost: bool,
+    pub(in crate::coordinator) mode: Mode,
 }
 
 /// A token that opens this coordinator.
@@ -64,7 +66,7 @@ impl Catalog {
         self.read(|db| {
             let mut rows = db.prepare(
                 "SELECT id, name, zone, url, shared_key, capacity_bytes, free_bytes, last_seen_ms,
-                        lost
+                        lost, mode
                  FROM servers ORDER BY id",
             )?;
             let rows = rows.query_map([], |r| {
@@ -78,6 +80,7 @@ impl Catalog {
                     free_bytes: r.get(6)?,
                     last_seen_ms: r.get(7)?,
                     lost: r.get(8)?,
+                    mode: mode_of(&r.get::<_, String>(9)?),
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -108,12 +111,13 @@ impl Catalog {
             let sequence = tick(db)?;
             let server = db.query_row(
                 "INSERT INTO servers (name, zone, url, shared_key, starts, capacity_bytes,
-                                      free_bytes, joined_sequence, lost)
-                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0)
+                                      free_bytes, joined_sequence, lost, mode)
+                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 'normal')
                  ON CONFLICT (name) DO UPDATE SET
                      zone = excluded.zone, url = excluded.url, shared_key = excluded.shared_key,
                      capacity_bytes = excluded.capacity_bytes, free_bytes = excluded.free_bytes,
-                     joined_sequence = excluded.joined_sequence, lost = 0
+                     joined_sequence = excluded.joined_sequence, lost = 0,
+                     mode = 'normal'
                  RETURNING id",
                 params![
                     request.name,
@@ -136,6 +140,7 @@ impl Catalog {
                 free_bytes: request.free_bytes,
                 last_seen_ms: None,
                 lost: false,
+                mode: Mode::Normal,
             })
         })
         .await
@@ -160,6 +165,68 @@ impl Catalog {
                 )),
                 _ => Ok(()),
             }
+        })
+        .await
+    }
+
+    /// Sets what is wanted of a server.
+    pub(in crate::coordinator) async fn set_mode(
+        &self,
+        server: ServerId,
+        mode: Mode,
+    ) -> Result<()> {
+        self.write(move |db| {
+            let sql = "UPDATE servers SET mode = ?2 WHERE id = ?1";
+            db.execute(sql, params![server.0, mode_name(mode)])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives a server up for lost and its name to another.
+    pub(in crate::coordinator) async fn give_up(
+        &self,
+        server: ServerId,
+        former: String,
+    ) -> Result<()> {
+        self.write(move |db| {
+            let sql = "UPDATE servers SET name = ?2, lost = 1 WHERE id = ?1";
+            db.execute(sql, params![server.0, former])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets a server of which no stripe has a shard that it has nowhere else.
+    pub(in crate::coordinator) async fn remove_server(&self, server: ServerId) -> Result<()> {
+        self.write(move |db| {
+            let needed: u64 = db.query_row(
+                "SELECT count(*) FROM shards h WHERE server = ?1 AND state = 'good' AND NOT EXISTS
+                     (SELECT 1 FROM shards o WHERE o.stripe = h.stripe AND o.idx = h.idx
+                      AND o.server <> ?1 AND o.state = 'good')",
+                [server.0],
+                |r| r.get(0),
+            )?;
+            if needed > 0 {
+                return Err(Error::refuse(
+                    Code::Conflict,
+                    format!(
+                        "it holds {needed} shards that no other server has; drain it, or repair \
+                         what it held, and remove it then"
+                    ),
+                ));
+            }
+            let keys: Vec<i64> =
+                column(db, "SELECT stripe FROM shards WHERE server = ?1", [server.0])?;
+            db.execute("DELETE FROM shards WHERE server = ?1", [server.0])?;
+            for key in keys {
+                shards_changed(db, key)?;
+            }
+            for table in ["tombstones", "intents"] {
+                db.execute(&format!("DELETE FROM {table} WHERE server = ?1"), [server.0])?;
+            }
+            db.execute("DELETE FROM servers WHERE id = ?1", [server.0])?;
+            Ok(())
         })
         .await
     }
@@ -216,6 +283,23 @@ impl Catalog {
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
+    }
+}
+
+/// How a mode stands in the catalog.
+pub(super) fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Normal => "normal",
+        Mode::Draining => "draining",
+        Mode::ReadOnly => "read-only",
+    }
+}
+
+fn mode_of(name: &str) -> Mode {
+    match name {
+        "draining" => Mode::Draining,
+        "read-only" => Mode::ReadOnly,
+        _ => Mode::Normal,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keeps the vault whole: finds what lacks shards, and has it repaired, worst first.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use futures_util::stream::FuturesUnordered;
 use super::entry::{Ended, Entry, NEVER_MS};
 use super::risk::{Look, Risk, Standing, Worst};
 use super::stripe::{Manner, repair_stripe};
+use super::trim::trim_all;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
+use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
 use crate::wire::{
-    Code, Outcome, REBUILD_BYTES_PER_SECOND_MIN, Repaired, ServerId, State as Health,
+    Code, Mode, Outcome, REBUILD_BYTES_PER_SECOND_MIN, Repaired, ServerId, State as Health,
 };
 use crate::{Error, Result};
 
@@ -50,6 +52,7 @@ struct Looked {
 struct Known {
     up: BTreeSet<ServerId>,
     away: BTreeSet<ServerId>,
+    draining: BTreeSet<ServerId>,
 }
 
 /// Repairs until the coordinator is gone.
@@ -88,6 +91,7 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
         return Ok(Duration::ZERO);
     }
     sweep(core).await?;
+    trim_all(core).await?;
     let now_ms = core.catalog.clock.now_ms();
     let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(NEVER_MS).min(looked.due_ms);
     let rest = Duration::from_millis(due_ms.saturating_sub(now_ms).min(LOOK_EVERY_MS));
@@ -112,8 +116,14 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
     let now = Known {
         up: in_state(&[Health::Up]),
         away: in_state(&[Health::Down, Health::Lost]),
+        draining: members
+            .iter()
+            .filter(|m| m.mode == Mode::Draining)
+            .map(|m| m.row.server)
+            .collect(),
     };
-    for server in now.away.difference(&known.away) {
+    let (away, draining) = (&now.away - &known.away, &now.draining - &known.draining);
+    for server in away.union(&draining) {
         let mut after = 0;
         while let Some(last) = core.catalog.note_stripes_of(*server, after, PAGE_ENTRIES).await? {
             after = last;
@@ -161,12 +171,18 @@ async fn look(core: &Core) -> Result<Looked> {
 
 fn look_at(core: &Core, entry: &Ledgered) -> Look {
     core.fleet.with_members(|members| {
-        Look::new(entry.geometry, &entry.shards, |server| {
-            let member = members.get(&server)?;
-            let (state, mode, zone) = (member.health.state, member.mode, &member.row.zone);
-            Some(Standing { state, mode, zone })
-        })
+        Look::new(entry.geometry, &entry.shards, |server| standing(members, server))
     })
+}
+
+/// How a server's shards stand.
+pub(super) fn standing(
+    members: &BTreeMap<ServerId, Member>,
+    server: ServerId,
+) -> Option<Standing<'_>> {
+    let member = members.get(&server)?;
+    let (state, mode, zone) = (member.health.state, member.mode, &member.row.zone);
+    Some(Standing { state, mode, zone })
 }
 
 /// Repairs these, in their order, as long as no server's state changes that the order goes by.

@@ -1,12 +1,15 @@
 //! Repair: what stripes lack is made again, worst first.
 //!
 //! `risk` says what a stripe has and which of two comes first, `entry` what becomes of one in the
-//! ledger; both are pure. `stripe` has one repaired, `keeper` goes through the ledger by itself.
+//! ledger, `surplus` what could go; these are pure. `stripe` has one repaired, `trim` has what could
+//! go trashed, `keeper` does both by itself, all along.
 
 mod entry;
 mod keeper;
 mod risk;
 mod stripe;
+mod surplus;
+mod trim;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +32,7 @@ use crate::wire::{
 
 pub(super) use self::entry::Entry;
 pub(super) use self::keeper::keep;
+pub(super) use self::surplus::Surplus;
 
 /// How long a rebuild may take that somebody waits for: requests are bounded by a minute.
 const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);

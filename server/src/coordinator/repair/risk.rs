@@ -25,7 +25,7 @@ impl Standing<'_> {
     }
 
     /// How good it is to have the shard there; less is better.
-    fn rank(&self) -> u8 {
+    pub(super) fn rank(&self) -> u8 {
         match (self.state, self.mode) {
             (State::Up | State::Returned, Mode::Normal | Mode::ReadOnly) => 0,
             (State::Suspect, Mode::Normal | Mode::ReadOnly) => 1,

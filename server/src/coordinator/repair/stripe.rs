@@ -16,8 +16,8 @@ use crate::coordinator::placement::{self, Held, Question};
 use crate::coordinator::prober;
 use crate::coordinator::push::{candidates, check_receipt};
 use crate::wire::{
-    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest,
-    Repaired, ServerId, Source, State as Health, StripeMap,
+    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest, Repaired,
+    ServerId, Source, State as Health, StripeMap,
 };
 use crate::{Error, Result};
 
@@ -54,15 +54,8 @@ pub(super) async fn repair_stripe(
     if plan.lacking.is_empty() {
         return Ok(Repaired::nothing());
     }
-    let mut repair = Repair {
-        core,
-        origin,
-        lease: LeaseId(0),
-        manner,
-        map: &map,
-        version,
-        members: &members,
-    };
+    let mut repair =
+        Repair { core, origin, lease: LeaseId(0), manner, map: &map, version, members: &members };
     let places = repair.places(&plan, map.file_bytes()).await?;
     if places.is_empty() {
         let lacking = plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
@@ -212,14 +205,16 @@ impl Repair<'_> {
             .filter_map(|(index, server)| Some(Held { index, server, zone: zone(server)? }))
             .collect();
         let candidates = candidates(self.core, self.members.values(), self.map.geometry).await;
+        // A server that holds one, whole or not, takes no other, nor does one that shall trash one.
+        let mut avoid: BTreeSet<ServerId> = self.map.shards.iter().map(|h| h.server).collect();
+        avoid.extend(self.core.catalog.entombed(self.map.stripe).await?);
         let elsewhere = placement::place(&Question {
             stripe: self.map.stripe,
             geometry: self.map.geometry,
             file_bytes,
             candidates: &candidates,
             held: &held,
-            // A server that holds one, whole or not, takes no other.
-            avoid: &self.map.shards.iter().map(|holder| holder.server).collect(),
+            avoid: &avoid,
             before: &[],
         });
         Ok(in_place.into_iter().chain(elsewhere).collect())

@@ -41,7 +41,10 @@ impl<'a> Grid<'a> {
     pub(super) fn plan(&self, sources: &[usize]) -> Vec<(usize, Vec<usize>)> {
         let mut good: Vec<BTreeSet<u8>> = (0..self.cells.len()).map(|at| self.good(at)).collect();
         let mut plan = Vec::new();
-        for &source in sources {
+        // What is wanted and still somewhere is copied: one block for k.
+        let is_wanted = |source: &usize| self.wanted.contains(&self.indexes[*source]);
+        let (wanted, others): (Vec<usize>, Vec<usize>) = sources.iter().partition(|s| is_wanted(s));
+        for source in wanted.into_iter().chain(others) {
             let index = self.indexes[source];
             let blocks: Vec<usize> = (0..self.cells.len())
                 .filter(|&block| self.cells[block][source] == Cell::Unread)
@@ -112,6 +115,17 @@ mod tests {
 
     fn good() -> Cell {
         Cell::Good(Bytes::from_static(b"x"))
+    }
+
+    #[test]
+    fn what_is_wanted_and_still_there_is_all_that_is_read() {
+        let mut moved = grid(&[0, 1, 3]);
+        assert_eq!(moved.plan(&[0, 1, 2]), [(2, vec![0, 1, 2])]);
+        (0..3).for_each(|block| moved.set(block, 2, good()));
+        assert!(moved.plan(&[0, 1, 2]).is_empty() && moved.columns(4).is_some());
+        // A block of it that is bad costs its column.
+        moved.set(1, 2, Cell::Bad);
+        assert_eq!(moved.plan(&[0, 1, 2]), [(0, vec![1]), (1, vec![1])]);
     }
 
     /// 2+2 with shard 3 wanted, three blocks.

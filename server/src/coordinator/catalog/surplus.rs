@@ -1,0 +1,140 @@
+//! Shards that go: struck out first, trashed then.
+
+use codec::StripeId;
+use rusqlite::{OptionalExtension as _, params};
+
+use super::Catalog;
+use super::rows::{geometry_at, holders, shards_changed};
+use crate::Result;
+use crate::coordinator::repair::Surplus;
+use crate::wire::{Holder, ServerId};
+
+/// A stripe with more shards than it needs.
+#[derive(Debug)]
+pub(in crate::coordinator) struct Surfeit {
+    pub(in crate::coordinator) key: i64,
+    pub(in crate::coordinator) stripe: StripeId,
+    pub(in crate::coordinator) geometry: codec::Geometry,
+    pub(in crate::coordinator) pack_bytes: u64,
+    pub(in crate::coordinator) version: u64,
+    pub(in crate::coordinator) shards: Vec<Holder>,
+}
+
+impl Catalog {
+    /// A page of the stripes with more shards than they need, after the key `after`.
+    pub(in crate::coordinator) async fn surfeits(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<Surfeit>> {
+        self.read(move |db| {
+            let mut rows = db.prepare_cached(
+                "SELECT key, id, k, m, pack_bytes, version FROM stripes
+                 WHERE surplus > 0 AND key > ?1 ORDER BY key LIMIT ?2",
+            )?;
+            let rows = rows.query_map(params![after, limit], |r| {
+                Ok(Surfeit {
+                    key: r.get(0)?,
+                    stripe: StripeId(r.get(1)?),
+                    geometry: geometry_at(r, 2)?,
+                    pack_bytes: r.get(4)?,
+                    version: r.get(5)?,
+                    shards: Vec::new(),
+                })
+            })?;
+            let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            for row in &mut rows {
+                row.shards = holders(db, row.key)?;
+            }
+            Ok(rows)
+        })
+        .await
+    }
+
+    /// Strikes shards of a stripe out, to be trashed, unless it has changed since it was looked
+    /// at; gives whether it did.
+    pub(in crate::coordinator) async fn strike_out(
+        &self,
+        key: i64,
+        version: u64,
+        surplus: Vec<Surplus>,
+    ) -> Result<bool> {
+        self.write(move |db| {
+            let sql = "SELECT id FROM stripes WHERE key = ?1 AND version = ?2";
+            let stripe = db.prepare_cached(sql)?.query_row(params![key, version], |r| r.get(0));
+            let Some(stripe) = stripe.optional()?.map(StripeId) else { return Ok(false) };
+            for Surplus { index, dropped, .. } in surplus {
+                db.prepare_cached(
+                    "DELETE FROM shards WHERE stripe = ?1 AND server = ?2 AND idx = ?3",
+                )?
+                .execute(params![key, dropped.0, index])?;
+                db.prepare_cached("INSERT OR REPLACE INTO tombstones VALUES (?1, ?2, ?3, 0)")?
+                    .execute(params![dropped.0, stripe.0, index])?;
+            }
+            shards_changed(db, key)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Up to `limit` shards to be trashed on `server`, whose last order left before `before_ms`;
+    /// notes that one leaves at `now_ms`.
+    pub(in crate::coordinator) async fn order_trash(
+        &self,
+        server: ServerId,
+        before_ms: u64,
+        now_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<(StripeId, u8)>> {
+        let due = move |db: &rusqlite::Connection| -> Result<Vec<(StripeId, u8)>> {
+            let mut rows = db.prepare_cached(
+                "SELECT stripe, idx FROM tombstones WHERE server = ?1 AND ordered_ms < ?2
+                 ORDER BY stripe, idx LIMIT ?3",
+            )?;
+            let rows = rows.query_map(params![server.0, before_ms, limit], |r| {
+                Ok((StripeId(r.get(0)?), r.get(1)?))
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        };
+        if self.read(due).await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write(move |db| {
+            let shards = due(db)?;
+            let mut note = db.prepare_cached(
+                "UPDATE tombstones SET ordered_ms = ?4
+                 WHERE server = ?1 AND stripe = ?2 AND idx = ?3",
+            )?;
+            for (stripe, index) in &shards {
+                note.execute(params![server.0, stripe.0, index, now_ms])?;
+            }
+            Ok(shards)
+        })
+        .await
+    }
+
+    /// Forgets shards that their server has trashed, or never had.
+    pub(in crate::coordinator) async fn note_trashed(
+        &self,
+        server: ServerId,
+        shards: Vec<(StripeId, u8)>,
+    ) -> Result<()> {
+        self.write(move |db| {
+            let sql = "DELETE FROM tombstones WHERE server = ?1 AND stripe = ?2 AND idx = ?3";
+            for (stripe, index) in shards {
+                db.prepare_cached(sql)?.execute(params![server.0, stripe.0, index])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The servers that are to trash a shard of `stripe`.
+    pub(in crate::coordinator) async fn entombed(&self, stripe: StripeId) -> Result<Vec<ServerId>> {
+        self.read(move |db| {
+            let sql = "SELECT server FROM tombstones WHERE stripe = ?1";
+            Ok(super::rows::column(db, sql, [stripe.0])?.into_iter().map(ServerId).collect())
+        })
+        .await
+    }
+}

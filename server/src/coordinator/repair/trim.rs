@@ -1,0 +1,112 @@
+//! Has shards trashed that could go: struck out of the catalog first, ordered away then.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use reqwest::Method;
+
+use super::keeper::standing;
+use super::surplus::{Surplus, surplus};
+use crate::Result;
+use crate::coordinator::Core;
+use crate::coordinator::catalog::Surfeit;
+use crate::coordinator::placement::{self, Question};
+use crate::coordinator::prober::{self, CONTROL_TICKET_MS};
+use crate::coordinator::push::candidates;
+use crate::wire::{Found, Report, ServerId, State as Health, TrashRequest};
+
+/// Stripes looked at together, and shards named in one order.
+const PAGE_ROWS: usize = 500;
+/// How long a server may take to read a shard or to trash a page of them.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Trims every stripe that has more shards than it needs, and orders what was struck out away.
+pub(super) async fn trim_all(core: &Core) -> Result<()> {
+    let mut after = 0;
+    loop {
+        let page = core.catalog.surfeits(after, PAGE_ROWS).await?;
+        let Some(last) = page.last() else { break };
+        after = last.key;
+        for surfeit in page {
+            trim(core, surfeit).await?;
+        }
+    }
+    for member in core.fleet.members() {
+        if member.health.state == Health::Up {
+            trash(core, member.row.server).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn trim(core: &Core, surfeit: Surfeit) -> Result<()> {
+    let _claim = core.repairs.claim(surfeit.stripe).await;
+    let wanted = wanted(core, &surfeit).await;
+    let Surfeit { key, stripe, geometry, version, shards, .. } = surfeit;
+    let goes = core.fleet.with_members(|members| {
+        surplus(geometry, &shards, &wanted, |server| standing(members, server))
+    });
+    let mut sure = Vec::with_capacity(goes.len());
+    for one in goes {
+        // What stays has to be whole this moment, to its last byte.
+        let Surplus { index, kept, .. } = one;
+        let Some(member) = core.fleet.get(kept) else { continue };
+        match prober::check(core, &member, vec![(stripe, index)], TIMEOUT).await {
+            Ok(found) => match found.into_iter().next() {
+                Some(Found::Good) => sure.push(one),
+                Some(found) => {
+                    core.catalog.report(Report { stripe, index, server: kept, found }).await?;
+                    core.fleet.has_changed();
+                    return Ok(());
+                }
+                None => return Ok(()),
+            },
+            Err(missed) => {
+                tracing::debug!(name = member.row.name, why = missed.why, "not checked");
+                return Ok(());
+            }
+        }
+    }
+    if !sure.is_empty() {
+        core.catalog.strike_out(key, version, sure).await?;
+    }
+    Ok(())
+}
+
+/// The servers that a new stripe of this name would have.
+async fn wanted(core: &Core, surfeit: &Surfeit) -> BTreeSet<ServerId> {
+    let members = core.fleet.members();
+    let candidates = candidates(core, members.iter(), surfeit.geometry).await;
+    let question = Question {
+        stripe: surfeit.stripe,
+        geometry: surfeit.geometry,
+        file_bytes: surfeit.geometry.shard_bytes(surfeit.pack_bytes),
+        candidates: &candidates,
+        held: &[],
+        avoid: &BTreeSet::new(),
+        before: &[],
+    };
+    placement::place(&question).into_iter().map(|(_, server)| server).collect()
+}
+
+/// Orders what was struck out on a server into its trash.
+async fn trash(core: &Core, server: ServerId) -> Result<()> {
+    loop {
+        let now_ms = core.catalog.clock.now_ms();
+        // An order whose answer was lost may be followed until its ticket has ended.
+        let before_ms = now_ms.saturating_sub(2 * CONTROL_TICKET_MS);
+        let shards = core.catalog.order_trash(server, before_ms, now_ms, PAGE_ROWS).await?;
+        let Some(member) = core.fleet.get(server).filter(|_| !shards.is_empty()) else {
+            return Ok(());
+        };
+        let order = TrashRequest { shards: shards.clone() };
+        let (post, epoch) = (Method::POST, core.catalog.epoch());
+        match prober::control(core, &member, epoch, post, "trash", &order, TIMEOUT).await {
+            Ok(_) => core.catalog.note_trashed(server, shards).await?,
+            Err(missed) => {
+                tracing::warn!(name = member.row.name, why = missed.why, "nothing was trashed");
+                return Ok(());
+            }
+        }
+    }
+}
