@@ -34,6 +34,9 @@ pub struct Args {
     /// Stripes repaired at once
     #[arg(long, value_name = "N")]
     pub at_once: Option<u32>,
+    /// Whether shards are moved to servers that join
+    #[arg(long, value_name = "yes|no", value_parser = clap::builder::BoolishValueParser::new())]
+    pub rebalance: Option<bool>,
 }
 
 /// What to do with repair.
@@ -58,11 +61,12 @@ async fn tell(
     coordinator: &CoordinatorClient,
     global: &Global,
 ) -> Result<Exit, Failure> {
-    let Args { action, bytes_per_second, at_once } = args;
+    let Args { action, bytes_per_second, at_once, rebalance } = args;
     let wanted = SetRepair {
         paused: action.map(|action| action == Action::Pause),
         bytes_per_second,
         at_once,
+        rebalances: rebalance,
         lift_brake: action == Some(Action::Resume),
     };
     let status = if wanted == SetRepair::default() {
@@ -126,6 +130,10 @@ fn lines(status: &RepairStatus) -> Vec<String> {
             bytes_text(status.made_bytes),
             bytes_text(status.read_bytes)
         ));
+    }
+    if status.moved_shards > 0 {
+        lines
+            .push(format!("{} moved to servers that joined", plural(status.moved_shards, "shard")));
     }
     if let Some(brake) = &status.brake {
         lines.push(format!("repair {}", brake_text(brake)));

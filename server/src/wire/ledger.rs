@@ -73,6 +73,8 @@ pub struct RepairStatus {
     pub made_bytes: u64,
     /// Bytes that went over the network to make them.
     pub read_bytes: u64,
+    /// Shards that were moved to where new ones would go.
+    pub moved_shards: u64,
 }
 
 /// What people set of repair. It outlives a restart.
@@ -85,6 +87,15 @@ pub struct RepairSettings {
     pub bytes_per_second: Option<u64>,
     /// Stripes repaired at once.
     pub at_once: u32,
+    /// Shards are moved to servers that joined.
+    pub rebalances: bool,
+}
+
+impl RepairSettings {
+    /// Whether shards are moved that nothing is wrong with.
+    pub fn may_move(&self) -> bool {
+        self.rebalances && !self.paused
+    }
 }
 
 /// `PUT /v1/repair`: what is none stays as it is.
@@ -96,6 +107,9 @@ pub struct SetRepair {
     pub bytes_per_second: Option<u64>,
     /// Stripes repaired at once.
     pub at_once: Option<u32>,
+    /// Whether shards are moved to servers that joined.
+    #[serde(default)]
+    pub rebalances: Option<bool>,
     /// Has repair go on, whoever went together.
     #[serde(default)]
     pub lift_brake: bool,

@@ -31,7 +31,7 @@ pub(super) use self::commit::{Mended, NewStripe};
 pub(super) use self::ledger::{Ledgered, Which};
 pub(super) use self::push::{Intended, Placing};
 pub(super) use self::servers::{ServerRow, TokenRow};
-pub(super) use self::surplus::Surfeit;
+pub(super) use self::surplus::Held as HeldStripe;
 
 /// Reads that run at once.
 const READERS: usize = 3;

@@ -9,13 +9,12 @@ use crate::Result;
 use crate::coordinator::repair::Surplus;
 use crate::wire::{Holder, ServerId};
 
-/// A stripe with more shards than it needs.
+/// A stripe and where its shards are.
 #[derive(Debug)]
-pub(in crate::coordinator) struct Surfeit {
+pub(in crate::coordinator) struct Held {
     pub(in crate::coordinator) key: i64,
     pub(in crate::coordinator) stripe: StripeId,
     pub(in crate::coordinator) geometry: codec::Geometry,
-    pub(in crate::coordinator) pack_bytes: u64,
     pub(in crate::coordinator) version: u64,
     pub(in crate::coordinator) shards: Vec<Holder>,
 }
@@ -26,19 +25,31 @@ impl Catalog {
         &self,
         after: i64,
         limit: usize,
-    ) -> Result<Vec<Surfeit>> {
+    ) -> Result<Vec<Held>> {
+        self.held("surplus > 0", after, limit).await
+    }
+
+    /// A page of all stripes, after the key `after`.
+    pub(in crate::coordinator) async fn all_held(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<Held>> {
+        self.held("true", after, limit).await
+    }
+
+    async fn held(&self, which: &'static str, after: i64, limit: usize) -> Result<Vec<Held>> {
         self.read(move |db| {
-            let mut rows = db.prepare_cached(
-                "SELECT key, id, k, m, pack_bytes, version FROM stripes
-                 WHERE surplus > 0 AND key > ?1 ORDER BY key LIMIT ?2",
-            )?;
+            let mut rows = db.prepare_cached(&format!(
+                "SELECT key, id, k, m, version FROM stripes
+                 WHERE {which} AND key > ?1 ORDER BY key LIMIT ?2"
+            ))?;
             let rows = rows.query_map(params![after, limit], |r| {
-                Ok(Surfeit {
+                Ok(Held {
                     key: r.get(0)?,
                     stripe: StripeId(r.get(1)?),
                     geometry: geometry_at(r, 2)?,
-                    pack_bytes: r.get(4)?,
-                    version: r.get(5)?,
+                    version: r.get(4)?,
                     shards: Vec::new(),
                 })
             })?;

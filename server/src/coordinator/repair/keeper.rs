@@ -8,7 +8,9 @@ use codec::StripeId;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use super::REBUILD_TIMEOUT_UNWATCHED;
 use super::entry::{Ended, Entry, NEVER_MS};
+use super::rebalance::{Balance, rebalance};
 use super::risk::{Look, Risk, Standing, Worst};
 use super::stripe::{Manner, repair_stripe};
 use super::trim::trim_all;
@@ -17,7 +19,8 @@ use crate::coordinator::catalog::{Ledgered, Which};
 use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
 use crate::wire::{
-    Code, Mode, Outcome, REBUILD_BYTES_PER_SECOND_MIN, Repaired, ServerId, State as Health,
+    Code, Mode, Outcome, REBUILD_BYTES_PER_SECOND_MIN, RepairSettings, Repaired, ServerId,
+    State as Health,
 };
 use crate::{Error, Result};
 
@@ -25,8 +28,6 @@ use crate::{Error, Result};
 const PAGE_ENTRIES: usize = 1000;
 /// Entries repaired before the ledger is looked at again.
 const BATCH: usize = 512;
-/// How long a rebuild may take that nobody waits for.
-const REBUILD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The ledger is looked at this often when nothing happens.
 const LOOK_EVERY_MS: u64 = 60_000;
 
@@ -53,6 +54,7 @@ struct Known {
     up: BTreeSet<ServerId>,
     away: BTreeSet<ServerId>,
     draining: BTreeSet<ServerId>,
+    balance: Balance,
 }
 
 /// Repairs until the coordinator is gone.
@@ -92,6 +94,10 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
     }
     sweep(core).await?;
     trim_all(core).await?;
+    if core.repairs.settings().may_move() && rebalance(core, &mut known.balance).await? {
+        return Ok(Duration::ZERO);
+    }
+    trim_all(core).await?;
     let now_ms = core.catalog.clock.now_ms();
     let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(NEVER_MS).min(looked.due_ms);
     let rest = Duration::from_millis(due_ms.saturating_sub(now_ms).min(LOOK_EVERY_MS));
@@ -116,6 +122,7 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
     let now = Known {
         up: in_state(&[Health::Up]),
         away: in_state(&[Health::Down, Health::Lost]),
+        balance: std::mem::take(&mut known.balance),
         draining: members
             .iter()
             .filter(|m| m.mode == Mode::Draining)
@@ -195,11 +202,8 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) {
         let goes_on = || !settings.paused && !changed.has_changed().unwrap_or(true);
         while running.len() < settings.at_once as usize && goes_on() {
             let Some(next) = urgent.next() else { break };
-            let pace = settings.bytes_per_second.filter(|_| !next.thin);
-            let share = |all: u64| {
-                (all / u64::from(settings.at_once.max(1))).max(REBUILD_BYTES_PER_SECOND_MIN)
-            };
-            running.push(try_one(core, next, pace.map(share)));
+            let pace = share(&settings).filter(|_| !next.thin);
+            running.push(try_one(core, next, pace));
         }
         if running.next().await.is_none() {
             return;
@@ -207,9 +211,15 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) {
     }
 }
 
+/// The pace of one repair of those that run at once.
+pub(super) fn share(settings: &RepairSettings) -> Option<u64> {
+    let share = |all: u64| all / u64::from(settings.at_once.max(1));
+    Some(share(settings.bytes_per_second?).max(REBUILD_BYTES_PER_SECOND_MIN))
+}
+
 async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) {
     let Urgent { key, stripe, attempts, thin } = urgent;
-    let manner = Manner { thin, bytes_per_second, timeout: REBUILD_TIMEOUT };
+    let manner = Manner { thin, bytes_per_second, timeout: REBUILD_TIMEOUT_UNWATCHED };
     let origin = core.tokens[0].id;
     let ended = ended(repair_stripe(core, origin, stripe, manner).await);
     match &ended {

@@ -2,10 +2,11 @@
 //!
 //! `risk` says what a stripe has and which of two comes first, `entry` what becomes of one in the
 //! ledger, `surplus` what could go; these are pure. `stripe` has one repaired, `trim` has what could
-//! go trashed, `keeper` does both by itself, all along.
+//! go trashed, `rebalance` has shards moved to servers that joined; `keeper` does all of it by itself.
 
 mod entry;
 mod keeper;
+mod rebalance;
 mod risk;
 mod stripe;
 mod surplus;
@@ -36,6 +37,8 @@ pub(super) use self::surplus::Surplus;
 
 /// How long a rebuild may take that somebody waits for: requests are bounded by a minute.
 const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);
+/// How long a rebuild may take that nobody waits for.
+const REBUILD_TIMEOUT_UNWATCHED: Duration = Duration::from_secs(15 * 60);
 /// Stripes repaired at once, unless set: a rebuild waits for disks and the network most of its time.
 const AT_ONCE: u32 = 4;
 /// More would only wait for each other.
@@ -49,6 +52,7 @@ pub(super) struct Repairs {
     made_shards: AtomicU64,
     made_bytes: AtomicU64,
     read_bytes: AtomicU64,
+    moved_shards: AtomicU64,
 }
 
 struct Inner {
@@ -64,6 +68,7 @@ impl Repairs {
         let settings = RepairSettings {
             paused: set("repair_paused").is_some_and(|value| value != 0),
             bytes_per_second: set("repair_bytes_per_second"),
+            rebalances: set("rebalance") != Some(0),
             at_once: set("repair_at_once").and_then(|n| n.try_into().ok()).unwrap_or(AT_ONCE),
         };
         Self {
@@ -76,6 +81,7 @@ impl Repairs {
             made_shards: AtomicU64::new(0),
             made_bytes: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
+            moved_shards: AtomicU64::new(0),
         }
     }
 
@@ -177,6 +183,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<RepairS
         made_shards: total(&core.repairs.made_shards),
         made_bytes: total(&core.repairs.made_bytes),
         read_bytes: total(&core.repairs.read_bytes),
+        moved_shards: total(&core.repairs.moved_shards),
     }))
 }
 
@@ -206,6 +213,10 @@ pub(super) async fn set(
         }
         settings.bytes_per_second = (pace != 0).then_some(pace);
         changed.push(("repair_bytes_per_second", settings.bytes_per_second));
+    }
+    if let Some(rebalances) = wanted.rebalances {
+        settings.rebalances = rebalances;
+        changed.push(("rebalance", (!rebalances).then_some(0)));
     }
     if let Some(at_once) = wanted.at_once {
         if !(1..=AT_ONCE_MAX).contains(&at_once) {

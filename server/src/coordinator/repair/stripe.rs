@@ -69,6 +69,38 @@ pub(super) async fn repair_stripe(
     repaired
 }
 
+/// Has shards of `stripe` made at these places too, if it lacks nothing; gives how many. Where they
+/// were is trimmed later.
+pub(super) async fn move_shards(
+    core: &Core,
+    origin: i64,
+    stripe: StripeId,
+    places: Vec<(u8, ServerId)>,
+    manner: Manner,
+) -> Result<u64> {
+    let _claim = core.repairs.claim(stripe).await;
+    let Some((map, version)) = core.catalog.versioned_map(stripe).await? else { return Ok(0) };
+    let members: BTreeMap<ServerId, Member> =
+        core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
+    let mut plan = Plan::new(&map, &members, false);
+    let entombed = core.catalog.entombed(stripe).await?;
+    let takes = |server: &ServerId| {
+        !entombed.contains(server)
+            && members
+                .get(server)
+                .is_some_and(|m| m.takes_writes() && m.row.free_bytes >= map.file_bytes())
+    };
+    if !plan.lacking.is_empty() || !places.iter().all(|(_, server)| takes(server)) {
+        return Ok(0);
+    }
+    plan.lacking = places.iter().map(|(index, _)| *index).collect();
+    let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
+    let repair = Repair { core, origin, lease, manner, map: &map, version, members: &members };
+    let moved = repair.run(&plan, &places).await;
+    core.catalog.close_lease(origin, lease).await?;
+    Ok(moved?.rebuilt.len() as u64)
+}
+
 impl Repaired {
     /// Nothing was lacking.
     fn nothing() -> Self {

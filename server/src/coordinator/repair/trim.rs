@@ -9,7 +9,7 @@ use super::keeper::standing;
 use super::surplus::{Surplus, surplus};
 use crate::Result;
 use crate::coordinator::Core;
-use crate::coordinator::catalog::Surfeit;
+use crate::coordinator::catalog::HeldStripe;
 use crate::coordinator::placement::{self, Question};
 use crate::coordinator::prober::{self, CONTROL_TICKET_MS};
 use crate::coordinator::push::candidates;
@@ -39,10 +39,10 @@ pub(super) async fn trim_all(core: &Core) -> Result<()> {
     Ok(())
 }
 
-async fn trim(core: &Core, surfeit: Surfeit) -> Result<()> {
+async fn trim(core: &Core, surfeit: HeldStripe) -> Result<()> {
     let _claim = core.repairs.claim(surfeit.stripe).await;
     let wanted = wanted(core, &surfeit).await;
-    let Surfeit { key, stripe, geometry, version, shards, .. } = surfeit;
+    let HeldStripe { key, stripe, geometry, version, shards, .. } = surfeit;
     let goes = core.fleet.with_members(|members| {
         surplus(geometry, &shards, &wanted, |server| standing(members, server))
     });
@@ -73,14 +73,14 @@ async fn trim(core: &Core, surfeit: Surfeit) -> Result<()> {
     Ok(())
 }
 
-/// The servers that a new stripe of this name would have.
-async fn wanted(core: &Core, surfeit: &Surfeit) -> BTreeSet<ServerId> {
+/// The servers that a new stripe of this name would have, if all had room.
+pub(super) async fn wanted(core: &Core, stripe: &HeldStripe) -> BTreeSet<ServerId> {
     let members = core.fleet.members();
-    let candidates = candidates(core, members.iter(), surfeit.geometry).await;
+    let candidates = candidates(core, members.iter(), stripe.geometry).await;
     let question = Question {
-        stripe: surfeit.stripe,
-        geometry: surfeit.geometry,
-        file_bytes: surfeit.geometry.shard_bytes(surfeit.pack_bytes),
+        stripe: stripe.stripe,
+        geometry: stripe.geometry,
+        file_bytes: 0,
         candidates: &candidates,
         held: &[],
         avoid: &BTreeSet::new(),
