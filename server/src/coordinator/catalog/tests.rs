@@ -5,6 +5,7 @@ use codec::{ChunkId, Geometry, StripeId};
 
 use super::*;
 use crate::auth::{self, Role};
+use crate::coordinator::repair::{Ended, Entry, Surplus};
 use crate::wire::{JoinRequest, LeaseId, ServerId};
 
 const TERM: Duration = Duration::from_secs(3600);
@@ -124,4 +125,73 @@ async fn many_jobs_at_once_are_all_committed() {
     assert_eq!(fixture.stamps().await.len(), 100);
     let error = fixture.commit(lease, 200).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Busy));
+}
+
+#[tokio::test]
+async fn the_ledger_adds_up_by_counting_and_a_row_that_is_broken_shows() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    let adds_up = async |fixture: &Fixture| {
+        let counts = fixture.catalog.ledger_counts().await.unwrap();
+        let sum = counts.repaired + counts.failed + counts.waiting + counts.unknown;
+        (counts.needed, counts.needed == sum)
+    };
+    for number in 1..=4 {
+        fixture.commit(lease, number).await.unwrap();
+    }
+    let last = fixture.catalog.note_stripes_of(fixture.servers[0], 0, 3).await.unwrap().unwrap();
+    assert_eq!(adds_up(&fixture).await, (3, true), "a page of them");
+    let end = fixture.catalog.note_stripes_of(fixture.servers[0], last, 3).await.unwrap();
+    assert!(end.is_some_and(|key| key > last));
+    assert_eq!(adds_up(&fixture).await, (4, true));
+
+    let due = fixture.catalog.ledgered(Which::Due(0), 0, 10).await.unwrap();
+    let keys: Vec<i64> = due.iter().map(|entry| entry.key).collect();
+    assert_eq!((due[0].shards.len(), due[0].attempts), (2, 0));
+    let note = async |key, ended| {
+        fixture.catalog.note_tried(key, Entry::tried(0, ended, 1000)).await.unwrap();
+        assert_eq!(adds_up(&fixture).await, (4, true));
+    };
+    note(keys[0], Ended::Whole).await;
+    note(keys[1], Ended::Short("no".into())).await;
+    note(keys[2], Ended::Unknown("a".into())).await;
+    let due = fixture.catalog.ledgered(Which::Due(1000), 0, 10).await.unwrap();
+    assert_eq!(due.iter().map(|e| e.key).collect::<Vec<_>>(), keys[3..], "the others back off");
+    assert_eq!(fixture.catalog.next_repair_ms(1000).await.unwrap(), Some(61_000));
+    // The same server again: only what was repaired is looked at anew.
+    fixture.catalog.note_stripes_of(fixture.servers[0], 0, 10).await.unwrap();
+    let counts = fixture.catalog.ledger_counts().await.unwrap();
+    assert_eq!((counts.waiting, counts.failed, counts.unknown), (2, 1, 1));
+
+    let breaks = "PRAGMA ignore_check_constraints = true;
+                  UPDATE repairs SET state = 'mended' WHERE state = 'failed'";
+    fixture.catalog.write(|db| Ok(db.execute_batch(breaks)?)).await.unwrap();
+    assert_eq!(adds_up(&fixture).await, (4, false));
+}
+
+#[tokio::test]
+async fn what_is_struck_out_is_trashed_once_and_holds_its_place_until_then() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    fixture.commit(lease, 1).await.unwrap();
+    let [kept, dropped] = [fixture.servers[0], fixture.servers[1]];
+    let stripe = StripeId([1; 32]);
+    let (_, version) = fixture.catalog.versioned_map(stripe).await.unwrap().unwrap();
+    let surplus = || vec![Surplus { index: 1, kept, dropped }];
+    assert!(!fixture.catalog.strike_out(1, version + 1, surplus()).await.unwrap());
+    assert!(fixture.catalog.strike_out(1, version, surplus()).await.unwrap());
+    assert!(!fixture.catalog.strike_out(1, version, surplus()).await.unwrap(), "it changed");
+    let (map, _) = fixture.catalog.versioned_map(stripe).await.unwrap().unwrap();
+    assert_eq!(map.shards.len(), 1);
+    assert_eq!(fixture.catalog.entombed(stripe).await.unwrap(), [dropped]);
+
+    let order = async |before_ms, now_ms| {
+        fixture.catalog.order_trash(dropped, before_ms, now_ms, 9).await.unwrap()
+    };
+    assert_eq!(order(940, 1000).await, [(stripe, 1)]);
+    assert_eq!(order(941, 1001).await, [], "its answer may come yet");
+    assert_eq!(order(1001, 1061).await, [(stripe, 1)]);
+    fixture.catalog.note_trashed(dropped, vec![(stripe, 1)]).await.unwrap();
+    assert_eq!(order(5000, 5000).await, []);
+    assert_eq!(fixture.catalog.entombed(stripe).await.unwrap(), []);
 }

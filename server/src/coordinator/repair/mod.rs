@@ -31,6 +31,8 @@ use crate::wire::{
     Repaired, ServerId, SetRepair,
 };
 
+#[cfg(test)]
+pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
 pub(super) use self::keeper::keep;
 pub(super) use self::surplus::Surplus;
