@@ -222,7 +222,11 @@ pub fn hello_mac(shared_key: &[u8], hello: &Hello) -> Vec<u8> {
 pub fn hello_answer_mac(shared_key: &[u8], hello: &Hello, answer: &HelloAnswer) -> Vec<u8> {
     let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, shared_key));
     let HelloAnswer { epoch, now_ms, record, tls, mac: _ } = answer;
-    mac.update(if tls.is_some() { b"arc v0 hello answer, TLS\0" } else { b"arc v0 hello answer\0" });
+    mac.update(if tls.is_some() {
+        b"arc v0 hello answer, TLS\0"
+    } else {
+        b"arc v0 hello answer\0"
+    });
     mac.update(&hello_mac(shared_key, hello));
     mac.update(&epoch.to_le_bytes());
     mac.update(&now_ms.to_le_bytes());
@@ -279,11 +283,13 @@ mod tests {
             Hello { url: "http://ak".into(), tls: Some(wish(None)), ..hello.clone() },
         ];
         let certificate = Certificate { chain: vec![Blob(vec![1])], issued_ms: 3, ends_ms: 4 };
-        let tls = TlsAnswer { trust: vec![Digest([7; 32])], certificate: Some(certificate.clone()) };
+        let tls =
+            TlsAnswer { trust: vec![Digest([7; 32])], certificate: Some(certificate.clone()) };
         let answer =
             HelloAnswer { epoch: 1, now_ms: 2, record: None, tls: None, mac: Blob::default() };
         let with = |tls: TlsAnswer| HelloAnswer { tls: Some(tls), ..answer.clone() };
-        let certified = |certificate| with(TlsAnswer { certificate: Some(certificate), ..tls.clone() });
+        let certified =
+            |certificate| with(TlsAnswer { certificate: Some(certificate), ..tls.clone() });
         let (two, none) = (vec![Blob(vec![1]), Blob::default()], vec![]);
         let answers = [
             answer.clone(),
@@ -300,7 +306,8 @@ mod tests {
             certified(Certificate { issued_ms: 4, ..certificate.clone() }),
             certified(Certificate { ends_ms: 5, ..certificate.clone() }),
         ];
-        let mut macs: Vec<Vec<u8>> = hellos.iter().map(|hello| hello_mac(&[1; 32], hello)).collect();
+        let mut macs: Vec<Vec<u8>> =
+            hellos.iter().map(|hello| hello_mac(&[1; 32], hello)).collect();
         for hello in &hellos[..2] {
             macs.extend(answers.iter().map(|answer| hello_answer_mac(&[1; 32], hello, answer)));
         }

@@ -67,7 +67,10 @@ pub enum Transport {
 impl Listen {
     /// Whatever the service shows; `None` where it speaks plain HTTP. Refuses a URL that says
     /// otherwise.
-    pub(crate) fn certificates(&self, advertise: Option<&str>) -> Result<Option<Arc<Certificates>>> {
+    pub(crate) fn certificates(
+        &self,
+        advertise: Option<&str>,
+    ) -> Result<Option<Arc<Certificates>>> {
         let certificates = match &self.transport {
             Transport::Plain => None,
             Transport::Usual if self.address.ip().is_loopback() => None,
@@ -127,7 +130,8 @@ pub async fn start(
 ) -> Result<Running> {
     let path = || PathBuf::from(address.to_string());
     let tls = certificates.map(tls::acceptor).transpose()?;
-    let listener = TcpListener::bind(address).await.map_err(Error::io("cannot listen on", path()))?;
+    let listener =
+        TcpListener::bind(address).await.map_err(Error::io("cannot listen on", path()))?;
     let address = listener.local_addr().map_err(Error::io("cannot listen on", path()))?;
     let router = router.layer(middleware::from_fn(require_protocol));
     let scheme = if tls.is_some() { "https" } else { "http" };

@@ -73,7 +73,8 @@ struct Known {
 
 impl Known {
     fn tell(&mut self, ticket: &ReadTicket, error: &server::Error) {
-        let is_nonsense = matches!(error, server::Error::Nonsense { .. });
+        use server::Error::{Nonsense, Untrusted};
+        let is_nonsense = matches!(error, Nonsense { .. } | Untrusted { .. });
         // That it was slow once does not cover up nonsense.
         let is_told =
             self.passed_over.get(&ticket.server).is_some_and(|p| p.is_nonsense || !is_nonsense);

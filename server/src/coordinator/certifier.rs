@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 /// A certificate that could not be made is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
+/// The longest sleep until one is due: a machine that was put to sleep finds out late.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// The CA, and how long its certificates last.
 pub(super) struct Certifier {
@@ -92,7 +94,8 @@ pub(super) async fn keep_renewing(core: Weak<Core>, mut due_ms: u64) {
     loop {
         let Some(now_ms) = core.upgrade().map(|core| core.catalog.clock.now_ms()) else { return };
         if now_ms < due_ms {
-            tokio::time::sleep(Duration::from_millis(due_ms - now_ms)).await;
+            let wait = Duration::from_millis(due_ms - now_ms);
+            tokio::time::sleep(wait.min(SLEEP_MAX)).await;
             continue;
         }
         let Some(here) = core.upgrade() else { return };

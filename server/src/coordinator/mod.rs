@@ -165,7 +165,8 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         catalog,
         folder,
     });
-    let running = serve::start(listen.address, certificates, router::router(Arc::clone(&core))).await?;
+    let running =
+        serve::start(listen.address, certificates, router::router(Arc::clone(&core))).await?;
     let url = advertise.unwrap_or_else(|| running.url());
     let ca = pins.join(",");
     let [owner, join] =

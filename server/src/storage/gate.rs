@@ -34,11 +34,7 @@ struct Epoch {
 }
 
 impl Gate {
-    pub(super) fn open(
-        folder: Arc<Folder>,
-        identity: Identity,
-        clock: Arc<Clock>,
-    ) -> Result<Self> {
+    pub(super) fn open(folder: Arc<Folder>, identity: Identity, clock: Arc<Clock>) -> Result<Self> {
         let kept = folder.read_number(EPOCH_FILE)?;
         let (highest, settled) = (AtomicU64::new(kept), AtomicU64::new(kept));
         let epoch = Arc::new(Epoch { folder, highest, settled, writing: Mutex::default() });

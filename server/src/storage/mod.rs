@@ -35,8 +35,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-pub use self::fault::Fault;
 use self::clock::Clock;
+pub use self::fault::Fault;
 use self::folder::Folder;
 use self::hello::Coordinator;
 use self::identity::{Identity, Keys};
@@ -50,6 +50,10 @@ use crate::{Error, Result};
 
 /// The first and the longest pause between two tries to say hello.
 const HELLO_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// The shortest pause before a hello for another certificate, and the longest sleep until one is
+/// due: a machine that was put to sleep finds out late.
+const RENEWAL_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// How long a stop waits for the disk when all connections are closed.
 const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -230,7 +234,11 @@ async fn keep_saying_hello(
     loop {
         if is_heard {
             let Some(wait) = server.until_renewal() else { return };
-            tokio::time::sleep(wait.max(shortest)).await;
+            let (at_least, at_most) = RENEWAL_PAUSES;
+            tokio::time::sleep(wait.clamp(at_least, at_most)).await;
+            if wait > at_most {
+                continue;
+            }
         } else {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);

@@ -21,8 +21,8 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::CertificateDer;
 
 pub(crate) use self::authority::{Authority, Key, date_text};
-pub use self::certificates::{Certificates, OwnCertificate};
 pub(crate) use self::certificates::acceptor;
+pub use self::certificates::{Certificates, OwnCertificate};
 pub use self::trust::Trust;
 pub(crate) use self::trust::{Peer, explain};
 use crate::wire::ServerId;

@@ -126,7 +126,8 @@ impl Verifier {
         if pins.contains(&fingerprint(shown)) {
             return Ok(());
         }
-        let is_pinned = |certificate: &&CertificateDer<'_>| pins.contains(&fingerprint(certificate));
+        let is_pinned =
+            |certificate: &&CertificateDer<'_>| pins.contains(&fingerprint(certificate));
         let anchor = chain.iter().find(is_pinned).ok_or(Distrust::OtherCa)?;
         let mut roots = RootCertStore::empty();
         roots.add(anchor.clone())?;
@@ -363,8 +364,7 @@ mod tests {
         let trust = trusting(&ca);
         let point = Key::generate().unwrap().public();
         // It announced the coordinator's host.
-        let seven =
-            ca.certify_server(ServerId(7), point, "10.0.0.1", NOW_S * 1000, DAY).unwrap();
+        let seven = ca.certify_server(ServerId(7), point, "10.0.0.1", NOW_S * 1000, DAY).unwrap();
         let as_peer = |peer| verify(&trust, peer, &seven, "10.0.0.1", NOW_S);
         assert_eq!(as_peer(Peer::Server(ServerId(7))), "good");
         assert!(as_peer(Peer::Server(ServerId(70))).contains("another service of the vault"));
@@ -373,7 +373,8 @@ mod tests {
 
     #[test]
     fn a_token_names_its_cas() {
-        let token = |ca: &str| Token { ca: ca.into(), ..Token::generate(Role::Owner, "u".into()).unwrap() };
+        let token =
+            |ca: &str| Token { ca: ca.into(), ..Token::generate(Role::Owner, "u".into()).unwrap() };
         let (a, b) = (Digest([1; 32]), Digest([2; 32]));
         assert!(Trust::of(&token("")).unwrap().is_none());
         assert_eq!(Trust::of(&token(&a.to_string())).unwrap().pins(), [a]);
