@@ -29,3 +29,4 @@ mod repair;
 mod round_trip;
 mod servers_fail;
 mod services;
+mod tls;
