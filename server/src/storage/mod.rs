@@ -138,7 +138,6 @@ pub async fn start(config: Config) -> Result<Storage> {
             config.listen.address
         )));
     }
-    let certificates = config.listen.certificates(config.advertise.as_deref())?;
     let folder = Arc::new(Folder::open(&config.data, config.join_token.is_some())?);
     let known = Identity::read(&folder)?;
     let room = Arc::new(Room::new(config.data.clone(), config.reserve_bytes));
@@ -147,6 +146,7 @@ pub async fn start(config: Config) -> Result<Storage> {
         Err(error @ Error::Io { .. }) if known.is_some() => room.report_trouble(&error),
         prepared => prepared?,
     }
+    let certificates = config.listen.certificates(config.advertise.as_deref())?;
     let clock = Arc::new(Clock::default());
     let papers = {
         let (folder, shown, time) = (Arc::clone(&folder), certificates.clone(), Arc::clone(&clock));
