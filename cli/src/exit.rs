@@ -114,7 +114,9 @@ impl Exit {
             NothingToDo => "nothing to do",
             NoVault => "no such vault",
             LockTimeout => "lock or lease ran out of time",
-            WrongKey => "wrong key, not allowed, or an older vault than was seen before",
+            WrongKey => {
+                "wrong key, not allowed, not trusted, or an older vault than was seen before"
+            }
             CoordinatorUnreachable => "coordinator unreachable",
             NoSnapshot => "no such snapshot or path",
             NoSpace => "no space",

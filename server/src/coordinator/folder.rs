@@ -77,27 +77,36 @@ impl Folder {
         }
     }
 
-    /// The CA, which is made where there was none yet. One that tokens name already is made no
-    /// second time: nobody would believe it.
+    /// The CA, which is made where there was none yet. Where tokens name one, it must be that:
+    /// nobody would believe another.
     pub(super) fn authority(&self) -> Result<Authority> {
         let keys = self.path.join("keys");
         let path = keys.join("ca.pem");
+        let not = |what: &str| {
+            Error::Config(format!(
+                "{} {what}, and clients and servers trust no other CA; put it back from where \
+                 DIR/keys is backed up, or delete it, owner.token and join.token to begin with a \
+                 new one",
+                path.display()
+            ))
+        };
+        let mut named = Vec::new();
+        for role in [Role::Owner, Role::Join] {
+            let ca = self.read_token(role)?.map(|token| token.ca);
+            named.extend(ca.filter(|ca| !ca.is_empty()));
+        }
         match fs::read(&path) {
-            Ok(bytes) => Authority::from_pem(&bytes).ok_or_else(|| {
-                let path = path.display();
-                Error::Config(format!("{path} does not hold the CA's key and certificate"))
-            }),
+            Ok(bytes) => {
+                let authority = Authority::from_pem(&bytes).ok_or_else(|| not("is damaged"))?;
+                let pin = authority.fingerprint().to_string();
+                match named.iter().all(|ca| ca.contains(&pin)) {
+                    true => Ok(authority),
+                    false => Err(not("is not the one that the tokens name")),
+                }
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let tokens = [Role::Owner, Role::Join].map(|role| self.read_token(role));
-                for token in tokens {
-                    if token?.is_some_and(|token| !token.ca.is_empty()) {
-                        return Err(Error::Config(format!(
-                            "{} is missing, and clients and servers trust no other CA; put it \
-                             back from where DIR/keys is backed up, or delete owner.token and \
-                             join.token to begin with a new one",
-                            path.display()
-                        )));
-                    }
+                if !named.is_empty() {
+                    return Err(not("is missing"));
                 }
                 make_private(&keys)?;
                 let authority = Authority::generate()?;
@@ -213,10 +222,14 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
         folder.write_token(&Token { ca: made.to_string(), ..token }).unwrap();
+        assert_eq!(folder.authority().unwrap().fingerprint(), made);
+        let refused = || folder.authority().err().unwrap().to_string();
+        fs::write(&path, Authority::generate().unwrap().to_pem()).unwrap();
+        assert!(refused().contains("is not the one that the tokens name"), "{}", refused());
         fs::write(&path, "nonsense").unwrap();
-        assert!(folder.authority().err().unwrap().to_string().contains("does not hold"));
+        assert!(refused().contains("is damaged"), "{}", refused());
         fs::remove_file(&path).unwrap();
-        assert!(folder.authority().err().unwrap().to_string().contains("is missing"));
+        assert!(refused().contains("is missing"), "{}", refused());
         assert!(!path.exists());
     }
 

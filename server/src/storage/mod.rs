@@ -248,10 +248,11 @@ async fn keep_saying_hello(
                 tracing::info!("the coordinator heard the hello");
                 (is_heard, pause) = (true, shortest);
             }
-            Err(error) => {
-                tracing::debug!(%error, "no hello yet");
+            Err(error) if is_heard => {
+                tracing::warn!(%error, "no new certificate yet; trying on");
                 is_heard = false;
             }
+            Err(error) => tracing::debug!(%error, "no hello yet"),
         }
     }
 }

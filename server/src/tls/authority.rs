@@ -13,8 +13,9 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
 
-use super::{STORAGE, fingerprint, server_name};
+use super::{STORAGE, crypto, fingerprint, server_name};
 use crate::auth::random;
 use crate::wire::{Blob, Certificate, ServerId};
 use crate::{Error, Result};
@@ -92,8 +93,10 @@ impl Authority {
     pub(crate) fn from_pem(pem: &[u8]) -> Option<Self> {
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
         let certificate = CertificateDer::from_pem_slice(pem).ok()?;
-        let key = Key::from_der(key.secret_pkcs8_der()).ok()?.0;
-        Some(Self { issuer: Issuer::new(params(), key), certificate })
+        let key = Key::from_der(key.secret_pkcs8_der()).ok()?;
+        // They belong together.
+        CertifiedKey::from_der(vec![certificate.clone()], key.private(), &crypto()).ok()?;
+        Some(Self { issuer: Issuer::new(params(), key.0), certificate })
     }
 
     /// Key and certificate: secret.
@@ -235,8 +238,10 @@ mod tests {
         let read = Authority::from_pem(made.to_pem().as_bytes()).unwrap();
         assert_eq!(read.fingerprint(), made.fingerprint());
         assert_eq!(read.to_pem(), made.to_pem());
-        let pem = made.to_pem();
-        for bad in ["", "nonsense", &pem[..100], &pem[pem.find("-----BEGIN CERT").unwrap()..]] {
+        let (pem, other) = (made.to_pem(), Authority::generate().unwrap().to_pem());
+        let at = |pem: &str| pem.find("-----BEGIN CERT").unwrap();
+        let mixed = pem[..at(&pem)].to_owned() + &other[at(&other)..];
+        for bad in ["", "nonsense", &pem[..100], &pem[at(&pem)..], &mixed] {
             assert!(Authority::from_pem(bad.as_bytes()).is_none(), "{bad}");
         }
         assert_ne!(Authority::generate().unwrap().fingerprint(), made.fingerprint());

@@ -87,6 +87,11 @@ async fn a_server_that_moves_gets_a_certificate_for_where_it_is() {
 #[tokio::test]
 async fn certificates_of_ones_own_are_trusted_by_the_last_of_their_chain() {
     let world = World::new();
+    let own = world.self_signed("itself");
+    let coordinator = world.coordinator(Transport::Own(own)).await;
+    owner(&coordinator).vault().await.unwrap();
+    coordinator.stop().await;
+
     let own = world.own_certificate("own");
     let coordinator = world.coordinator(Transport::Own(own)).await;
     let pins: Vec<&str> = coordinator.owner.ca.split(',').collect();

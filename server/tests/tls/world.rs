@@ -78,6 +78,15 @@ impl World {
         storage::start(self.storage_config(coordinator, transport)).await.unwrap()
     }
 
+    /// A certificate that signed itself, as `openssl req -x509` makes them.
+    pub(crate) fn self_signed(&self, name: &str) -> OwnCertificate {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let chain = pem("CERTIFICATE", params.self_signed(&key).unwrap().der());
+        self.write_own(name, chain, &key)
+    }
+
     /// A certificate for loopback, with the CA that signed it.
     pub(crate) fn own_certificate(&self, name: &str) -> OwnCertificate {
         let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -86,11 +95,11 @@ impl World {
         let root = ca.self_signed(&ca_key).unwrap();
         let leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
-        let pem = |label: &str, der: &[u8]| {
-            let body = BASE64.encode(der);
-            format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
-        };
         let chain = pem("CERTIFICATE", leaf.der()) + &pem("CERTIFICATE", root.der());
+        self.write_own(name, chain, &key)
+    }
+
+    fn write_own(&self, name: &str, chain: String, key: &KeyPair) -> OwnCertificate {
         let write = |path: PathBuf, text: String| {
             std::fs::write(&path, text).unwrap();
             path
@@ -100,6 +109,10 @@ impl World {
             key: write(self.path(&format!("{name}.key")), pem("PRIVATE KEY", key.serialized_der())),
         }
     }
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64.encode(der))
 }
 
 pub(crate) fn listen(transport: Transport) -> Listen {
