@@ -15,13 +15,15 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::{ALPN, STORAGE, crypto, date_text, fingerprint, server_name};
+use super::{ALPN, STORAGE, crypto, date_text, fingerprint, is_reserved, server_name};
 use crate::auth::Token;
 use crate::wire::ServerId;
 use crate::{Error, Result};
 
 /// More CAs than this are nobody's.
 const PINS_MAX: usize = 8;
+/// Names of a certificate that are told.
+const NAMES_TOLD: usize = 8;
 
 /// Whom to believe: fingerprints of CAs, which may be learned while connections are made.
 #[derive(Debug, Clone)]
@@ -268,7 +270,7 @@ fn why_not(error: &CertificateError) -> String {
         E::NotValidForNameContext { expected, presented } => format!(
             "its certificate is for {}, not for {}: ask it by such a name, or start it with \
              --advertise and the URL that is asked",
-            presented.join(", "),
+            names_text(presented),
             expected.to_str()
         ),
         E::UnknownIssuer | E::BadSignature => {
@@ -277,6 +279,17 @@ fn why_not(error: &CertificateError) -> String {
         E::Other(OtherError(why)) => why.to_string(),
         other => format!("its certificate does not hold: {other}"),
     }
+}
+
+/// The names in a certificate, which the library gives as `DnsName("nas")` and
+/// `IpAddress(10.0.0.1)`.
+fn names_text(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(name).trim_matches('"').to_owned()
+    };
+    let hosts = presented.iter().map(bare).filter(|name| !is_reserved(name));
+    hosts.take(NAMES_TOLD).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -369,6 +382,8 @@ mod tests {
         assert_eq!(as_peer(Peer::Server(ServerId(7))), "good");
         assert!(as_peer(Peer::Server(ServerId(70))).contains("another service of the vault"));
         assert!(as_peer(Peer::Coordinator).contains("another service of the vault"));
+        let elsewhere = verify(&trust, Peer::Server(ServerId(7)), &seven, "nas", NOW_S);
+        assert!(elsewhere.contains("is for 10.0.0.1, not for nas:"), "{elsewhere}");
     }
 
     #[test]
