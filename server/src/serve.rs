@@ -66,7 +66,7 @@ pub enum Transport {
 
 impl Listen {
     /// Whatever the service shows; `None` where it speaks plain HTTP. Refuses a URL that says
-    /// otherwise.
+    /// otherwise, and an address that no certificate could be for.
     pub(crate) fn certificates(
         &self,
         advertise: Option<&str>,
@@ -74,7 +74,16 @@ impl Listen {
         let certificates = match &self.transport {
             Transport::Plain => None,
             Transport::Usual if self.address.ip().is_loopback() => None,
-            Transport::Usual | Transport::Tls => Some(Certificates::default()),
+            Transport::Usual | Transport::Tls => {
+                if advertise.is_none() && self.address.ip().is_unspecified() {
+                    return Err(Error::Config(format!(
+                        "nobody could check a certificate for {}: say with --advertise where \
+                         others reach this service",
+                        self.address
+                    )));
+                }
+                Some(Certificates::default())
+            }
             Transport::Own(own) => Some(Certificates::given(own)?),
         };
         let is_https = advertise.map(|url| url.starts_with("https://"));

@@ -64,6 +64,18 @@ fn another_coordinator_at_the_address_is_told_nothing() {
     assert!(error["what"].to_string().contains("is not trusted"), "{error}");
     assert!(error["state"].to_string().contains("nothing was sent there"), "{error}");
     assert_eq!((theirs.snapshots(), theirs.stored_bytes()), (0, 0));
+
+    let url = theirs.url();
+    let token = mine.sandbox.path("coordinator/owner.token");
+    let init = ["init", &url, "--token-file", text(&token), "--code", "2+1"];
+    let said = Sandbox::new().arc(init).exits(12).stderr();
+    assert!(said.contains(&url) && said.contains("another service listens there"), "{said}");
+    let (token, data) = (mine.sandbox.path("coordinator/join.token"), mine.sandbox.path("new"));
+    let join = ["serve", "storage", "--coordinator", &url, "--data", text(&data), "--name", "new"];
+    let said = mine.sandbox.arc(join.into_iter().chain(["--join-token-file", text(&token)]));
+    let said = said.exits(12).stderr();
+    assert!(said.contains(&url) && said.contains("another service listens there"), "{said}");
+    assert_eq!(servers(&theirs).len(), 3);
 }
 
 /// The certificate and key of a server, as files that `--tls-cert` and `--tls-key` take.

@@ -141,14 +141,6 @@ struct Core {
 pub async fn start(config: Config) -> Result<Coordinator> {
     let Config { data, listen, advertise, timings } = config;
     let certificates = listen.certificates(advertise.as_deref())?;
-    let is_ours = certificates.as_ref().is_some_and(|shown| shown.given_by().is_none());
-    if is_ours && advertise.is_none() && listen.address.ip().is_unspecified() {
-        return Err(Error::Config(format!(
-            "nobody elsewhere could check a certificate for {}: say with --advertise where others \
-             reach this coordinator",
-            listen.address
-        )));
-    }
     let folder = Folder::take(&data)?;
     let place = (listen.address, advertise.as_deref());
     let certifier =

@@ -61,7 +61,7 @@ impl Trust {
         self.0.pins.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether any are known.
+    /// Whether it is nobody.
     pub fn is_none(&self) -> bool {
         self.pins().is_empty()
     }

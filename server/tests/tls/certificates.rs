@@ -52,7 +52,7 @@ async fn a_restart_keeps_the_ca_and_what_servers_show() {
 async fn certificates_are_renewed_while_services_run() {
     let world = World::new();
     let mut config = world.coordinator_config(Transport::Tls);
-    let certificate = Duration::from_secs(4);
+    let certificate = Duration::from_secs(6);
     config.timings = Timings { certificate, ..config.timings };
     let coordinator = coordinator::start(config).await.unwrap();
     let server = world.storage(&coordinator, Transport::Tls).await;
