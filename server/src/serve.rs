@@ -290,3 +290,43 @@ fn protocol_refusal(headers: &HeaderMap) -> Option<Refusal> {
     );
     Some(Refusal::new(Code::Protocol, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_or_asked_for() {
+        let said = |address: &str, transport: Transport, advertise: Option<&str>| {
+            let address = address.parse().unwrap();
+            match (Listen { address, transport }).certificates(advertise) {
+                Ok(None) => "plain".to_owned(),
+                Ok(Some(_)) => "TLS".to_owned(),
+                Err(error) => error.to_string(),
+            }
+        };
+        let (home, lan, any) = ("127.0.0.1:0", "10.0.0.1:7070", "0.0.0.0:7070");
+        let (plain_url, tls_url) = (Some("http://nas:7070"), Some("https://nas:7070"));
+        for (address, transport, advertise, expected) in [
+            (home, Transport::Usual, None, "plain"),
+            ("[::1]:0", Transport::Usual, plain_url, "plain"),
+            (home, Transport::Tls, None, "TLS"),
+            (lan, Transport::Usual, None, "TLS"),
+            (lan, Transport::Plain, None, "plain"),
+            (any, Transport::Usual, tls_url, "TLS"),
+            (any, Transport::Plain, plain_url, "plain"),
+            (any, Transport::Plain, None, "plain"),
+        ] {
+            assert_eq!(said(address, transport, advertise), expected, "{address} {advertise:?}");
+        }
+        for (address, transport, advertise, expected) in [
+            (any, Transport::Usual, None, "--advertise"),
+            (lan, Transport::Usual, plain_url, "--plain-http"),
+            (home, Transport::Usual, tls_url, "--tls"),
+            (lan, Transport::Plain, tls_url, "--tls"),
+        ] {
+            let said = said(address, transport, advertise);
+            assert!(said.contains(expected), "{address} {advertise:?}: {said}");
+        }
+    }
+}
