@@ -33,7 +33,7 @@ pub enum Exit {
     NoVault = 10,
     /// A lock was not had in time, or a lease ended.
     LockTimeout = 11,
-    /// A wrong key, not allowed, or a vault older than one seen before.
+    /// A wrong key, not allowed, a service that is not trusted, or a vault older than one seen before.
     WrongKey = 12,
     /// The coordinator does not answer.
     CoordinatorUnreachable = 13,
@@ -114,7 +114,9 @@ impl Exit {
             NothingToDo => "nothing to do",
             NoVault => "no such vault",
             LockTimeout => "lock or lease ran out of time",
-            WrongKey => "wrong key, not allowed, or an older vault than was seen before",
+            WrongKey => {
+                "wrong key, not allowed, not trusted, or an older vault than was seen before"
+            }
             CoordinatorUnreachable => "coordinator unreachable",
             NoSnapshot => "no such snapshot or path",
             NoSpace => "no space",
@@ -230,6 +232,16 @@ impl From<&server::Error> for Failure {
             E::Unreachable { .. } => {
                 Self::new(TooFewServers, what).next("arc servers    # which servers are up")
             }
+            E::Untrusted { service, .. } if is_coordinator(service) => Self::new(WrongKey, what)
+                .state("nothing was sent there")
+                .next("check that this is the coordinator's address")
+                .next(
+                    "arc init URL --token-file F    # with its present owner.token, where it was \
+                     made anew or has another certificate",
+                ),
+            E::Untrusted { .. } => Self::new(WrongKey, what).state("nothing was sent there").next(
+                "see that server's log: it gets a certificate when it reaches the coordinator",
+            ),
             E::Refused { refusal, .. } | E::Refuse(refusal) => of_refusal(refusal.code, what),
             E::Io { source, .. } => Self::new(io_exit(source), what),
             E::Codec(error) => error.into(),
@@ -377,6 +389,10 @@ mod tests {
         };
         assert_eq!(Failure::from(away("coordinator http://x")).code, CoordinatorUnreachable);
         assert_eq!(Failure::from(away("a http://x")).code, TooFewServers);
+        for service in ["coordinator https://x", "a https://x"] {
+            let (service, why) = (service.into(), "another CA".into());
+            assert_eq!(Failure::from(server::Error::Untrusted { service, why }).code, WrongKey);
+        }
         let full = io::Error::from(io::ErrorKind::StorageFull);
         assert_eq!(Failure::io("cannot write", "/x")(full).code, NoSpace);
     }

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use codec::{Digest, StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{Code, Hello, HelloAnswer, Receipt, ServerId};
+use crate::wire::{Certificate, Code, Hello, HelloAnswer, Receipt, ServerId, TlsAnswer};
 use crate::{Error, Result};
 
 /// `n` fresh random bytes from the system.
@@ -43,7 +43,8 @@ pub struct Token {
     pub role: Role,
     /// The coordinator's URL.
     pub url: String,
-    /// Fingerprint of the coordinator's CA; empty while it speaks plain HTTP.
+    /// Fingerprints of the CAs by which the vault's services are known, with commas between; one
+    /// mostly. Empty in tokens from before TLS.
     pub ca: String,
     /// The secret: base64url of 32 random bytes.
     pub secret: String,
@@ -201,10 +202,18 @@ pub fn receipt_mac(shared_key: &[u8], vault: VaultId, receipt: &Receipt) -> Vec<
 /// The MAC of a hello under the same key.
 pub fn hello_mac(shared_key: &[u8], hello: &Hello) -> Vec<u8> {
     let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, shared_key));
-    mac.update(b"arc v0 hello\0");
-    mac.update(&hello.server.0.to_le_bytes());
-    mac.update(&hello.starts.to_le_bytes());
-    mac.update(hello.url.as_bytes());
+    let Hello { server, url, starts, tls, mac: _ } = hello;
+    mac.update(if tls.is_some() { b"arc v0 hello, TLS\0" } else { b"arc v0 hello\0" });
+    mac.update(&server.0.to_le_bytes());
+    mac.update(&starts.to_le_bytes());
+    match tls {
+        // As builds from before TLS have it.
+        None => mac.update(url.as_bytes()),
+        Some(wish) => {
+            measured(&mut mac, url.as_bytes());
+            measured(&mut mac, wish.key.as_ref().map_or(&[], |key| &key.0));
+        }
+    }
     mac.sign().as_ref().to_vec()
 }
 
@@ -212,13 +221,36 @@ pub fn hello_mac(shared_key: &[u8], hello: &Hello) -> Vec<u8> {
 /// answer is good for one start of the server only.
 pub fn hello_answer_mac(shared_key: &[u8], hello: &Hello, answer: &HelloAnswer) -> Vec<u8> {
     let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, shared_key));
-    mac.update(b"arc v0 hello answer\0");
+    let HelloAnswer { epoch, now_ms, record, tls, mac: _ } = answer;
+    mac.update(if tls.is_some() {
+        b"arc v0 hello answer, TLS\0"
+    } else {
+        b"arc v0 hello answer\0"
+    });
     mac.update(&hello_mac(shared_key, hello));
-    mac.update(&answer.epoch.to_le_bytes());
-    mac.update(&answer.now_ms.to_le_bytes());
-    mac.update(&[answer.record.is_some().into()]);
-    mac.update(answer.record.as_ref().map_or(&[], |record| &record.0));
+    mac.update(&epoch.to_le_bytes());
+    mac.update(&now_ms.to_le_bytes());
+    mac.update(&[record.is_some().into()]);
+    let record = record.as_ref().map_or(&[][..], |record| &record.0);
+    match tls {
+        None => mac.update(record),
+        Some(TlsAnswer { trust, certificate }) => {
+            measured(&mut mac, record);
+            measured(&mut mac, &trust.iter().flat_map(|pin| pin.0).collect::<Vec<u8>>());
+            if let Some(Certificate { chain, issued_ms, ends_ms }) = certificate {
+                mac.update(&issued_ms.to_le_bytes());
+                mac.update(&ends_ms.to_le_bytes());
+                chain.iter().for_each(|der| measured(&mut mac, &der.0));
+            }
+        }
+    }
     mac.sign().as_ref().to_vec()
+}
+
+/// Adds bytes with their number, so that no two rows of fields give the same.
+fn measured(mac: &mut hmac::Context, bytes: &[u8]) {
+    mac.update(&(bytes.len() as u64).to_le_bytes());
+    mac.update(bytes);
 }
 
 /// Whether two MACs or hashes are the same, in constant time.
@@ -229,6 +261,61 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Blob, TlsWish};
+
+    #[test]
+    fn the_mac_of_a_hello_and_its_answer_covers_every_field() {
+        let hello = Hello {
+            server: ServerId(1),
+            url: "http://a".into(),
+            starts: 2,
+            tls: None,
+            mac: Blob::default(),
+        };
+        let wish = |key: Option<&[u8]>| TlsWish { key: key.map(|key| Blob(key.to_vec())) };
+        let hellos = [
+            hello.clone(),
+            Hello { server: ServerId(2), ..hello.clone() },
+            Hello { starts: 3, ..hello.clone() },
+            Hello { url: "http://b".into(), ..hello.clone() },
+            Hello { tls: Some(wish(None)), ..hello.clone() },
+            Hello { tls: Some(wish(Some(b"k"))), ..hello.clone() },
+            Hello { url: "http://ak".into(), tls: Some(wish(None)), ..hello.clone() },
+        ];
+        let certificate = Certificate { chain: vec![Blob(vec![1])], issued_ms: 3, ends_ms: 4 };
+        let tls =
+            TlsAnswer { trust: vec![Digest([7; 32])], certificate: Some(certificate.clone()) };
+        let answer =
+            HelloAnswer { epoch: 1, now_ms: 2, record: None, tls: None, mac: Blob::default() };
+        let with = |tls: TlsAnswer| HelloAnswer { tls: Some(tls), ..answer.clone() };
+        let certified =
+            |certificate| with(TlsAnswer { certificate: Some(certificate), ..tls.clone() });
+        let (two, none) = (vec![Blob(vec![1]), Blob::default()], vec![]);
+        let answers = [
+            answer.clone(),
+            HelloAnswer { epoch: 2, ..answer.clone() },
+            HelloAnswer { now_ms: 3, ..answer.clone() },
+            HelloAnswer { record: Some(Blob(vec![])), ..answer.clone() },
+            HelloAnswer { record: Some(Blob(vec![1])), ..answer.clone() },
+            with(TlsAnswer { certificate: None, ..tls.clone() }),
+            with(TlsAnswer { trust: vec![], certificate: None }),
+            with(TlsAnswer { trust: vec![], ..tls.clone() }),
+            with(tls.clone()),
+            certified(Certificate { chain: two, ..certificate.clone() }),
+            certified(Certificate { chain: none, ..certificate.clone() }),
+            certified(Certificate { issued_ms: 4, ..certificate.clone() }),
+            certified(Certificate { ends_ms: 5, ..certificate.clone() }),
+        ];
+        let mut macs: Vec<Vec<u8>> =
+            hellos.iter().map(|hello| hello_mac(&[1; 32], hello)).collect();
+        for hello in &hellos[..2] {
+            macs.extend(answers.iter().map(|answer| hello_answer_mac(&[1; 32], hello, answer)));
+        }
+        let all = macs.len();
+        macs.sort();
+        macs.dedup();
+        assert_eq!(macs.len(), all);
+    }
 
     #[test]
     fn a_token_survives_being_written_down() {

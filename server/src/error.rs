@@ -31,6 +31,14 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// Somebody else than it should be, or who cannot show otherwise; nothing was sent there.
+    #[error("{service} is not trusted: {why}")]
+    Untrusted {
+        /// Which service.
+        service: String,
+        /// What it lacks.
+        why: String,
+    },
     /// An answer that no sound service gives.
     #[error("{service} answered nonsense: {why}")]
     Nonsense {

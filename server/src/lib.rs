@@ -2,7 +2,8 @@
 //!
 //! `wire` has every type that crosses HTTP, `auth` who may ask for what,
 //! `client` how either service is asked, with timeouts and retries, `storage`
-//! one server on one disk, `coordinator` the catalog and what decides by it.
+//! one server on one disk, `coordinator` the catalog and what decides by it,
+//! `tls` who either of them is.
 //! Shard bytes flow between clients and servers, never through the coordinator.
 
 pub mod auth;
@@ -12,6 +13,7 @@ pub mod cpu;
 pub mod error;
 pub mod serve;
 pub mod storage;
+pub mod tls;
 pub mod wire;
 
 pub use error::{Error, Result};

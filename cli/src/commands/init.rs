@@ -27,7 +27,7 @@ use crate::vault::{self, Vault};
 #[command(after_help = "Examples:
   arc init ./vault --code 4+2
   arc init /srv/vault --code 2+1 --disks /mnt/a/arc,/mnt/b/arc,/mnt/c/arc
-  arc init http://10.0.0.5:7070 --token-file owner.token --code 4+2")]
+  arc init https://10.0.0.5:7070 --token-file owner.token --code 4+2")]
 pub struct Args {
     /// A folder for a vault on local disks, or the URL of a running coordinator
     #[arg(value_name = "DIR|URL")]

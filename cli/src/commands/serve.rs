@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde_json::json;
 use server::auth::Token;
 use server::coordinator::{self, Timings};
-use server::serve::Listen;
+use server::serve::{Listen, Transport};
 use server::storage::{self, Fault, Limits};
+use server::tls::OwnCertificate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Global;
@@ -43,7 +44,7 @@ pub enum Role {
 /// into its folder. Once it serves, it prints one line with the address in use.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  arc serve coordinator --data /srv/arc/coordinator --listen 10.0.0.5:7070 --plain-http
+  arc serve coordinator --data /srv/arc/coordinator --listen 10.0.0.5:7070
 
 A settings file has the names of the long options as keys: probe-every = \"10s\". Options and the
 environment go before it.")]
@@ -57,9 +58,9 @@ pub struct Coordinator {
     /// The URL that others reach it by, when it is not the one it listens on
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
-    /// Allow plain HTTP beyond loopback: only on a network that is trusted
-    #[arg(long)]
-    pub plain_http: bool,
+    /// How it speaks.
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -113,8 +114,8 @@ pub struct Coordinator {
 /// later starts need neither token nor name. Once it serves, it prints one line with the address.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
-  arc serve storage --data /mnt/disk1/arc --listen 10.0.0.6:7071 --plain-http \\
-      --coordinator http://10.0.0.5:7070 --join-token-file join.token --name nas-1 --zone nas
+  arc serve storage --data /mnt/disk1/arc --listen 10.0.0.6:7071 --name nas-1 --zone nas \\
+      --coordinator https://10.0.0.5:7070 --join-token-file join.token
 
 A settings file has the names of the long options as keys: join-token-file = \"/etc/arc/join.token\".
 Options and the environment go before it.")]
@@ -140,9 +141,9 @@ pub struct Storage {
     /// The URL that others reach it by, when it is not the one it listens on
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
-    /// Allow plain HTTP beyond loopback: only on a network that is trusted
-    #[arg(long)]
-    pub plain_http: bool,
+    /// How it speaks.
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// Leave so much of the disk free [default: 2 % or 1G, the smaller]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub reserve: Option<u64>,
@@ -169,6 +170,39 @@ pub struct Storage {
     pub drain: Duration,
 }
 
+/// How a service speaks: plain HTTP on loopback and TLS elsewhere, unless told otherwise.
+#[derive(clap::Args)]
+pub struct TransportArgs {
+    /// Speak plain HTTP beyond loopback too: only on a network that is trusted
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Speak TLS on loopback too
+    #[arg(long)]
+    pub tls: bool,
+    /// Show this certificate (PEM, the CA's last) instead of one of the coordinator's own CA
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl TransportArgs {
+    /// What they come to.
+    fn chosen(self) -> Result<Transport, Failure> {
+        let Self { plain_http, tls, tls_cert, tls_key } = self;
+        match (plain_http, tls, tls_cert, tls_key) {
+            (false, false, None, None) => Ok(Transport::Usual),
+            (true, false, None, None) => Ok(Transport::Plain),
+            (false, true, None, None) => Ok(Transport::Tls),
+            (false, _, Some(chain), Some(key)) => Ok(Transport::Own(OwnCertificate { chain, key })),
+            (true, ..) => Err(Failure::new(Exit::Usage, "--plain-http does not go with TLS")
+                .why("a service speaks one or the other")),
+            _ => Err(Failure::new(Exit::Usage, "--tls-cert and --tls-key go together")),
+        }
+    }
+}
+
 fn parse_slots(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(slots) if (1..=1024).contains(&slots) => Ok(slots),
@@ -192,7 +226,7 @@ async fn serve_coordinator(
 ) -> Result<Exit, Failure> {
     let config = coordinator::Config {
         data: needed(args.data, "data")?,
-        listen: Listen { address: args.listen, plain_http: args.plain_http },
+        listen: Listen { address: args.listen, transport: args.transport.chosen()? },
         advertise: args.advertise,
         timings: Timings {
             probe_every: args.probe_every,
@@ -227,7 +261,7 @@ async fn serve_coordinator(
 async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exit, Failure> {
     let config = storage::Config {
         data: needed(args.data, "data")?,
-        listen: Listen { address: args.listen, plain_http: args.plain_http },
+        listen: Listen { address: args.listen, transport: args.transport.chosen()? },
         coordinator: needed(args.coordinator, "coordinator")?,
         join_token: args.join_token_file.as_deref().map(read_token).transpose()?,
         name: args.name,

@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(set.probe_every, Duration::from_secs(7));
         assert_eq!(set.misses, 5);
         assert_eq!(set.good, 3);
-        assert!(set.plain_http);
+        assert!(set.transport.plain_http);
     }
 
     #[test]

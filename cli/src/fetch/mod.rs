@@ -79,9 +79,9 @@ impl Fetcher {
             vault: vault.record.vault,
             keys: vault.keys.clone(),
             trouble: Trouble::new(coordinator.clone()),
+            quick: StorageClient::new(HEDGE_AFTER, coordinator.trust()),
+            patient: StorageClient::new(STALL, coordinator.trust()).with_patience(patience),
             coordinator,
-            quick: StorageClient::new(HEDGE_AFTER)?,
-            patient: StorageClient::new(STALL)?.with_patience(patience),
             cache: ColumnCache::default(),
             counters,
         })

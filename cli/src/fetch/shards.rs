@@ -216,11 +216,13 @@ impl Fetcher {
         }
     }
 
-    /// More than m shards known bad in these columns: lost. Otherwise servers are away, and the data may be whole.
+    /// More than m shards known bad in these columns, or on servers that are lost: lost. Otherwise servers are away, and the data may be whole.
     fn too_few(&self, map: &StripeMap, tickets: &Tickets, gathered: &Gathered) -> FetchError {
         let geometry = map.geometry;
         let bad = bad_shards(map, |holder| {
-            gathered.is_bad(holder) || self.trouble.is_missing(map.stripe, holder)
+            gathered.is_bad(holder)
+                || self.trouble.is_missing(map.stripe, holder)
+                || (tickets.is_lost(holder.server) && self.trouble.is_passed_over(holder.server))
         });
         let summary = format!(
             "stripe {:.8}: {} good shards, {} are needed",

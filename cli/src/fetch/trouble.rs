@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use codec::StripeId;
 use server::client::CoordinatorClient;
-use server::wire::{Code, Found, Holder, ReadTicket, Report, ServerId, StripeMap};
+use server::wire::{Code, Found, Holder, ReadTicket, Report, ServerId, State, StripeMap};
 use tokio::sync::RwLock;
 
 use super::Result;
@@ -50,6 +50,13 @@ pub struct Tickets {
     good_until: Instant,
 }
 
+impl Tickets {
+    /// Whether what this server held is not waited for any more.
+    pub fn is_lost(&self, server: ServerId) -> bool {
+        self.servers.get(&server).is_none_or(|ticket| ticket.state == State::Lost)
+    }
+}
+
 pub(super) struct Trouble {
     coordinator: CoordinatorClient,
     tickets: RwLock<Option<Arc<Tickets>>>,
@@ -73,7 +80,8 @@ struct Known {
 
 impl Known {
     fn tell(&mut self, ticket: &ReadTicket, error: &server::Error) {
-        let is_nonsense = matches!(error, server::Error::Nonsense { .. });
+        use server::Error::{Nonsense, Untrusted};
+        let is_nonsense = matches!(error, Nonsense { .. } | Untrusted { .. });
         // That it was slow once does not cover up nonsense.
         let is_told =
             self.passed_over.get(&ticket.server).is_some_and(|p| p.is_nonsense || !is_nonsense);

@@ -130,7 +130,7 @@ pub async fn push(
             .map_err(|e| Failure::new(Exit::Usage, "cannot use the sources").why(e.to_string()))?,
         Source::Stdin(path) => vec![path.clone()],
     };
-    let storage = StorageClient::new(options.stall)?;
+    let storage = StorageClient::new(options.stall, coordinator.trust());
     let source_set = vault.keys.source_set(&options.host, &sources);
     let lease = coordinator.begin(&BeginRequest { source_set, parent: options.parent }).await?;
     let renewing = Renewal::start(coordinator.clone(), &lease);

@@ -14,8 +14,9 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use server::client::CoordinatorClient;
 use server::coordinator::{self, Coordinator, Timings};
-use server::serve::Listen;
+use server::serve::{Listen, Transport};
 use server::storage::{self, Limits, Storage};
+use server::tls::Trust;
 use server::wire::{ServerId, State};
 
 use super::folders::{check_new, make_disks, make_folder, zones};
@@ -187,7 +188,8 @@ impl Embedded {
     /// A client of the coordinator in here.
     pub(super) fn client(&self) -> Result<CoordinatorClient, Failure> {
         let owner = &self.coordinator.owner;
-        Ok(CoordinatorClient::new(&self.coordinator.running.url(), &owner.secret)?)
+        let url = self.coordinator.running.url();
+        Ok(CoordinatorClient::new(&url, &owner.secret, &Trust::of(owner)?)?)
     }
 
     /// Stops all services, and then lets the next command have the vault.
@@ -286,7 +288,7 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
 }
 
 fn loopback() -> Listen {
-    Listen { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), plain_http: false }
+    Listen { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), transport: Transport::Plain }
 }
 
 #[cfg(test)]

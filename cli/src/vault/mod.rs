@@ -15,6 +15,7 @@ use codec::Geometry;
 use codec::keys::{VaultKeys, VaultRecord};
 use server::auth::{Role, Token};
 use server::client::CoordinatorClient;
+use server::tls::Trust;
 use server::wire::{PageQuery, ServerInfo, VaultInfo};
 
 use crate::commands::Global;
@@ -151,7 +152,14 @@ pub fn client_of_token(url: &str, token: &Token) -> Result<CoordinatorClient, Fa
         )
         .next("use DIR/owner.token of the coordinator's folder"));
     }
-    Ok(CoordinatorClient::new(url, &token.secret)?)
+    let trust = Trust::of(token)?;
+    if url.starts_with("https://") && trust.is_none() {
+        return Err(Failure::new(Exit::WrongKey, format!("{url} cannot be checked"))
+            .why("the token is from before this coordinator spoke TLS: it has no fingerprint")
+            .state("nothing was sent there")
+            .next(format!("arc init {url} --token-file F    # its present owner.token")));
+    }
+    Ok(CoordinatorClient::new(url, &token.secret, &trust)?)
 }
 
 /// The record in a coordinator's answer.

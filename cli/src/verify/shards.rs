@@ -56,7 +56,9 @@ impl Verify<'_> {
                     Some(Found::Good) if holder.bad && self.level == Level::Map => Some(&unread),
                     found => found,
                 };
-                told.push((holder.index, found));
+                // What a lost server held does not come back.
+                let gone = Some(&Found::Missing).filter(|_| tickets.is_lost(holder.server));
+                told.push((holder.index, found.or(gone)));
                 match found {
                     Some(Found::Good) if !holder.bad => {}
                     Some(Found::Good) => self.fetcher.note(map, holder, Found::Good).await,

@@ -15,6 +15,7 @@ use codec::stripe::Stripe;
 use codec::{Geometry, frame};
 use server::auth::{Token, random};
 use server::client::{CoordinatorClient, PutShard, StorageClient};
+use server::tls::Trust;
 use server::wire::{BeginRequest, CommitSnapshot, CommitStripe, Ids, Lease, PlaceRequest};
 
 use crate::sandbox::{PASSPHRASE, Sandbox, Service, text};
@@ -41,7 +42,8 @@ impl Hostile {
         let init = ["init", &coordinator.url, "--token-file", text(&token), "--code", "2+1"];
         sandbox.arc(init).exits(0);
         let token: Token = fs::read_to_string(token).unwrap().trim().parse().unwrap();
-        let client = CoordinatorClient::new(&coordinator.url, &token.secret).unwrap();
+        let client =
+            CoordinatorClient::new(&coordinator.url, &token.secret, &Trust::none()).unwrap();
         let record = client.vault().await.unwrap().record.unwrap();
         let record = VaultRecord::decode(&record.0).unwrap();
         let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
@@ -127,7 +129,7 @@ impl Hostile {
             min_shards: geometry.shards() as u8,
         };
         let placement = self.client.place(&place).await.unwrap();
-        let storage = StorageClient::new(Duration::from_secs(30)).unwrap();
+        let storage = StorageClient::new(Duration::from_secs(30), &Trust::none());
         let mut receipts = Vec::new();
         for place in &placement.places {
             let ends = &stripe.shards[usize::from(place.index)];

@@ -22,6 +22,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) servers: usize,
     /// More options of the coordinator.
     pub(crate) coordinator: &'a [&'a str],
+    /// More options of every storage server.
+    pub(crate) storage: &'a [&'a str],
 }
 
 /// Coordinator, storage servers `a`, `b`, `c`, … in zones of their own, and a vault on them.
@@ -29,9 +31,10 @@ pub(crate) struct Fleet {
     pub(crate) sandbox: Sandbox,
     coordinator: Option<Service>,
     coordinator_options: Vec<String>,
+    server_options: Vec<String>,
     servers: Vec<Option<Service>>,
     /// Addresses of coordinator and servers, kept for those that are down.
-    address: String,
+    url: String,
     addresses: Vec<String>,
     pulls: AtomicU32,
 }
@@ -54,6 +57,7 @@ impl Fleet {
 
     pub(crate) fn of(setup: Setup) -> Self {
         let mut fleet = Self::bare(setup.coordinator);
+        fleet.server_options = setup.storage.iter().map(|&o| o.to_owned()).collect();
         for _ in 0..setup.servers {
             fleet.join(&[]);
         }
@@ -72,9 +76,10 @@ impl Fleet {
         let coordinator = serve_coordinator(&sandbox, "127.0.0.1:0", &options);
         Self {
             sandbox,
-            address: coordinator.address().to_owned(),
+            url: coordinator.url.clone(),
             coordinator: Some(coordinator),
             coordinator_options: options,
+            server_options: Vec::new(),
             servers: Vec::new(),
             addresses: Vec::new(),
             pulls: AtomicU32::new(0),
@@ -101,11 +106,11 @@ impl Fleet {
 
     /// The coordinator's URL.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     pub(crate) fn coordinator_address(&self) -> &str {
-        &self.address
+        self.url.split_once("://").unwrap().1
     }
 
     /// A server's address, whether it runs or not.
@@ -156,7 +161,7 @@ impl Fleet {
     /// Starts the coordinator again at its address.
     pub(crate) fn revive_coordinator(&mut self) {
         let coordinator =
-            serve_coordinator(&self.sandbox, &self.address, &self.coordinator_options);
+            serve_coordinator(&self.sandbox, self.coordinator_address(), &self.coordinator_options);
         self.coordinator = Some(coordinator);
     }
 
@@ -283,7 +288,8 @@ impl Fleet {
             "--zone",
             &name,
         ];
-        self.sandbox.serve(line.into_iter().chain(options.iter().copied()))
+        let all = self.server_options.iter().map(String::as_str).chain(options.iter().copied());
+        self.sandbox.serve(line.into_iter().chain(all))
     }
 }
 

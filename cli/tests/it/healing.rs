@@ -13,7 +13,7 @@ const HEALS: &str = "--repair-every=20ms";
 const SHORT: [&str; 3] = [HEALS, "--down-after=300ms", "--grace=300ms"];
 
 fn fleet(code: &str, servers: usize, coordinator: &[&str]) -> Fleet {
-    let fleet = Fleet::of(Setup { code, servers, coordinator });
+    let fleet = Fleet::of(Setup { code, servers, coordinator, ..Setup::default() });
     source::make(&fleet.source(), 71, 24);
     fleet.push(&[]).exits(0);
     fleet
@@ -154,7 +154,8 @@ fn a_coordinator_that_was_killed_goes_on_with_its_ledger() {
 
 #[test]
 fn a_stripe_stored_short_is_completed_when_a_server_comes() {
-    let mut fleet = Fleet::of(Setup { code: "4+2", servers: 5, coordinator: &[HEALS] });
+    let mut fleet =
+        Fleet::of(Setup { code: "4+2", servers: 5, coordinator: &[HEALS], ..Setup::default() });
     source::make(&fleet.source(), 72, 12);
     fleet.push(&["--wait-servers", "0", "--min-shards", "5"]).exits(7);
     eventually("it fails for want of a server", || {
@@ -264,7 +265,8 @@ fn an_empty_disk_takes_the_place_of_one_that_died_by_the_same_name() {
 
 #[test]
 fn a_server_that_joins_fills_by_itself_up_to_its_share() {
-    let mut fleet = Fleet::of(Setup { code: "4+2", servers: 7, coordinator: &[HEALS] });
+    let mut fleet =
+        Fleet::of(Setup { code: "4+2", servers: 7, coordinator: &[HEALS], ..Setup::default() });
     for n in 0..20 {
         write(fleet.source().join(n.to_string()), noise(n, 300_000));
         fleet.push(&[]).exits(0);
@@ -285,4 +287,21 @@ fn a_server_that_joins_fills_by_itself_up_to_its_share() {
     assert_eq!(moved, files_on(&fleet, joined), "nothing moves but to the newcomer");
     fleet.sandbox.arc(["verify"]).exits(0);
     fleet.pull_exact("latest");
+}
+
+#[test]
+fn lost_is_said_only_when_its_servers_are_lost_and_not_merely_away() {
+    let away = [HEALS, "--down-after=300ms", "--grace=1h", "--grace-max=1h"];
+    for (options, pull, verify) in [(&away[..], 6, 7), (&SHORT[..], 5, 5)] {
+        let options: Vec<&str> = options.iter().copied().chain(["--brake=0s"]).collect();
+        let mut fleet = fleet("4+2", 6, &options);
+        [0, 1, 2].into_iter().for_each(|server| fleet.kill(server));
+        let until = if pull == 5 { "lost" } else { "down" };
+        let all = |fleet: &Fleet| (0..3).all(|server| state(fleet, server) == until);
+        eventually("they are away", || all(&fleet));
+        fleet.sandbox.arc(["verify"]).exits(verify);
+        let to = fleet.sandbox.path("lacking");
+        fleet.sandbox.arc(["pull", "latest", "--to", crate::sandbox::text(&to)]).exits(pull);
+        fleet.sandbox.arc(["repair-scan", "--fix"]).exits(verify);
+    }
 }

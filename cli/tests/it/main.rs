@@ -30,3 +30,4 @@ mod repair;
 mod round_trip;
 mod servers_fail;
 mod services;
+mod tls;

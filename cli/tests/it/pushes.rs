@@ -53,7 +53,12 @@ fn check_left_overs(fleet: &Fleet, kills: usize) {
 
 #[test]
 fn i14_a_push_that_slept_past_its_lease_goes_on_or_says_so() {
-    let fleet = Fleet::of(Setup { code: "2+1", servers: 3, coordinator: &["--lease=3s"] });
+    let fleet = Fleet::of(Setup {
+        code: "2+1",
+        servers: 3,
+        coordinator: &["--lease=3s"],
+        ..Setup::default()
+    });
     source::make(&fleet.source(), 4, 40);
     let push = fleet.push_until(10 * MIB, &[]);
     push.signal(Signal::STOP);

@@ -54,7 +54,7 @@ fn pushed(setup: Setup) -> (Fleet, String) {
     (fleet, path)
 }
 
-const SMALL: Setup = Setup { code: "2+1", servers: 3, coordinator: &[] };
+const SMALL: Setup = Setup { code: "2+1", servers: 3, coordinator: &[], storage: &[] };
 
 #[test]
 fn every_path_of_the_coordinator_checks_its_caller() {

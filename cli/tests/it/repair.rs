@@ -165,7 +165,8 @@ fn a_server_that_does_not_answer_makes_nothing_lost() {
 #[test]
 fn what_a_lost_server_held_is_made_again_on_a_spare() {
     let short = ["--down-after=300ms", "--grace=300ms"];
-    let mut fleet = Fleet::of(Setup { code: "4+2", servers: 7, coordinator: &short });
+    let mut fleet =
+        Fleet::of(Setup { code: "4+2", servers: 7, coordinator: &short, ..Setup::default() });
     source::make(&fleet.source(), 53, 24);
     fleet.push(&[]).exits(0);
     let lost = fleet.shards()[0].server;

@@ -86,7 +86,7 @@ impl Sandbox {
         let url = line.trim_end().rsplit(' ').next().unwrap().to_owned();
         let service = Service { child, line, url };
         assert!(
-            service.url.starts_with("http://"),
+            service.url.starts_with("http://") || service.url.starts_with("https://"),
             "instead of an address: {:?}\n{}",
             service.line,
             std::fs::read_to_string(&log).unwrap_or_default()
@@ -243,9 +243,9 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Its address without `http://`.
+    /// Its address without `http://` or `https://`.
     pub(crate) fn address(&self) -> &str {
-        self.url.trim_start_matches("http://")
+        self.url.split_once("://").unwrap().1
     }
 
     /// SIGKILL.

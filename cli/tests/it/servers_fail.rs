@@ -132,7 +132,7 @@ fn a_push_with_a_server_away_from_the_start_names_it() {
 #[test]
 fn a_server_that_stays_away_is_lost_and_what_comes_back_is_up() {
     let short = ["--down-after=300ms", "--grace=600ms"];
-    let setup = Setup { code: "2+1", servers: 3, coordinator: &short };
+    let setup = Setup { code: "2+1", servers: 3, coordinator: &short, ..Setup::default() };
     let mut fleet = Fleet::of(setup);
     source::make(&fleet.source(), 22, 2);
     fleet.push(&[]).exits(0);

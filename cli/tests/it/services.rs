@@ -53,9 +53,15 @@ fn settings_of_a_service_come_from_a_file() {
 fn plain_http_beyond_loopback_has_to_be_asked_for() {
     let sandbox = Sandbox::new();
     let data = sandbox.path("coordinator");
-    let refused =
-        sandbox.arc(["serve", "coordinator", "--listen", "0.0.0.0:0", "--data", text(&data)]);
-    assert!(refused.exits(1).stderr().contains("--plain-http"));
+    let line = ["serve", "coordinator", "--listen", "0.0.0.0:0", "--data", text(&data)];
+    let nowhere = sandbox.arc(line).exits(1).stderr();
+    assert!(nowhere.contains("--advertise"), "{nowhere}");
+    let advertised = ["--advertise", "https://127.0.0.1:7070"];
+    let service = sandbox.serve(line.into_iter().chain(advertised));
+    assert!(service.url.starts_with("https://"), "{}", service.url);
+    assert_eq!(service.terminate(), Some(0));
+    let service = sandbox.serve(line.into_iter().chain(["--plain-http"]));
+    assert!(service.url.starts_with("http://"), "{}", service.url);
 }
 
 #[test]

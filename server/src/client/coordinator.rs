@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{http_client, json, unreachable};
+use crate::tls::{Peer, Trust};
 use crate::wire::{
     Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
     HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES,
@@ -30,14 +31,17 @@ pub struct CoordinatorClient {
     http: reqwest::Client,
     url: String,
     secret: String,
+    trust: Trust,
     patience: Duration,
 }
 
 impl CoordinatorClient {
-    /// A client of the coordinator at `url` with a token's secret.
-    pub fn new(url: &str, secret: &str) -> Result<Self> {
+    /// A client of the coordinator at `url` with a token's secret, which goes to nobody else:
+    /// over TLS, only to one whom `trust` knows.
+    pub fn new(url: &str, secret: &str, trust: &Trust) -> Result<Self> {
         Ok(Self {
-            http: http_client()?,
+            http: http_client(trust, Peer::Coordinator)?,
+            trust: trust.clone(),
             url: url.trim_end_matches('/').to_owned(),
             secret: secret.to_owned(),
             patience: Duration::from_secs(5),
@@ -52,6 +56,11 @@ impl CoordinatorClient {
     /// The coordinator's URL.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Whom it trusts.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// What the vault is.

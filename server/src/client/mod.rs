@@ -1,15 +1,18 @@
 //! The typed client of both services, with its timeouts and retries.
 
 mod coordinator;
+mod servers;
 mod storage;
 
 pub use coordinator::CoordinatorClient;
+pub(crate) use servers::Servers;
 pub use storage::{PutPieces, PutShard, StorageClient};
 
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use crate::tls::{self, Peer, Trust};
 use crate::wire::{BUILD_HEADER, PROTOCOL, PROTOCOL_HEADER, Refusal};
 use crate::{Error, Result};
 
@@ -22,13 +25,14 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const MESSAGE_CHARS_MAX: usize = 1000;
 
 /// An HTTP client for traffic between nodes: no proxy, no redirect, HTTP/1.1 only
-/// (parallel h2 uploads stall: hyper#1813).
-fn http_client() -> Result<reqwest::Client> {
+/// (parallel h2 uploads stall: hyper#1813), TLS with that peer only.
+pub(crate) fn http_client(trust: &Trust, peer: Peer) -> Result<reqwest::Client> {
     let mut headers = reqwest::header::HeaderMap::new();
     headers.insert(PROTOCOL_HEADER, PROTOCOL.into());
     headers
         .insert(BUILD_HEADER, reqwest::header::HeaderValue::from_static(env!("CARGO_PKG_VERSION")));
     reqwest::Client::builder()
+        .tls_backend_preconfigured(trust.client(peer)?)
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())
         .http1_only()
@@ -49,7 +53,11 @@ fn cause(error: &dyn std::error::Error) -> String {
     innermost.to_string()
 }
 
-fn unreachable(service: &str, error: &reqwest::Error) -> Error {
+/// Why a request got no answer.
+pub(crate) fn unreachable(service: &str, error: &reqwest::Error) -> Error {
+    if let Some(error) = tls::explain(service, error) {
+        return error;
+    }
     let why = if error.is_timeout() { "no answer in time".to_owned() } else { cause(error) };
     Error::Unreachable { service: service.to_owned(), why }
 }

@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use codec::{Digest, StripeId};
 use futures_util::{Stream, StreamExt as _, stream};
 
-use super::{accepted, cause, http_client, json, nonsense, unreachable};
+use super::{Servers, accepted, cause, json, nonsense, unreachable};
+use crate::tls::Trust;
 use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt};
 use crate::{Error, Result};
 
@@ -32,7 +33,7 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// as `patience` lasts: what to do about a server that fails is the caller's decision.
 #[derive(Clone)]
 pub struct StorageClient {
-    http: reqwest::Client,
+    servers: Servers,
     stall: Duration,
     patience: Duration,
 }
@@ -66,9 +67,10 @@ pub struct PutPieces<S> {
 }
 
 impl StorageClient {
-    /// A client that gives a server up when nothing moves for `stall`.
-    pub fn new(stall: Duration) -> Result<Self> {
-        Ok(Self { http: http_client()?, stall, patience: Duration::ZERO })
+    /// A client that gives a server up when nothing moves for `stall`; over TLS it speaks to
+    /// servers only that `trust` knows.
+    pub fn new(stall: Duration, trust: &Trust) -> Self {
+        Self { servers: Servers::new(trust), stall, patience: Duration::ZERO }
     }
 
     /// The same, repeating reads so long where a server does not answer, is busy or not ready.
@@ -114,7 +116,8 @@ impl StorageClient {
             counted.fetch_add(bytes as u64, Ordering::Relaxed);
         });
         let request = self
-            .http
+            .servers
+            .client(place.server)?
             .put(format!("{}/v1/shards/{stripe}/{}", place.url, place.index))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", place.ticket))
             .header(reqwest::header::CONTENT_LENGTH, file_bytes)
@@ -168,7 +171,8 @@ impl StorageClient {
         let name = format!("{} {}", server.name, server.url);
         let wanted = range.end.saturating_sub(range.start) as usize;
         let request = self
-            .http
+            .servers
+            .client(server.server)?
             .get(format!("{}/v1/shards/{stripe}/{index}", server.url))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
             .header(
@@ -209,7 +213,8 @@ impl StorageClient {
         let is_silent = server.state.is_away();
         let timeout = if is_silent { SILENT_CHECK_TIMEOUT } else { CHECK_TIMEOUT };
         let response = self
-            .http
+            .servers
+            .client(server.server)?
             .post(format!("{}/v1/check", server.url))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
             .json(request)
@@ -277,7 +282,7 @@ mod tests {
             state: State::Up,
         };
         let stall = Duration::from_secs(2);
-        let client = StorageClient::new(stall).unwrap();
+        let client = StorageClient::new(stall, &Trust::none());
         let mut read = std::pin::pin!(client.get_range(&ticket, StripeId([1; 32]), 0, 0..3));
         assert!(read.as_mut().now_or_never().is_none());
         // As where a slow disk holds up the task that reads.

@@ -1,7 +1,7 @@
 //! The coordinator's folder: what lies beside the catalog, and how it is written.
 //!
-//! `lock` keeps a second coordinator out, `keys/ticket.key` signs tickets, `owner.token` and
-//! `join.token` are what people hand on. Every write is durable before it counts.
+//! `lock` keeps a second coordinator out, `keys/ticket.key` signs tickets, `keys/ca.pem`
+//! certificates, `owner.token` and `join.token` are what people hand on. Every write is durable before it counts.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write as _;
@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::auth::{self, Role, Token};
+use crate::tls::Authority;
 use crate::{Error, Result};
 
 /// A folder that this process alone works on, as long as this value lives.
@@ -71,6 +72,46 @@ impl Folder {
                 let seed = auth::random::<32>()?;
                 write_durably(&path, &seed)?;
                 Ok(seed)
+            }
+            Err(error) => Err(Error::io("cannot read", path)(error)),
+        }
+    }
+
+    /// The CA, which is made where there was none yet. Where tokens name one, it must be that:
+    /// nobody would believe another.
+    pub(super) fn authority(&self) -> Result<Authority> {
+        let keys = self.path.join("keys");
+        let path = keys.join("ca.pem");
+        let not = |what: &str| {
+            Error::Config(format!(
+                "{} {what}, and clients and servers trust no other CA; put it back from where \
+                 DIR/keys is backed up, or delete it, owner.token and join.token to begin with a \
+                 new one",
+                path.display()
+            ))
+        };
+        let mut named = Vec::new();
+        for role in [Role::Owner, Role::Join] {
+            let ca = self.read_token(role)?.map(|token| token.ca);
+            named.extend(ca.filter(|ca| !ca.is_empty()));
+        }
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let authority = Authority::from_pem(&bytes).ok_or_else(|| not("is damaged"))?;
+                let pin = authority.fingerprint().to_string();
+                match named.iter().all(|ca| ca.contains(&pin)) {
+                    true => Ok(authority),
+                    false => Err(not("is not the one that the tokens name")),
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !named.is_empty() {
+                    return Err(not("is missing"));
+                }
+                make_private(&keys)?;
+                let authority = Authority::generate()?;
+                write_durably(&path, authority.to_pem().as_bytes())?;
+                Ok(authority)
             }
             Err(error) => Err(Error::io("cannot read", path)(error)),
         }
@@ -166,6 +207,30 @@ mod tests {
         fs::write(folder.catalog(), b"").unwrap();
         fs::remove_file(path).unwrap();
         assert!(folder.ticket_seed().unwrap_err().to_string().contains("is missing"));
+    }
+
+    #[test]
+    fn the_ca_is_made_once_for_old_folders_too_and_missed_once_tokens_name_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::take(&dir.path().join("data")).unwrap();
+        fs::write(folder.catalog(), b"").unwrap();
+        let token = Token::generate(Role::Owner, "http://127.0.0.1:1".into()).unwrap();
+        folder.write_token(&token).unwrap();
+        let made = folder.authority().unwrap().fingerprint();
+        assert_eq!(folder.authority().unwrap().fingerprint(), made);
+        let path = dir.path().join("data/keys/ca.pem");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        folder.write_token(&Token { ca: made.to_string(), ..token }).unwrap();
+        assert_eq!(folder.authority().unwrap().fingerprint(), made);
+        let refused = || folder.authority().err().unwrap().to_string();
+        fs::write(&path, Authority::generate().unwrap().to_pem()).unwrap();
+        assert!(refused().contains("is not the one that the tokens name"), "{}", refused());
+        fs::write(&path, "nonsense").unwrap();
+        assert!(refused().contains("is damaged"), "{}", refused());
+        fs::remove_file(&path).unwrap();
+        assert!(refused().contains("is missing"), "{}", refused());
+        assert!(!path.exists());
     }
 
     #[test]

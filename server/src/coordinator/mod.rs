@@ -1,10 +1,11 @@
 //! The coordinator: the catalog and what decides by it.
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
-//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, and the
-//! `folder` that it all lies in.
+//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, the
+//! `certifier` with the vault's CA, and the `folder` that it all lies in.
 
 mod catalog;
+mod certifier;
 mod clock;
 mod fleet;
 mod folder;
@@ -26,12 +27,14 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::catalog::{Catalog, TokenRow};
+use self::certifier::Certifier;
 use self::clock::millis;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
 use self::repair::Repairs;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
+use crate::client::Servers;
 use crate::serve::{self, Listen, Running};
 use crate::wire::ServerId;
 use crate::{Error, Result};
@@ -83,6 +86,8 @@ pub struct Timings {
     /// The ledger of repair is looked at this often at most: 1 s; with 0 only what is asked for is
     /// repaired.
     pub repair_every: Duration,
+    /// How long certificates last: 90 days. They are renewed with a third of that left.
+    pub certificate: Duration,
     /// How long requests under way may take to finish when it stops.
     pub drain: Duration,
 }
@@ -104,6 +109,7 @@ impl Default for Timings {
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
             repair_every: Duration::from_secs(1),
+            certificate: Duration::from_secs(90 * 24 * 3600),
             drain: Duration::from_secs(30),
         }
     }
@@ -134,23 +140,30 @@ struct Core {
     /// The vault record, once there is one.
     record: watch::Sender<Option<Arc<[u8]>>>,
     timings: Timings,
-    http: reqwest::Client,
+    certifier: Certifier,
+    /// For what is asked of servers.
+    servers: Servers,
     folder: Folder,
 }
 
 /// Starts the coordinator: opens (or makes) its folder, takes its lock, raises the epoch, listens, probes.
 pub async fn start(config: Config) -> Result<Coordinator> {
     let Config { data, listen, advertise, timings } = config;
+    let certificates = listen.certificates(advertise.as_deref())?;
     let folder = Folder::take(&data)?;
+    let place = (listen.address, advertise.as_deref());
+    let certifier =
+        Certifier::new(folder.authority()?, certificates.clone(), place, timings.certificate)?;
     let signer = TicketSigner::from_seed(&folder.ticket_seed()?)?;
     let (catalog, record) = Catalog::open(&folder.catalog(), timings.pushes_outlive)?;
     let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
+    let renew_ms = certifier.renew(catalog.clock.now_ms())?;
+    let pins: Vec<String> = certifier.pins().iter().map(ToString::to_string).collect();
     let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
     let repairs = Repairs::new(&catalog.settings().await?);
     let drain = timings.drain;
     let core = Arc::new(Core {
-        catalog,
         fleet,
         rates: Rates::default(),
         repairs,
@@ -158,12 +171,17 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
         timings,
-        http: prober::client()?,
+        servers: Servers::new(&certifier.trust(catalog.clock)),
+        certifier,
+        catalog,
         folder,
     });
-    let running = serve::start(listen, router::router(Arc::clone(&core))).await?;
+    let running =
+        serve::start(listen.address, certificates, router::router(Arc::clone(&core))).await?;
     let url = advertise.unwrap_or_else(|| running.url());
-    let [owner, join] = [owner, join].map(|token| Token { url: url.clone(), ..token });
+    let ca = pins.join(",");
+    let [owner, join] =
+        [owner, join].map(|token| Token { url: url.clone(), ca: ca.clone(), ..token });
     core.folder.write_token(&owner)?;
     core.folder.write_token(&join)?;
     for member in core.fleet.members() {
@@ -172,6 +190,9 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     tokio::spawn(prober::note(Arc::downgrade(&core)));
     let keeper = (!core.timings.repair_every.is_zero())
         .then(|| tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
+    if let Some(renew_ms) = renew_ms {
+        tokio::spawn(certifier::keep_renewing(Arc::downgrade(&core), renew_ms));
+    }
     tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
     Ok(Coordinator { running, owner, join, core, keeper, drain })
 }

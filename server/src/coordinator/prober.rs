@@ -10,9 +10,10 @@ use serde::Serialize;
 use super::Core;
 use super::fleet::Member;
 use crate::auth::Grant;
+use crate::client::unreachable;
 use crate::wire::{
-    BUILD_HEADER, Blob, CheckAnswer, CheckRequest, Code, Found, PROTOCOL, PROTOCOL_HEADER, Probe,
-    ProbeAnswer, PutVault, Refusal, ServerId, State, Thoroughness,
+    Blob, CheckAnswer, CheckRequest, Code, Found, Probe, ProbeAnswer, PutVault, Refusal, ServerId,
+    State, Thoroughness,
 };
 use crate::{Error, Result};
 
@@ -24,20 +25,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often what the probes found goes into the catalog.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
-
-/// The HTTP client for what the coordinator asks of servers: no proxy, no redirect.
-pub(super) fn client() -> Result<reqwest::Client> {
-    let mut headers = reqwest::header::HeaderMap::new();
-    headers.insert(PROTOCOL_HEADER, PROTOCOL.into());
-    let build = reqwest::header::HeaderValue::from_static(env!("CARGO_PKG_VERSION"));
-    headers.insert(BUILD_HEADER, build);
-    reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .default_headers(headers)
-        .build()
-        .map_err(|e| Error::Config(format!("cannot make an HTTP client: {e}")))
-}
 
 /// Probes one server until the coordinator is gone.
 pub(super) async fn watch(core: Weak<Core>, server: ServerId) {
@@ -184,6 +171,15 @@ impl From<String> for Missed {
     }
 }
 
+/// An order that did not reach a server. Of one that is not trusted the log tells, until it
+/// counts as away.
+fn not_sent(member: &Member, error: Error) -> String {
+    if matches!(error, Error::Untrusted { .. }) && !member.health.state.is_away() {
+        tracing::warn!(%error, "a server gets no orders");
+    }
+    error.to_string()
+}
+
 /// Sends an order of the coordinator; gives the body of a success.
 pub(super) async fn control(
     core: &Core,
@@ -194,7 +190,8 @@ pub(super) async fn control(
     body: &impl Serialize,
     timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
-    let request = core.http.request(method, format!("{}/v1/{path}", member.row.url));
+    let http = core.servers.client(member.row.server).map_err(|e| e.to_string())?;
+    let request = http.request(method, format!("{}/v1/{path}", member.row.url));
     send(core, member, Grant::Control, epoch, request.timeout(timeout).json(body)).await
 }
 
@@ -206,7 +203,8 @@ pub(super) async fn check(
     timeout: Duration,
 ) -> Result<Vec<Found>, Missed> {
     let body = CheckRequest { shards, thoroughness: Thoroughness::Whole };
-    let request = core.http.post(format!("{}/v1/check", member.row.url));
+    let http = core.servers.client(member.row.server).map_err(|e| e.to_string())?;
+    let request = http.post(format!("{}/v1/check", member.row.url));
     let request = request.timeout(timeout).json(&body);
     let bytes = send(core, member, Grant::Read, core.catalog.epoch(), request).await?;
     let answer: CheckAnswer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
@@ -227,11 +225,12 @@ async fn send(
     let ticket = core
         .ticket(grant, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
         .map_err(|e| e.to_string())?;
+    let name = format!("{} {}", member.row.name, member.row.url);
     let mut response = request
         .header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}"))
         .send()
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| not_sent(member, unreachable(&name, &e)))?;
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| e.to_string())? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {

@@ -14,7 +14,7 @@ use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
     ServerInfo, SetMode, State as Health, Status, VaultInfo,
 };
-use crate::{Error, Result, auth};
+use crate::{Error, Result, auth, tls};
 
 /// Bytes of a name or a zone at most.
 const NAME_BYTES_MAX: usize = 64;
@@ -66,16 +66,18 @@ pub(super) async fn hello(
     if i64::try_from(hello.starts).is_err() {
         return Err(bad_request(format!("{} starts", hello.starts)));
     }
-    let moving = Arc::clone(&core);
+    let (moving, moved) = (Arc::clone(&core), url.clone());
     to_the_end(async move {
-        moving.catalog.hello(hello.server, url.clone(), hello.starts).await?;
-        moving.fleet.moved(hello.server, url);
+        moving.catalog.hello(hello.server, moved.clone(), hello.starts).await?;
+        moving.fleet.moved(hello.server, moved);
         Ok(())
     })
     .await?;
     let now_ms = core.catalog.clock.now_ms();
     let (epoch, record) = (core.catalog.epoch(), record(&core));
-    let mut answer = HelloAnswer { epoch, now_ms, record, mac: Blob::default() };
+    let certified = |wish| core.certifier.answer(hello.server, &url, wish, now_ms);
+    let tls = hello.tls.as_ref().map(certified).transpose()?;
+    let mut answer = HelloAnswer { epoch, now_ms, record, tls, mac: Blob::default() };
     answer.mac.0 = auth::hello_answer_mac(&member.row.shared_key, &hello, &answer);
     Ok(Json(answer))
 }
@@ -250,8 +252,8 @@ fn check_name(what: &str, name: &str) -> Result<()> {
 /// A URL without the slash at its end.
 fn checked_url(url: &str) -> Result<String> {
     let parsed = reqwest::Url::parse(url).ok().filter(|u| {
-        u.scheme() == "http"
-            && u.has_host()
+        ["http", "https"].contains(&u.scheme())
+            && u.host_str().is_some_and(|host| !tls::is_reserved(host))
             && u.path() == "/"
             && u.query().is_none()
             && u.fragment().is_none()
@@ -262,7 +264,7 @@ fn checked_url(url: &str) -> Result<String> {
         Some(parsed) if url.len() <= URL_BYTES_MAX => {
             Ok(parsed.as_str().trim_end_matches('/').to_owned())
         }
-        _ => Err(bad_request(format!("{url:?} is no server's URL, such as http://10.0.0.7:7071"))),
+        _ => Err(bad_request(format!("{url:?} is no server's URL, such as https://10.0.0.7:7071"))),
     }
 }
 
@@ -283,10 +285,13 @@ mod tests {
     #[test]
     fn urls_are_bare_http_addresses() {
         assert_eq!(checked_url("http://127.0.0.1:7071/").unwrap(), "http://127.0.0.1:7071");
+        assert_eq!(checked_url("https://[::1]:7071").unwrap(), "https://[::1]:7071");
         for url in [
             "",
             "127.0.0.1:7071",
-            "https://a",
+            "ftp://a",
+            "https://server-1.storage.arc.invalid",
+            "https://Storage.ARC.invalid:7070",
             "file:///etc/passwd",
             "http://a/b",
             "http://u:p@a",

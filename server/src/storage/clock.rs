@@ -2,13 +2,16 @@
 //! a wrong wall clock refuses nothing.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::UnixTime;
+use rustls::time_provider::TimeProvider;
 
 /// The latest known time of the coordinator. It never goes back.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Clock(Mutex<Option<Known>>);
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Known {
     at: Instant,
     coordinator_ms: u64,
@@ -45,11 +48,27 @@ impl Clock {
     }
 }
 
+/// What certificates are held against: this machine's clock only until the coordinator's time
+/// is known.
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let known = self.now_ms().map(|ms| UnixTime::since_unix_epoch(Duration::from_millis(ms)));
+        Some(known.unwrap_or_else(UnixTime::now))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn certificates_go_by_the_coordinators_time_once_it_is_known() {
+        let clock = Clock::default();
+        let now_s = || clock.current_time().unwrap().as_secs();
+        assert!(now_s() >= UnixTime::now().as_secs() - 1);
+        clock.advance(5_000_000);
+        assert!((5000..5900).contains(&now_s()));
+    }
 
     #[test]
     fn it_follows_the_coordinator_forward_only() {

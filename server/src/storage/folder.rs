@@ -1,6 +1,6 @@
 //! A server's folder: its lock, its layout, and its small files.
 //!
-//! `server.id`, `keys`, `starts`, `epoch`, `vault.record` are replaced whole;
+//! `server.id`, `keys`, `tls`, `starts`, `epoch`, `vault.record` are replaced whole;
 //! `shards/<2 hex>/` holds the shard files, `tmp/` what is being written,
 //! `trash/<day>/` and `quarantine/` what was put aside. Until `server.id` is
 //! there, the empty file `arc-first-start` says whose folder it will be.

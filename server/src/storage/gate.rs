@@ -19,7 +19,7 @@ const EPOCH_FILE: &str = "epoch";
 /// Checks tickets against what the server knows of its coordinator.
 pub(super) struct Gate {
     pub(super) identity: Identity,
-    pub(super) clock: Clock,
+    pub(super) clock: Arc<Clock>,
     epoch: Arc<Epoch>,
 }
 
@@ -34,11 +34,11 @@ struct Epoch {
 }
 
 impl Gate {
-    pub(super) fn open(folder: Arc<Folder>, identity: Identity) -> Result<Self> {
+    pub(super) fn open(folder: Arc<Folder>, identity: Identity, clock: Arc<Clock>) -> Result<Self> {
         let kept = folder.read_number(EPOCH_FILE)?;
         let (highest, settled) = (AtomicU64::new(kept), AtomicU64::new(kept));
         let epoch = Arc::new(Epoch { folder, highest, settled, writing: Mutex::default() });
-        Ok(Self { identity, clock: Clock::default(), epoch })
+        Ok(Self { identity, clock, epoch })
     }
 
     /// The ticket that came with a request, if it is good here and now and its grant `fits`.

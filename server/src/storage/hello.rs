@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::wire::{
-    BUILD_HEADER, Hello, HelloAnswer, JoinAnswer, JoinRequest, PROTOCOL, PROTOCOL_HEADER, Refusal,
-};
+use crate::client::{http_client, unreachable};
+use crate::tls::{Peer, Trust};
+use crate::wire::{Hello, HelloAnswer, JoinAnswer, JoinRequest, Refusal};
 use crate::{Error, Result};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,13 +22,16 @@ pub(super) struct Coordinator {
 }
 
 impl Coordinator {
-    pub(super) fn new(url: &str) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(|error| Error::Config(format!("cannot make an HTTP client: {error}")))?;
+    pub(super) fn new(url: &str, trust: &Trust) -> Result<Self> {
+        if url.starts_with("https://") && trust.is_none() {
+            return Err(Error::Untrusted {
+                service: format!("coordinator {url}"),
+                why: "no fingerprint is known to check it by: give --join-token-file with its \
+                      present join.token"
+                    .to_owned(),
+            });
+        }
+        let http = http_client(trust, Peer::Coordinator)?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned() })
     }
 
@@ -42,16 +45,12 @@ impl Coordinator {
     }
 
     fn post(&self, path: &str, body: &impl Serialize) -> reqwest::RequestBuilder {
-        self.http
-            .post(format!("{}{path}", self.url))
-            .header(PROTOCOL_HEADER, PROTOCOL)
-            .header(BUILD_HEADER, env!("CARGO_PKG_VERSION"))
-            .json(body)
+        self.http.post(format!("{}{path}", self.url)).timeout(TIMEOUT).json(body)
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T> {
         let service = || format!("coordinator at {}", self.url);
-        let unreachable = |error| Error::Unreachable { service: service(), why: innermost(&error) };
+        let unreachable = |error| unreachable(&service(), &error);
         let nonsense = |why: String| Error::Nonsense { service: service(), why };
         let mut response = request.send().await.map_err(unreachable)?;
         let mut bytes = Vec::new();
@@ -69,13 +68,4 @@ impl Coordinator {
             .map_err(|_| nonsense(format!("status {status} without a reason")))?;
         Err(Error::Refused { service: service(), refusal })
     }
-}
-
-/// The cause that a person can act on; the outer texts repeat the URL.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -4,7 +4,8 @@
 //! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`
 //! are its longer verbs), `room` watches the disk; `router`, `put` and `get`
 //! speak HTTP, `rebuild` makes a stripe's missing shards again out of its
-//! peers', at the pace of `throttle`; `hello` speaks to the coordinator.
+//! peers', at the pace of `throttle`; `hello` speaks to the coordinator, `papers` are what it
+//! gives for TLS.
 
 mod address;
 mod clock;
@@ -18,6 +19,7 @@ mod identity;
 mod incoming;
 mod inspect;
 mod inventory;
+mod papers;
 mod put;
 mod rebuild;
 mod room;
@@ -33,10 +35,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use self::clock::Clock;
 pub use self::fault::Fault;
 use self::folder::Folder;
 use self::hello::Coordinator;
 use self::identity::{Identity, Keys};
+use self::papers::Papers;
 use self::room::Room;
 use self::server::{Door, Server, blocking};
 use crate::auth::Token;
@@ -46,6 +50,10 @@ use crate::{Error, Result};
 
 /// The first and the longest pause between two tries to say hello.
 const HELLO_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// The shortest pause before a hello for another certificate, and the longest sleep until one is
+/// due: a machine that was put to sleep finds out late.
+const RENEWAL_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// How long a stop waits for the disk when all connections are closed.
 const LAST_WRITES: Duration = Duration::from_secs(1);
@@ -116,7 +124,7 @@ pub struct Storage {
     /// Its name.
     pub name: String,
     open: Arc<Server>,
-    /// Says hello until it was heard; ends with this.
+    /// Says hello until it was heard, and whenever a certificate is due; ends with this.
     hello: JoinSet<()>,
     drain: Duration,
 }
@@ -130,7 +138,6 @@ pub async fn start(config: Config) -> Result<Storage> {
             config.listen.address
         )));
     }
-    let coordinator = Coordinator::new(&config.coordinator)?;
     let folder = Arc::new(Folder::open(&config.data, config.join_token.is_some())?);
     let known = Identity::read(&folder)?;
     let room = Arc::new(Room::new(config.data.clone(), config.reserve_bytes));
@@ -139,9 +146,17 @@ pub async fn start(config: Config) -> Result<Storage> {
         Err(error @ Error::Io { .. }) if known.is_some() => room.report_trouble(&error),
         prepared => prepared?,
     }
+    let certificates = config.listen.certificates(config.advertise.as_deref())?;
+    let clock = Arc::new(Clock::default());
+    let papers = {
+        let (folder, shown, time) = (Arc::clone(&folder), certificates.clone(), Arc::clone(&clock));
+        Arc::new(Papers::open(folder, shown, config.join_token.as_ref(), time)?)
+    };
+    let coordinator = Coordinator::new(&config.coordinator, &papers.trust)?;
     // Listening comes before the join, which names the port; until then requests are put off.
     let door = Door::default();
-    let running = serve::start(config.listen.clone(), router::router(door.clone())).await?;
+    let address = config.listen.address;
+    let running = serve::start(address, certificates, router::router(door.clone())).await?;
     let url = config.advertise.clone().unwrap_or_else(|| running.url());
     let (identity, keys) = match known {
         Some(known) => known,
@@ -150,13 +165,16 @@ pub async fn start(config: Config) -> Result<Storage> {
     folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
     let limits = config.limits.clone();
-    let open = Arc::new(Server::open(folder, (identity, keys), room, limits, config.fault)?);
+    let known = (identity, keys);
+    let open = Server::open(folder, known, (papers, clock), room, limits, config.fault)?;
+    let open = Arc::new(open);
     let _ = door.set(Arc::clone(&open));
     let mut hello = JoinSet::new();
-    if let Err(error) = say_hello(&coordinator, &open, &url).await {
+    let said = say_hello(&coordinator, &open, &url).await;
+    if let Err(error) = &said {
         tracing::warn!(%error, "the coordinator did not hear the hello; trying on");
-        hello.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url));
     }
+    hello.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url, said.is_ok()));
     Ok(Storage { running, server, name, open, hello, drain: config.drain })
 }
 
@@ -204,14 +222,37 @@ async fn say_hello(coordinator: &Coordinator, server: &Server, url: &str) -> Res
     server.answered(&hello, answer).await
 }
 
-async fn keep_saying_hello(coordinator: Coordinator, server: Arc<Server>, url: String) {
-    let (mut pause, longest) = HELLO_PAUSES;
+/// Says hello again and again until it `is_heard`, and then when another certificate is due.
+async fn keep_saying_hello(
+    coordinator: Coordinator,
+    server: Arc<Server>,
+    url: String,
+    mut is_heard: bool,
+) {
+    let (shortest, longest) = HELLO_PAUSES;
+    let mut pause = shortest;
     loop {
-        tokio::time::sleep(pause).await;
+        if is_heard {
+            let Some(wait) = server.until_renewal() else { return };
+            let (at_least, at_most) = RENEWAL_PAUSES;
+            tokio::time::sleep(wait.clamp(at_least, at_most)).await;
+            if wait > at_most {
+                continue;
+            }
+        } else {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
         match say_hello(&coordinator, &server, &url).await {
-            Ok(()) => return tracing::info!("the coordinator heard the hello"),
+            Ok(()) => {
+                tracing::info!("the coordinator heard the hello");
+                (is_heard, pause) = (true, shortest);
+            }
+            Err(error) if is_heard => {
+                tracing::warn!(%error, "no new certificate yet; trying on");
+                is_heard = false;
+            }
             Err(error) => tracing::debug!(%error, "no hello yet"),
         }
-        pause = (pause * 2).min(longest);
     }
 }

@@ -13,10 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Limits;
 use super::address::Address;
+use super::clock::Clock;
 use super::fault::Fault;
 use super::folder::Folder;
 use super::gate::Gate;
 use super::identity::{Identity, Keys};
+use super::papers::Papers;
 use super::room::Room;
 use super::shelf::Shelf;
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
@@ -48,6 +50,7 @@ pub(super) struct Server {
     rebuilds: Arc<Semaphore>,
     drains: Arc<Semaphore>,
     keys: Keys,
+    papers: Arc<Papers>,
     starts: u64,
 }
 
@@ -57,6 +60,7 @@ impl Server {
     pub(super) fn open(
         folder: Arc<Folder>,
         (identity, keys): (Identity, Keys),
+        (papers, clock): (Arc<Papers>, Arc<Clock>),
         room: Arc<Room>,
         limits: Limits,
         fault: Option<Fault>,
@@ -68,10 +72,10 @@ impl Server {
         let root = folder.root().to_owned();
         let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
         let patience = limits.busy_wait.min(PEER_PATIENCE_MAX);
-        let peers = StorageClient::new(limits.client_silence)?.with_patience(patience);
+        let peers = StorageClient::new(limits.client_silence, &papers.trust);
         Ok(Self {
-            peers,
-            gate: Gate::open(Arc::clone(&folder), identity)?,
+            peers: peers.with_patience(patience),
+            gate: Gate::open(Arc::clone(&folder), identity, clock)?,
             folder,
             shelf: Arc::new(shelf),
             room,
@@ -82,6 +86,7 @@ impl Server {
             drains: Arc::new(Semaphore::new(DRAINS)),
             limits,
             keys,
+            papers,
             starts,
         })
     }
@@ -140,8 +145,8 @@ impl Server {
     /// The hello that says where this server is reached.
     pub(super) fn hello(&self, url: &str) -> Hello {
         let server = self.gate.identity.server;
-        let (url, mac) = (url.to_owned(), Blob::default());
-        let mut hello = Hello { server, url, starts: self.starts, mac };
+        let (url, mac, tls) = (url.to_owned(), Blob::default(), Some(self.papers.wish()));
+        let mut hello = Hello { server, url, starts: self.starts, tls, mac };
         hello.mac.0 = hello_mac(&self.keys.shared_key.0, &hello);
         hello
     }
@@ -155,11 +160,22 @@ impl Server {
             return Err(Error::Nonsense { service, why });
         }
         self.heard(answer.epoch, answer.now_ms).await;
+        if let Some(tls) = answer.tls
+            && let Err(error) = self.papers.take(tls).await
+        {
+            tracing::error!(%error, "the coordinator's certificate is of no use");
+        }
         let Some(Blob(record)) = answer.record else { return Ok(()) };
         if let Err(error) = self.keep_record(record).await {
             tracing::error!(%error, "the coordinator's vault record is not kept");
         }
         Ok(())
+    }
+
+    /// How long until another hello is due, for a new certificate; `None` for none.
+    pub(super) fn until_renewal(&self) -> Option<Duration> {
+        let (due_ms, now_ms) = (self.papers.renew_ms()?, self.gate.clock.now_ms());
+        Some(Duration::from_millis(due_ms.saturating_sub(now_ms.unwrap_or(0))))
     }
 
     /// Takes note of the coordinator's epoch and time.

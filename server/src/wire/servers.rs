@@ -1,6 +1,6 @@
 //! Servers: how they join, say that they are back, and how they are doing.
 
-use codec::VaultId;
+use codec::{Digest, VaultId};
 use serde::{Deserialize, Serialize};
 
 use super::{Blob, ServerId};
@@ -43,8 +43,47 @@ pub struct Hello {
     pub url: String,
     /// How often it has started: a hello with a lower number than was seen is a replay.
     pub starts: u64,
+    /// What it wants to speak TLS; builds from before that say nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsWish>,
     /// The MAC over the rest.
     pub mac: Blob,
+}
+
+/// What a server that says hello wants to speak TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsWish {
+    /// The public key (a P-256 point, 65 bytes) to be certified for its URL; none where it needs
+    /// no certificate.
+    pub key: Option<Blob>,
+}
+
+/// What the coordinator gives it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsAnswer {
+    /// Fingerprints of the CAs by which the vault's services are known.
+    pub trust: Vec<Digest>,
+    /// The certificate, if one was wanted.
+    pub certificate: Option<Certificate>,
+}
+
+/// A certificate of the coordinator's CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The certificate and the CA's, as DER.
+    pub chain: Vec<Blob>,
+    /// When it was made.
+    pub issued_ms: u64,
+    /// When it ends.
+    pub ends_ms: u64,
+}
+
+impl Certificate {
+    /// When another one is due: with a third of its time left.
+    pub fn renew_ms(&self) -> u64 {
+        let life_ms = self.ends_ms.saturating_sub(self.issued_ms);
+        self.ends_ms.saturating_sub(life_ms / 3)
+    }
 }
 
 /// The answer to a hello, authenticated by [`crate::auth::hello_answer_mac`] in `mac`: whoever
@@ -57,6 +96,9 @@ pub struct HelloAnswer {
     pub now_ms: u64,
     /// The vault record, if there is one.
     pub record: Option<Blob>,
+    /// What the server wanted for TLS, if it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsAnswer>,
     /// The MAC over the hello's and the rest.
     pub mac: Blob,
 }

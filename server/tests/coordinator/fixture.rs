@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arc_server::auth::{random, receipt_mac, verify_ticket};
 use arc_server::coordinator::{self, Config, Coordinator, Timings};
-use arc_server::serve::{self, Listen, Running};
+use arc_server::serve::{self, Listen, Running, Transport};
 use arc_server::wire::*;
 use axum::extract::State as Shared;
 use axum::routing::{post, put};
@@ -35,7 +35,7 @@ pub(crate) fn timings() -> Timings {
 }
 
 pub(crate) fn listen() -> Listen {
-    Listen { address: ([127, 0, 0, 1], 0).into(), plain_http: false }
+    Listen { address: ([127, 0, 0, 1], 0).into(), transport: Transport::Usual }
 }
 
 /// A coordinator in a folder of its own.
@@ -63,7 +63,10 @@ impl Fixture {
         let coordinator = start_in(&folder, timings).await;
         let mut headers = reqwest::header::HeaderMap::new();
         headers.insert(PROTOCOL_HEADER, PROTOCOL.into());
-        let http = reqwest::Client::builder().no_proxy().default_headers(headers).build().unwrap();
+        arc_server::tls::install_provider();
+        let http =
+            reqwest::Client::builder().no_proxy().tls_certs_only([]).default_headers(headers);
+        let http = http.build().unwrap();
         Self { folder, coordinator, servers: Vec::new(), http }
     }
 
@@ -337,7 +340,7 @@ impl FakeServer {
             .route("/v1/probe", post(probe))
             .route("/v1/vault-record", put(take_record))
             .with_state(Arc::clone(&inner));
-        let running = serve::start(listen(), router).await.unwrap();
+        let running = serve::start(listen().address, None, router).await.unwrap();
         Self { name: name.into(), running, inner }
     }
 

@@ -20,7 +20,8 @@ async fn a_name_joins_once_and_is_checked() {
         ("", "z", "http://127.0.0.1:9"),
         ("a b", "z", "http://127.0.0.1:9"),
         ("ok", "z/z", "http://127.0.0.1:9"),
-        ("ok", "z", "https://127.0.0.1:9"),
+        ("ok", "z", "ftp://127.0.0.1:9"),
+        ("ok", "z", "https://storage.arc.invalid:9"),
     ] {
         let refused = fixture.send_join(name, zone, url).await.unwrap_err();
         assert_eq!(refused.refusal.code, Code::BadRequest, "{name:?} {zone:?} {url:?}");
@@ -47,7 +48,7 @@ async fn a_join_whose_answer_was_lost_can_be_repeated() {
     assert_eq!(taken.refusal.code, Code::NameTaken);
     let quiet = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap();
     let (server, url) = (quiet.server, "http://127.0.0.1:9".to_owned());
-    let mut hello = Hello { server, url, starts: 1, mac: Blob(vec![]) };
+    let mut hello = Hello { server, url, starts: 1, tls: None, mac: Blob(vec![]) };
     hello.mac = Blob(hello_mac(&quiet.shared_key.0, &hello));
     fixture.send(Method::POST, "/v1/hello", None, &hello).await.unwrap();
     let taken = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap_err();
@@ -199,7 +200,8 @@ async fn a_hello_moves_a_server_and_an_old_one_does_not() {
     let (mut fixture, _) = Fixture::with_servers(&["a"]).await;
     let identity = fixture.servers[0].identity();
     let hello = |url: String, starts| {
-        let mut hello = Hello { server: identity.server, url, starts, mac: Blob(vec![]) };
+        let mut hello =
+            Hello { server: identity.server, url, starts, tls: None, mac: Blob(vec![]) };
         hello.mac = Blob(hello_mac(&identity.shared_key.0, &hello));
         hello
     };

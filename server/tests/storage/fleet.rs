@@ -234,5 +234,5 @@ async fn answering<F: Future<Output = Response> + Send + 'static>(
     answer: impl Fn() -> F + Clone + Send + Sync + 'static,
 ) -> serve::Running {
     let router = Router::new().route("/v1/shards/{stripe}/{index}", get(answer));
-    serve::start(anywhere(), router).await.unwrap()
+    serve::start(anywhere().address, None, router).await.unwrap()
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use arc_server::serve::Transport;
 use arc_server::storage::{self, Config};
 use arc_server::wire::*;
 
@@ -229,7 +230,7 @@ async fn an_address_that_nobody_can_reach_is_not_announced() {
     let world = World::new().await;
     let mut config = world.config();
     config.listen.address = ([0, 0, 0, 0], 0).into();
-    config.listen.plain_http = true;
+    config.listen.transport = Transport::Plain;
     assert!(refused(config.clone()).await.contains("--advertise"));
     config.advertise = Some("http://storage.example:7000".into());
     let storage = storage::start(config).await.unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_server::auth::{
     Grant, Role, Ticket, TicketSigner, Token, hello_answer_mac, hello_mac, same,
 };
-use arc_server::serve::{self, Listen, Running};
+use arc_server::serve::{self, Listen, Running, Transport};
 use arc_server::storage::{self, Config, Limits, Storage};
 use arc_server::wire::*;
 use arc_server::{Error, Result};
@@ -98,7 +98,7 @@ async fn hello(State(coordinator): Shared, Json(hello): Json<Hello>) -> Result<J
     }
     let epoch = coordinator.epoch.load(Ordering::Relaxed);
     let record = Some(Blob(coordinator.record.lock().unwrap().clone()));
-    let mut answer = HelloAnswer { epoch, now_ms: NOW_MS, record, mac: Blob::default() };
+    let mut answer = HelloAnswer { epoch, now_ms: NOW_MS, record, tls: None, mac: Blob::default() };
     let key = *coordinator.hello_key.lock().unwrap();
     answer.mac.0 = hello_answer_mac(&key, &hello, &answer);
     coordinator.hellos.lock().unwrap().push(hello);
@@ -130,8 +130,9 @@ impl World {
             .route("/v1/join", post(join))
             .route("/v1/hello", post(hello))
             .with_state(Arc::clone(&coordinator));
-        let service = serve::start(anywhere(), router).await.unwrap();
-        let http = Client::builder().no_proxy().build().unwrap();
+        let service = serve::start(anywhere().address, None, router).await.unwrap();
+        arc_server::tls::install_provider();
+        let http = Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
         Self { dir: TempDir::new().unwrap(), coordinator, service, http }
     }
 
@@ -175,7 +176,7 @@ impl World {
 }
 
 pub(crate) fn anywhere() -> Listen {
-    Listen { address: ([127, 0, 0, 1], 0).into(), plain_http: false }
+    Listen { address: ([127, 0, 0, 1], 0).into(), transport: Transport::Usual }
 }
 
 /// A running server, and the requests that can be made of it.

@@ -53,6 +53,7 @@ struct Looked {
 struct Known {
     up: BTreeSet<ServerId>,
     away: BTreeSet<ServerId>,
+    lost: BTreeSet<ServerId>,
     draining: BTreeSet<ServerId>,
     balance: Balance,
 }
@@ -122,6 +123,7 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
     let now = Known {
         up: in_state(&[Health::Up]),
         away: in_state(&[Health::Down, Health::Lost]),
+        lost: in_state(&[Health::Lost]),
         balance: std::mem::take(&mut known.balance),
         draining: members
             .iter()
@@ -136,7 +138,8 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
             after = last;
         }
     }
-    if !now.up.is_subset(&known.up) {
+    // One that came may give what was lacking, of one that is lost it is known that it will not.
+    if !now.up.is_subset(&known.up) || !now.lost.is_subset(&known.lost) {
         core.catalog.retry_repairs(NEVER_MS).await?;
     }
     *known = now;

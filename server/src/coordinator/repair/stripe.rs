@@ -24,6 +24,9 @@ use crate::{Error, Result};
 /// Why a shard is lacking that has no place.
 const NO_PLACE: &str = "no server can take it";
 
+/// Why one is that cannot be made.
+const TOO_FEW: &str = "too few whole shards are left, or their servers are away";
+
 /// How a stripe is to be repaired.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
@@ -56,6 +59,15 @@ pub(super) async fn repair_stripe(
     }
     let mut repair =
         Repair { core, origin, lease: LeaseId(0), manner, map: &map, version, members: &members };
+    if plan.sources.len() < map.geometry.data() {
+        let answer = RebuildAnswer::new(Outcome::TooFewSources);
+        return Ok(Repaired {
+            outcome: Some(answer.outcome),
+            lacking: plan.lacking.iter().map(|&index| (index, TOO_FEW.to_owned())).collect(),
+            unreachable: repair.unreachable(&answer),
+            ..Repaired::nothing()
+        });
+    }
     let places = repair.places(&plan, map.file_bytes()).await?;
     if places.is_empty() {
         let lacking = plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
@@ -307,7 +319,7 @@ impl Repair<'_> {
             plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
         let why = match answer.outcome {
             Outcome::Rebuilt => "it could not be stored",
-            Outcome::TooFewSources => "too few whole shards are left, or their servers are away",
+            Outcome::TooFewSources => TOO_FEW,
             Outcome::Inconsistent => "the stripe's parity never was the code of its data",
         };
         for (index, _) in places {
