@@ -12,6 +12,7 @@ mod exit;
 mod fetch;
 mod pull;
 mod push;
+mod rescue;
 mod secret;
 mod snapshots;
 mod tree;

@@ -16,16 +16,22 @@ const DIGITS_MIN: usize = 4;
 
 /// The kept snapshots, newest first, a page at a time.
 pub struct Rows {
-    coordinator: CoordinatorClient,
+    /// Where the next page comes from.
+    coordinator: Option<CoordinatorClient>,
     query: PageQuery,
     page: std::vec::IntoIter<SnapshotRow>,
-    more: bool,
 }
 
 impl Rows {
     /// All of them.
     pub fn new(coordinator: CoordinatorClient) -> Self {
-        Self { coordinator, query: PageQuery::default(), page: Vec::new().into_iter(), more: true }
+        let (query, page) = (PageQuery::default(), Vec::new().into_iter());
+        Self { coordinator: Some(coordinator), query, page }
+    }
+
+    /// These, newest first.
+    pub fn of(rows: Vec<SnapshotRow>) -> Self {
+        Self { coordinator: None, query: PageQuery::default(), page: rows.into_iter() }
     }
 
     /// The next one.
@@ -34,11 +40,11 @@ impl Rows {
             if let Some(row) = self.page.next() {
                 return Ok(Some(row));
             }
-            if !self.more {
-                return Ok(None);
+            let Some(coordinator) = &self.coordinator else { return Ok(None) };
+            let page = coordinator.snapshots(&self.query).await?;
+            if page.next.is_none() {
+                self.coordinator = None;
             }
-            let page = self.coordinator.snapshots(&self.query).await?;
-            self.more = page.next.is_some();
             self.query.after = page.next;
             self.page = page.rows.into_iter();
         }
@@ -47,12 +53,16 @@ impl Rows {
 
 /// The snapshot that a person means by `name`.
 pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<SnapshotRow, Failure> {
+    find_in(Rows::new(coordinator.clone()), name).await
+}
+
+/// The one of `rows` that a person means by `name`.
+pub async fn find_in(mut rows: Rows, name: &str) -> Result<SnapshotRow, Failure> {
     let none = |why: String| {
         Failure::new(Exit::NoSnapshot, format!("no snapshot {name}"))
             .why(why)
             .next("arc snapshots    what there is")
     };
-    let mut rows = Rows::new(coordinator.clone());
     if let Some(back) = steps_back(name) {
         let few = || none("the vault has not as many".into());
         for _ in 0..back {

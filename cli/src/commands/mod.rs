@@ -10,6 +10,7 @@ pub mod pull;
 pub mod push;
 pub mod quantity;
 pub mod repair_scan;
+pub mod rescue;
 pub mod serve;
 pub mod servers;
 pub mod snapshots;
@@ -73,6 +74,7 @@ pub enum Command {
     Push(push::Args),
     Pull(pull::Args),
     Verify(verify::Args),
+    Rescue(rescue::Args),
     RepairScan(repair_scan::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
@@ -90,6 +92,7 @@ impl Command {
             Self::Push(_) => "push",
             Self::Pull(_) => "pull",
             Self::Verify(_) => "verify",
+            Self::Rescue(_) => "rescue",
             Self::RepairScan(_) => "repair-scan",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
@@ -139,6 +142,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Push(args) => push::run(args, &global).await,
         Command::Pull(args) => pull::run(args, &global).await,
         Command::Verify(args) => verify::run(args, &global).await,
+        Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,

@@ -17,6 +17,10 @@ pub enum View {
     Verify,
     /// Stripes that were mended.
     Repair,
+    /// Shard files that were found.
+    Scan,
+    /// Stripes whose directories were read.
+    Index,
 }
 
 impl View {
@@ -31,6 +35,8 @@ impl View {
             Self::Pull => "pull",
             Self::Verify => "check",
             Self::Repair => "mend",
+            Self::Scan => "scan",
+            Self::Index => "index",
         }
     }
 }
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_view_has_the_lines_it_says() {
-        for view in [View::Push, View::Pull, View::Verify, View::Repair] {
+        for view in [View::Push, View::Pull, View::Verify, View::Repair, View::Scan, View::Index] {
             assert_eq!(lines(view, &Meter::default(), 0).len(), view.height());
         }
     }

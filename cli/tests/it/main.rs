@@ -26,6 +26,7 @@ mod push_again;
 mod pushes;
 mod refusals;
 mod repair;
+mod rescue;
 mod round_trip;
 mod servers_fail;
 mod services;
