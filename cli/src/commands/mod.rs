@@ -5,6 +5,7 @@
 
 pub mod demo;
 pub mod init;
+pub mod key;
 pub mod ls;
 pub mod pull;
 pub mod push;
@@ -45,7 +46,7 @@ use crate::ui::{self, Ui};
 
 Every option can also be given as ARC_NAME in the environment, as in ARC_VAULT or ARC_LOCK_WAIT.
 The passphrase comes from a prompt, ARC_PASSPHRASE, ARC_PASSPHRASE_FILE, ARC_PASSPHRASE_COMMAND
-or a key file, never from the command line.")]
+or a key file, never from the command line; the recovery key opens as well (arc key export).")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -80,6 +81,7 @@ pub enum Command {
     Ls(ls::Args),
     Status(status::Args),
     Servers(servers::Args),
+    Key(key::Args),
     Serve(serve::Args),
     Demo(demo::Args),
 }
@@ -98,6 +100,7 @@ impl Command {
             Self::Ls(_) => "ls",
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
+            Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
         }
@@ -147,6 +150,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
+        Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,
         Command::Demo(args) => demo::run(args, &global).await,

@@ -17,6 +17,7 @@ mod coordinator_fails;
 mod damage;
 mod full_disks;
 mod hostile;
+mod key;
 mod local;
 mod nonsense;
 mod output;
