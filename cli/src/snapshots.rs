@@ -70,7 +70,7 @@ pub async fn find_in(mut rows: Rows, name: &str) -> Result<SnapshotRow, Failure>
         }
         return rows.next().await?.ok_or_else(few);
     }
-    if name.len() < DIGITS_MIN || !name.bytes().all(|c| c.is_ascii_hexdigit()) {
+    if !is_name(name) {
         return Err(none(format!(
             "a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id"
         )));
@@ -86,6 +86,12 @@ pub async fn find_in(mut rows: Rows, name: &str) -> Result<SnapshotRow, Failure>
         }
     }
     found.ok_or_else(|| none("none begins with these digits".into()))
+}
+
+/// Whether a snapshot may be meant by `name`.
+pub fn is_name(name: &str) -> bool {
+    let is_id = || name.len() >= DIGITS_MIN && name.bytes().all(|c| c.is_ascii_hexdigit());
+    steps_back(name).is_some() || is_id()
 }
 
 /// `latest` is 0, `latest~2` is 2.

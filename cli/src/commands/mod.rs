@@ -4,6 +4,7 @@
 //! capitals; secrets come from there or from files, never from argv.
 
 pub mod demo;
+pub mod explain;
 pub mod init;
 pub mod key;
 pub mod ls;
@@ -79,6 +80,7 @@ pub enum Command {
     RepairScan(repair_scan::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
+    Explain(explain::Args),
     Status(status::Args),
     Servers(servers::Args),
     Key(key::Args),
@@ -98,6 +100,7 @@ impl Command {
             Self::RepairScan(_) => "repair-scan",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
+            Self::Explain(_) => "explain",
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
             Self::Key(_) => "key",
@@ -148,6 +151,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
+        Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
