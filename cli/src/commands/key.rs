@@ -6,6 +6,7 @@ use codec::keys::RecoveryKey;
 use dialoguer::Confirm;
 use serde_json::json;
 use server::auth::random;
+use server::wire::VaultInfo;
 
 use super::Global;
 use crate::exit::{Exit, Failure};
@@ -60,7 +61,12 @@ async fn export(vault: &Vault, args: &ExportArgs, ui: &Ui) -> Result<Exit, Failu
     let text = key.to_text();
     let mut record = vault.record.clone();
     record.set_recovery_key(&vault.keys, key, random()?, random()?)?;
-    let (on, servers) = vault::change_record(vault, &record).await?;
+    let put = vault.coordinator.put_vault(record.encode()).await;
+    let VaultInfo { record_on: on, servers, .. } = put.map_err(|error| {
+        Failure::from(error)
+            .state("no recovery key was printed; if the answer alone was lost, there is one that nobody knows")
+            .next("arc key export --replace")
+    })?;
     match ui.is_json() {
         true => ui.json("recovery_key", json!({ "key": *text })),
         false => ui.data(&*text),
@@ -70,6 +76,7 @@ async fn export(vault: &Vault, args: &ExportArgs, ui: &Ui) -> Result<Exit, Failu
             .state("the vault has it all the same, and nobody knows it")
             .next("arc key export --replace"));
     }
+    vault::remember_record(vault, &record)?;
     ui.say("Write it down and keep it away from the machines: it opens the vault, and is not shown again.");
     if replaces {
         ui.say("The recovery key before it opens the vault no more.");

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use codec::shard::Kind;
@@ -107,6 +108,10 @@ async fn open(
     for (path, error) in &scan.unreadable {
         ui.warn(&format!("cannot read: {error}"), Some(path.as_os_str().as_bytes()));
     }
+    if scan.newer > 0 {
+        let what = format!("{} of a newer arc: upgrade to read them", plural(scan.newer, "shard"));
+        ui.warn(&what, None);
+    }
     if scan.stripes.is_empty() {
         return Err(Failure::new(
             Exit::NoVault,
@@ -125,8 +130,10 @@ async fn open(
     let fetcher = Fetcher::of_folders(Arc::clone(&folders), vault, keys, Arc::clone(&counters));
     let (snapshots, others): (Vec<_>, Vec<_>) =
         scan.stripes.into_values().partition(|map| map.kind == Kind::Snapshot);
-    let watch = ui.watch(Arc::clone(&counters), View::Index);
-    let Indexed { index, unread } = rescue::index(&fetcher, others.into_iter(), &counters).await;
+    let indexing = Arc::new(Counters::default());
+    indexing.total_files.store(others.len() as u64, Relaxed);
+    let watch = ui.watch(Arc::clone(&indexing), View::Index);
+    let Indexed { index, unread } = rescue::index(&fetcher, others.into_iter(), &indexing).await;
     watch.finish();
     let chunks = index.len();
     folders.set_index(index);
@@ -164,6 +171,7 @@ async fn open(
         "unread_stripes": unread.len(),
         "damaged_headers": scan.damaged_headers,
         "unknown_files": scan.unknown,
+        "newer_files": scan.newer,
         "other_vaults": scan.strangers,
         "lost_snapshots": lost.len(),
     });

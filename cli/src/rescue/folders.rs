@@ -89,30 +89,50 @@ impl Folders {
         holder: Holder,
         range: Range<u64>,
     ) -> Result<Bytes> {
-        let (folders, map) = (Arc::clone(self), map.clone());
-        let read = tokio::task::spawn_blocking(move || folders.read_now(&map, &holder, range));
+        let (folders, stripe) = (Arc::clone(self), map.stripe);
+        let read = match range.start {
+            0 => {
+                let all = map.shards.clone();
+                let header = move || folders.header(stripe, &holder, &all, range.end);
+                tokio::task::spawn_blocking(header)
+            }
+            _ => tokio::task::spawn_blocking(move || folders.body(stripe, &holder, range)),
+        };
         read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    fn read_now(&self, map: &StripeMap, holder: &Holder, range: Range<u64>) -> Result<Bytes> {
-        let path = self.path(map.stripe, holder);
+    fn body(&self, stripe: StripeId, holder: &Holder, range: Range<u64>) -> Result<Bytes> {
+        let path = self.path(stripe, holder);
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        File::open(&path)
+            .and_then(|file| file.read_exact_at(&mut bytes, range.start))
+            .map_err(|error| told(&path, &error))?;
+        Ok(bytes.into())
+    }
+
+    /// The header, of so many bytes, of one of `all` shards of a stripe.
+    fn header(
+        &self,
+        stripe: StripeId,
+        holder: &Holder,
+        all: &[Holder],
+        header_bytes: u64,
+    ) -> Result<Bytes> {
+        let path = self.path(stripe, holder);
         let file = File::open(&path).map_err(|error| told(&path, &error))?;
-        let is_header = range.start == 0;
-        let address = (map.stripe, holder.index, holder.server);
-        if is_header && let Some(header) = self.kept(&address) {
+        let address = (stripe, holder.index, holder.server);
+        if let Some(header) = self.kept(&address) {
             return Ok(header);
         }
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        let read = file.read_exact_at(&mut bytes, range.start);
-        if !is_header {
-            return read.map(|()| bytes.into()).map_err(|error| told(&path, &error));
-        }
+        let mut bytes = vec![0; header_bytes as usize];
+        // What cannot be read is damaged, and made again too.
+        let _ = file.read_exact_at(&mut bytes, 0);
         let is_right = Header::parse(&bytes)
-            .is_ok_and(|header| (header.stripe, header.index) == (map.stripe, holder.index));
+            .is_ok_and(|header| (header.stripe, header.index) == (stripe, holder.index));
         if is_right {
             return Ok(bytes.into());
         }
-        let header = self.recover(map, holder, &file, &bytes).ok_or_else(|| {
+        let header = self.recover(stripe, holder, all, &file, &bytes).ok_or_else(|| {
             let why = format!("{}: its header is damaged", path_text(&path));
             Error::refuse(Code::Damaged, why)
         })?;
@@ -132,22 +152,23 @@ impl Folders {
     /// file's or made of its body.
     fn recover(
         &self,
-        map: &StripeMap,
+        stripe: StripeId,
         holder: &Holder,
+        all: &[Holder],
         file: &File,
         bytes: &[u8],
     ) -> Option<Bytes> {
         let of_sibling = |sibling: &Holder| {
             let mut bytes = vec![0; bytes.len()];
-            let file = File::open(self.path(map.stripe, sibling)).ok()?;
+            let file = File::open(self.path(stripe, sibling)).ok()?;
             file.read_exact_at(&mut bytes, 0).ok()?;
             Some(bytes)
         };
-        let siblings = map.shards.iter().filter(|other| *other != holder);
+        let siblings = all.iter().filter(|other| *other != holder);
         let shared = std::iter::once(bytes.to_vec())
             .chain(siblings.filter_map(of_sibling))
             .filter_map(|bytes| Header::shared(&bytes).ok())
-            .find(|header| header.stripe == map.stripe)?;
+            .find(|header| header.stripe == stripe)?;
         let by_table = |table: Vec<Digest>| shared.sibling(holder.index, &table).ok();
         let ends = shared
             .table_in(bytes)

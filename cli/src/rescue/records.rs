@@ -32,7 +32,7 @@ pub fn find(dirs: &[PathBuf], file: Option<&Path>) -> Result<Vec<VaultRecord>, F
         paths.iter().filter(|path| path.is_file()).map(|path| read(path)).partition(Result::is_ok);
     let found: Vec<VaultRecord> = found.into_iter().filter_map(Result::ok).collect();
     let Some(first) = found.first() else {
-        return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(none));
+        return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(|| none(dirs)));
     };
     let vault = first.vault;
     match found.iter().find(|record| record.vault != vault) {
@@ -81,9 +81,16 @@ fn read(path: &Path) -> Result<VaultRecord, Failure> {
     })
 }
 
-fn none() -> Failure {
-    Failure::new(Exit::NoVault, "there is no vault record in these folders")
-        .why(format!("{NAME} lies beside `shards` in the folder of every server and disk; the passphrase opens nothing without it"))
+fn none(dirs: &[PathBuf]) -> Failure {
+    let failure = Failure::new(Exit::NoVault, "there is no vault record in these folders").why(format!(
+        "{NAME} lies beside `shards` in the folder of every server and disk; the passphrase opens \
+         nothing without it"
+    ));
+    let closed = dirs.iter().filter_map(|dir| Some((dir, fs::read_dir(dir).err()?)));
+    closed
+        .fold(failure, |failure, (dir, error)| {
+            failure.why(format!("{} cannot be listed: {error}", path_text(dir)))
+        })
         .state("nothing was read or written")
         .next("arc rescue DIR… --to OUT --record FILE    with a copy of it")
 }

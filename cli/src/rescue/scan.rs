@@ -32,6 +32,8 @@ pub struct Scan {
     pub damaged_headers: u64,
     /// Files called like shards of which nothing is known: not even another shard of their stripe.
     pub unknown: u64,
+    /// Those of them that a newer arc wrote.
+    pub newer: u64,
     /// Shard files of other vaults.
     pub strangers: u64,
     /// Files and folders that could not be read.
@@ -43,6 +45,7 @@ struct Headless {
     path: PathBuf,
     stripe: StripeId,
     index: u8,
+    is_newer: bool,
 }
 
 struct Gathering<'a> {
@@ -129,7 +132,8 @@ impl Gathering<'_> {
                     self.add(path, &header, index, true);
                 }
                 (Err(_), Some((stripe, index))) => {
-                    let headless = Headless { path: path.to_owned(), stripe, index };
+                    let (path, is_newer) = (path.to_owned(), is_newer(&prefix));
+                    let headless = Headless { path, stripe, index, is_newer };
                     self.state().headless.push(headless);
                 }
                 (Err(_), None) => {}
@@ -155,12 +159,15 @@ impl Gathering<'_> {
 
     fn finish(self) -> Scan {
         let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for Headless { path, stripe, index } in std::mem::take(&mut state.headless) {
+        for Headless { path, stripe, index, is_newer } in std::mem::take(&mut state.headless) {
             match state.scan.stripes.get(&stripe) {
                 Some(map) if usize::from(index) < map.geometry.shards() => {
                     state.put(&path, stripe, index, true);
                 }
-                _ => state.scan.unknown += 1,
+                _ => {
+                    state.scan.unknown += 1;
+                    state.scan.newer += u64::from(is_newer);
+                }
             }
         }
         for map in state.scan.stripes.values_mut() {
@@ -202,6 +209,10 @@ impl Gathered {
         self.scan.shards += 1;
         self.scan.damaged_headers += u64::from(is_damaged);
     }
+}
+
+fn is_newer(prefix: &[u8]) -> bool {
+    matches!(Header::peek_bytes(prefix), Err(codec::Error::Version { .. }))
 }
 
 fn map_of(header: &Header) -> StripeMap {
@@ -266,10 +277,14 @@ mod tests {
         files[1][..4096].fill(0);
         write(split("b", 1), &files[1]);
         std::os::unix::fs::symlink(dir.path(), dir.path().join("found/loop")).unwrap();
-        let Scan { folders, stripes, shards, damaged_headers, unknown, strangers, unreadable } =
-            scan(&[dir.path().to_owned()], VAULT, &Counters::default());
-        assert_eq!((shards, damaged_headers, unknown, strangers), (4, 1, 1, 1));
-        assert!(unreadable.is_empty());
+        let mut newer = files[0].clone();
+        newer[8] = 9;
+        write(dir.path().join(format!("found/{}.2", StripeId([8; 32]))), &newer);
+        let found = scan(&[dir.path().to_owned()], VAULT, &Counters::default());
+        let Scan { folders, stripes, .. } = &found;
+        assert_eq!((found.shards, found.damaged_headers), (4, 1));
+        assert_eq!((found.unknown, found.newer, found.strangers), (2, 1, 1));
+        assert!(found.unreadable.is_empty());
         let map = &stripes[&id];
         let found: Vec<_> = map.shards.iter().map(|h| (h.index, h.bad)).collect();
         assert_eq!(found, [(0, false), (1, true), (2, false), (2, false)]);

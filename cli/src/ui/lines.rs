@@ -170,9 +170,10 @@ fn main_line(view: View, meter: &Meter) -> String {
     let numbers = &meter.last;
     let done = bytes_text(done_bytes(view, numbers));
     let rate = format!("{}/s", bytes_text(meter.main as u64));
+    let noun = if view == View::Index { "stripe" } else { "file" };
     let of = |done: u64, total: u64| match total {
-        0 => plural(done, "file"),
-        total => format!("{}/{} files", count_text(done), count_text(total)),
+        0 => plural(done, noun),
+        total => format!("{}/{} {noun}s", count_text(done), count_text(total)),
     };
     let files = match view {
         View::Push => of(numbers.read_files, 0),

@@ -239,18 +239,14 @@ pub async fn create_record(
     Ok((keys, record))
 }
 
-/// Gives the vault a changed record. How many servers have it now, and how many there are.
-pub async fn change_record(vault: &Vault, record: &VaultRecord) -> Result<(u32, u32), Failure> {
-    let info = vault.coordinator.put_vault(record.encode()).await?;
-    // From here on this machine refuses the former one.
+/// Has this machine refuse older records than this one from here on.
+pub fn remember_record(vault: &Vault, record: &VaultRecord) -> Result<(), Failure> {
+    let here = |known: &&mut Known| known.location == vault.location && known.vault == record.vault;
     Config::update(|config| {
-        let here =
-            |known: &&mut Known| known.location == vault.location && known.vault == record.vault;
         for known in config.vaults.values_mut().filter(here) {
             known.generation = known.generation.max(record.generation);
         }
-    })?;
-    Ok((info.record_on, info.servers))
+    })
 }
 
 /// Which vault is meant.
