@@ -118,15 +118,17 @@ pub fn split(text: &[u8]) -> (&[u8], &[u8]) {
 /// Reads the record of a snapshot.
 pub async fn record(fetcher: &Fetcher, row: &SnapshotRow) -> fetch::Result<Snapshot> {
     let map = Arc::new(row.stripe.clone());
+    let lost = |error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id));
+    // A stripe that somebody else made is not even read.
+    let key =
+        PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault()).map_err(lost)?;
     let bodies = fetcher.data_bodies(&map).await?;
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let open = || {
         let pack_bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
-        let key = PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault())?;
         Snapshot::decode(&pack::open_record(fetcher.vault(), &key, &pack_bytes)?)
     };
-    open()
-        .map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
+    open().map_err(lost)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `arc rescue`: files out of bare shard folders, when everything else is gone.
 
+mod jobs;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -10,17 +12,20 @@ use std::time::Instant;
 use codec::shard::Kind;
 use serde_json::{Value, json};
 
-use super::pull::{Overwrite, check_target, policy, split, warn_of};
+use self::jobs::{Job, jobs, warn_of_room};
+use super::pull::{Overwrite, check_target, policy, warn_of};
 use super::{Global, snapshots as listing};
 use crate::exit::{Exit, Failure};
 use crate::fetch::{FetchError, Fetcher};
 use crate::pull;
 use crate::rescue::{self, Found, Indexed, Scan};
-use crate::snapshots::{self, Rows};
 use crate::ui::{
     Counters, Ui, View, bytes_text, duration_text, path_text, plural, shell_word, time_text,
 };
 use crate::{secret, tree};
+
+/// Files that cannot be read of which there is a warning each.
+const UNREADABLE_SHOWN: usize = 20;
 
 /// Get files back from the folders of storage servers or disks, with nothing else but the passphrase.
 ///
@@ -66,15 +71,6 @@ struct Rescue {
     fields: Value,
 }
 
-/// One snapshot that is to be restored.
-struct Job {
-    found: Found,
-    path: Vec<u8>,
-    to: PathBuf,
-    /// What its paths are shown with in front.
-    below: Vec<u8>,
-}
-
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let began = Instant::now();
@@ -105,9 +101,7 @@ async fn open(
     ui: &Ui,
 ) -> Result<Rescue, Failure> {
     let scan = scan(dirs, vault, ui).await;
-    for (path, error) in &scan.unreadable {
-        ui.warn(&format!("cannot read: {error}"), Some(path.as_os_str().as_bytes()));
-    }
+    tell_unreadable(&scan, ui);
     if scan.newer > 0 {
         let what = format!("{} of a newer arc: upgrade to read them", plural(scan.newer, "shard"));
         ui.warn(&what, None);
@@ -173,6 +167,7 @@ async fn open(
         "unknown_files": scan.unknown,
         "newer_files": scan.newer,
         "other_vaults": scan.strangers,
+        "unreadable": scan.unreadable.len(),
         "lost_snapshots": lost.len(),
     });
     Ok(Rescue { fetcher: Arc::new(fetcher), counters, snapshots, exits, lines, fields })
@@ -185,6 +180,21 @@ async fn scan(dirs: Vec<PathBuf>, vault: codec::VaultId, ui: &Ui) -> Scan {
     let scan = scanning.await;
     watch.finish();
     scan.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// A disk that fails has many of them.
+fn tell_unreadable(scan: &Scan, ui: &Ui) {
+    let shown = if ui.verbose() > 0 { scan.unreadable.len() } else { UNREADABLE_SHOWN };
+    for (path, error) in scan.unreadable.iter().take(shown) {
+        ui.warn(&format!("cannot read: {error}"), Some(path.as_os_str().as_bytes()));
+    }
+    let more = scan.unreadable.len().saturating_sub(shown);
+    if more > 0 {
+        ui.warn(
+            &format!("{} more cannot be read (-v names them)", plural(more as u64, "file")),
+            None,
+        );
+    }
 }
 
 /// Nothing may need them, so they are no warning.
@@ -218,34 +228,6 @@ fn tell_found(Found { row, record }: &Found, ui: &Ui) {
         true => ui.json("snapshot", listing::fields(row.id, record)),
         false => ui.data(listing::line(row.id, record.began_ms, record)),
     }
-}
-
-/// Which snapshots are restored, and where each goes.
-async fn jobs(snapshots: Vec<Found>, args: &Args, to: &Path) -> Result<Vec<Job>, Failure> {
-    let Some(wanted) = &args.snapshot else {
-        let job = |found: Found| {
-            let name = folder_name(&found);
-            let below = format!("{name}/").into_bytes();
-            Job { to: to.join(name), below, path: Vec::new(), found }
-        };
-        let jobs: Vec<Job> = snapshots.into_iter().map(job).collect();
-        jobs.iter().try_for_each(|job| check_target(&job.to, args.overwrite))?;
-        return Ok(jobs);
-    };
-    let (name, path) = split(wanted)?;
-    let rows = Rows::of(snapshots.iter().map(|found| found.row.clone()).collect());
-    let row = snapshots::find_in(rows, &name).await.map_err(|failure| Failure {
-        next: vec!["the same with --list instead of --to OUT    which there are".into()],
-        ..failure
-    })?;
-    let found = snapshots.into_iter().filter(|found| found.row.id == row.id);
-    Ok(found.map(|found| Job { found, path: path.clone(), to: to.into(), below: vec![] }).collect())
-}
-
-/// As in `7c1d09aa-2026-07-01-091502`.
-fn folder_name(Found { row, record }: &Found) -> String {
-    let time = time_text(record.began_ms).replace(':', "").replace(' ', "-");
-    format!("{:.8}-{time}", row.id)
 }
 
 async fn restore(
@@ -361,25 +343,6 @@ async fn restore(
     ui.summary(&lines, fields);
     ui.note_all(&exits);
     Ok(Exit::worst(&exits))
-}
-
-/// The newest come first, so it is the oldest that there is no room for.
-fn warn_of_room(jobs: &[Job], to: &Path, ui: &Ui) {
-    let wanted: u64 =
-        jobs.iter().filter(|job| job.path.is_empty()).map(|job| job.found.record.stats.bytes).sum();
-    let Some(there) = to.ancestors().find(|path| path.exists()) else { return };
-    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
-    let Ok(disk) = rustix::fs::statvfs(there) else { return };
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if wanted > free {
-        let what = format!(
-            "{} are to be restored and {} are free there: the newest snapshots come first; \
-             --snapshot takes one of them",
-            bytes_text(wanted),
-            bytes_text(free)
-        );
-        ui.warn(&what, Some(to.as_os_str().as_bytes()));
-    }
 }
 
 /// Shards that were damaged, and done without: no failure. How many.
