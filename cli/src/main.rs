@@ -9,9 +9,11 @@
 mod commands;
 mod config;
 mod exit;
+mod explain;
 mod fetch;
 mod pull;
 mod push;
+mod rescue;
 mod secret;
 mod snapshots;
 mod tree;

@@ -1,4 +1,4 @@
-//! What opens a vault: a passphrase or a key file, never from argv.
+//! What opens a vault: a passphrase, a key file or the recovery key, never from argv.
 
 use std::env;
 use std::ffi::OsString;
@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use codec::keys::{KEY_FILE_BYTES_MIN, Secret, VaultKeys, VaultRecord};
+use codec::keys::{KEY_FILE_BYTES_MIN, RecoveryKey, Secret, VaultKeys, VaultRecord};
 use dialoguer::Password;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
@@ -21,6 +21,8 @@ const VALUE: &str = "ARC_PASSPHRASE";
 const FILE: &str = "ARC_PASSPHRASE_FILE";
 /// A shell command that prints it.
 const COMMAND: &str = "ARC_PASSPHRASE_COMMAND";
+/// A file with the recovery key.
+const RECOVERY: &str = "ARC_RECOVERY_KEY_FILE";
 /// A longer passphrase or key file is a mistake.
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 /// How often a passphrase may be mistyped at the prompt.
@@ -39,8 +41,16 @@ pub struct SecretArgs {
 
 /// Opens `record`; a passphrase mistyped at the prompt may be tried again.
 pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys, Failure> {
+    unlock_any(std::slice::from_ref(record), args).await.map(|(keys, _)| keys)
+}
+
+/// Opens the first of `records` that can be, and says which.
+pub async fn unlock_any(
+    records: &[VaultRecord],
+    args: &SecretArgs,
+) -> Result<(VaultKeys, usize), Failure> {
     if let Some(secret) = given(args).await? {
-        return open(record, secret).await;
+        return open(records, secret).await;
     }
     must_be_terminal()?;
     for left in (0..TRIES).rev() {
@@ -49,7 +59,11 @@ pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys
             _ => "That does not open it. Passphrase of the vault",
         };
         let passphrase = prompt(move || Password::new().with_prompt(text)).await?;
-        match open(record, Secret::Passphrase(passphrase)).await {
+        let opened = match secret_of(passphrase, "the prompt") {
+            Ok(secret) => open(records, secret).await,
+            Err(failure) => Err(failure),
+        };
+        match opened {
             Err(failure) if failure.code == Exit::WrongKey && left > 0 => {}
             opened => return opened,
         }
@@ -59,10 +73,14 @@ pub async fn unlock(record: &VaultRecord, args: &SecretArgs) -> Result<VaultKeys
 
 /// The secret of a new vault. Second is a generated passphrase that the person must be told.
 pub async fn choose(args: &SecretArgs) -> Result<(Secret, Option<Zeroizing<String>>), Failure> {
-    if let Some(secret) = given(args).await? {
-        return Ok((secret, None));
+    match given(args).await? {
+        Some(Secret::RecoveryKey(_)) => {
+            let what = "a new vault needs a passphrase or a key file, not a recovery key";
+            return Err(Failure::new(Exit::Usage, what).next("arc key export    makes one, later"));
+        }
+        Some(secret) => return Ok((secret, None)),
+        None => must_be_terminal()?,
     }
-    must_be_terminal()?;
     let question = || {
         Password::new()
             .with_prompt("Passphrase of the new vault (empty: generate one)")
@@ -92,20 +110,43 @@ pub fn generate() -> Result<Zeroizing<String>, Failure> {
     Ok(text)
 }
 
-async fn open(record: &VaultRecord, secret: Secret) -> Result<VaultKeys, Failure> {
-    let record = record.clone();
+async fn open(records: &[VaultRecord], secret: Secret) -> Result<(VaultKeys, usize), Failure> {
+    let records = records.to_vec();
     // Argon2 takes most of a second.
-    server::cpu::run(move || record.unlock(&secret)).await.map_err(|error| match error {
+    let opened = server::cpu::run(move || {
+        let mut failed = codec::Error::Key { what: "the vault" };
+        for (number, record) in records.iter().enumerate() {
+            match record.unlock(&secret) {
+                Ok(keys) => return Ok((keys, number)),
+                Err(codec::Error::Key { .. }) => {}
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    });
+    opened.await.map_err(|error| match error {
         codec::Error::Key { .. } => wrong(),
         other => other.into(),
     })
 }
 
+/// What somebody typed where a passphrase is asked for: that, or the recovery key.
+fn secret_of(text: Zeroizing<String>, source: &str) -> Result<Secret, Failure> {
+    if !RecoveryKey::is_meant_by(&text) {
+        return Ok(Secret::Passphrase(text));
+    }
+    RecoveryKey::from_text(&text).map(Secret::RecoveryKey).map_err(|error| {
+        Failure::new(Exit::WrongKey, format!("the recovery key of {source} cannot be read"))
+            .why(error.to_string())
+            .state("nothing was read or changed")
+    })
+}
+
 fn wrong() -> Failure {
-    Failure::new(Exit::WrongKey, "the passphrase or key file does not open this vault")
+    Failure::new(Exit::WrongKey, "the passphrase, key file or recovery key does not open this vault")
         .state("nothing was read or changed")
         .next(format!(
-            "check {VALUE}, {FILE}, {COMMAND}, --key-file, and that --vault is the one meant"
+            "check {VALUE}, {FILE}, {COMMAND}, {RECOVERY}, --key-file, and that --vault is the one meant"
         ))
 }
 
@@ -123,16 +164,33 @@ async fn given(args: &SecretArgs) -> Result<Option<Secret>, Failure> {
         }
         return Ok(Some(Secret::KeyFile(bytes)));
     }
-    let passphrase = if let Some(value) = env::var_os(VALUE) {
-        text(value.into_vec(), VALUE)?
+    if let Some(path) = env::var_os(RECOVERY) {
+        let key = recovery_key(read_bounded(Path::new(&path))?);
+        return key.map(Some);
+    }
+    let (passphrase, source) = if let Some(value) = env::var_os(VALUE) {
+        (text(value.into_vec(), VALUE)?, VALUE)
     } else if let Some(path) = env::var_os(FILE) {
-        first_line(read_bounded(Path::new(&path))?, FILE)?
+        (first_line(read_bounded(Path::new(&path))?, FILE)?, FILE)
     } else if let Some(command) = env::var_os(COMMAND) {
-        first_line(output(command).await?, COMMAND)?
+        (first_line(output(command).await?, COMMAND)?, COMMAND)
     } else {
         return Ok(None);
     };
-    Ok(Some(Secret::Passphrase(passphrase)))
+    secret_of(passphrase, source).map(Some)
+}
+
+/// The recovery key in a file: all of it, for it may stand on several lines.
+fn recovery_key(bytes: Zeroizing<Vec<u8>>) -> Result<Secret, Failure> {
+    let key = text(bytes.to_vec(), RECOVERY)?;
+    match secret_of(key, RECOVERY)? {
+        Secret::Passphrase(_) => Err(Failure::new(
+            Exit::Usage,
+            format!("{RECOVERY} names a file without a recovery key"),
+        )
+        .why("a recovery key begins with ARCKEY")),
+        key => Ok(key),
+    }
 }
 
 /// Runs it on a thread of its own, so that a signal is heard meanwhile.
@@ -184,7 +242,7 @@ fn must_be_terminal() -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Exit::WrongKey, "no passphrase was given, and there is no terminal to ask on")
-        .next(format!("set {VALUE}, {FILE} or {COMMAND}, or give --key-file FILE")))
+        .next(format!("set {VALUE}, {FILE}, {COMMAND} or {RECOVERY}, or give --key-file FILE")))
 }
 
 /// Asks on a thread of its own, so that a signal is heard meanwhile.
@@ -233,6 +291,21 @@ mod tests {
         assert_eq!(line(b" spaces stay "), Ok(" spaces stay ".into()));
         assert_eq!(line(b"\nsecond"), Err(Exit::Usage));
         assert_eq!(line(b"\xff\n"), Err(Exit::Usage));
+    }
+
+    #[test]
+    fn a_recovery_key_is_known_wherever_a_passphrase_is_asked_for() {
+        let key = RecoveryKey::new([5; 32]).to_text();
+        let of = |text: &str| secret_of(Zeroizing::new(text.to_owned()), VALUE);
+        assert!(matches!(of(&key.to_lowercase()), Ok(Secret::RecoveryKey(_))));
+        assert!(matches!(of("open sesame"), Ok(Secret::Passphrase(_))));
+        let mistyped = of(&key[..key.len() - 1]).err().unwrap();
+        assert_eq!(mistyped.code, Exit::WrongKey);
+        assert!(!mistyped.to_string().contains(&key[20..]), "{mistyped}");
+        let in_file = |text: &str| recovery_key(Zeroizing::new(text.as_bytes().to_vec()));
+        let (first, second) = key.split_at(41);
+        assert!(in_file(&format!("{first}\n  {second}\n")).is_ok());
+        assert_eq!(in_file("open sesame").err().unwrap().code, Exit::Usage);
     }
 
     #[tokio::test]

@@ -16,16 +16,22 @@ const DIGITS_MIN: usize = 4;
 
 /// The kept snapshots, newest first, a page at a time.
 pub struct Rows {
-    coordinator: CoordinatorClient,
+    /// Where the next page comes from.
+    coordinator: Option<CoordinatorClient>,
     query: PageQuery,
     page: std::vec::IntoIter<SnapshotRow>,
-    more: bool,
 }
 
 impl Rows {
     /// All of them.
     pub fn new(coordinator: CoordinatorClient) -> Self {
-        Self { coordinator, query: PageQuery::default(), page: Vec::new().into_iter(), more: true }
+        let (query, page) = (PageQuery::default(), Vec::new().into_iter());
+        Self { coordinator: Some(coordinator), query, page }
+    }
+
+    /// These, newest first.
+    pub fn of(rows: Vec<SnapshotRow>) -> Self {
+        Self { coordinator: None, query: PageQuery::default(), page: rows.into_iter() }
     }
 
     /// The next one.
@@ -34,11 +40,11 @@ impl Rows {
             if let Some(row) = self.page.next() {
                 return Ok(Some(row));
             }
-            if !self.more {
-                return Ok(None);
+            let Some(coordinator) = &self.coordinator else { return Ok(None) };
+            let page = coordinator.snapshots(&self.query).await?;
+            if page.next.is_none() {
+                self.coordinator = None;
             }
-            let page = self.coordinator.snapshots(&self.query).await?;
-            self.more = page.next.is_some();
             self.query.after = page.next;
             self.page = page.rows.into_iter();
         }
@@ -47,12 +53,16 @@ impl Rows {
 
 /// The snapshot that a person means by `name`.
 pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<SnapshotRow, Failure> {
+    find_in(Rows::new(coordinator.clone()), name).await
+}
+
+/// The one of `rows` that a person means by `name`.
+pub async fn find_in(mut rows: Rows, name: &str) -> Result<SnapshotRow, Failure> {
     let none = |why: String| {
         Failure::new(Exit::NoSnapshot, format!("no snapshot {name}"))
             .why(why)
             .next("arc snapshots    what there is")
     };
-    let mut rows = Rows::new(coordinator.clone());
     if let Some(back) = steps_back(name) {
         let few = || none("the vault has not as many".into());
         for _ in 0..back {
@@ -60,7 +70,7 @@ pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<Snapsho
         }
         return rows.next().await?.ok_or_else(few);
     }
-    if name.len() < DIGITS_MIN || !name.bytes().all(|c| c.is_ascii_hexdigit()) {
+    if !is_name(name) {
         return Err(none(format!(
             "a snapshot is `latest`, `latest~1`, or at least {DIGITS_MIN} digits of its id"
         )));
@@ -76,6 +86,12 @@ pub async fn find(coordinator: &CoordinatorClient, name: &str) -> Result<Snapsho
         }
     }
     found.ok_or_else(|| none("none begins with these digits".into()))
+}
+
+/// Whether a snapshot may be meant by `name`.
+pub fn is_name(name: &str) -> bool {
+    let is_id = || name.len() >= DIGITS_MIN && name.bytes().all(|c| c.is_ascii_hexdigit());
+    steps_back(name).is_some() || is_id()
 }
 
 /// `latest` is 0, `latest~2` is 2.
@@ -102,15 +118,17 @@ pub fn split(text: &[u8]) -> (&[u8], &[u8]) {
 /// Reads the record of a snapshot.
 pub async fn record(fetcher: &Fetcher, row: &SnapshotRow) -> fetch::Result<Snapshot> {
     let map = Arc::new(row.stripe.clone());
+    let lost = |error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id));
+    // A stripe that somebody else made is not even read.
+    let key =
+        PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault()).map_err(lost)?;
     let bodies = fetcher.data_bodies(&map).await?;
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let open = || {
         let pack_bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
-        let key = PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault())?;
         Snapshot::decode(&pack::open_record(fetcher.vault(), &key, &pack_bytes)?)
     };
-    open()
-        .map_err(|error| FetchError::Lost(format!("the record of snapshot {:.8}: {error}", row.id)))
+    open().map_err(lost)
 }
 
 #[cfg(test)]

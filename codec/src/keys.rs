@@ -14,9 +14,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::seal::Aead;
 use crate::{ChunkId, Digest};
 
+mod recovery;
 mod secret;
 mod vault_record;
 
+pub use recovery::RecoveryKey;
 pub use secret::{Argon2Cost, KEY_FILE_BYTES_MIN, Secret};
 pub use vault_record::{SLOTS_MAX, VAULT_RECORD_BYTES_MAX, VaultRandom, VaultRecord};
 
@@ -136,7 +138,7 @@ macro_rules! opaque {
         }
     )*};
 }
-opaque!(MasterKey, VaultKeys, Secret, VaultRandom);
+opaque!(MasterKey, VaultKeys, Secret, RecoveryKey, VaultRandom);
 
 #[cfg(test)]
 mod tests;

@@ -135,8 +135,27 @@ pub struct Directory {
 impl Directory {
     /// Opens the directory of a whole pack (`pack` holds exactly the pack's bytes).
     pub fn open(vault: VaultId, key: &PackKey, pack: &[u8]) -> Result<Self> {
-        let footer = Footer::decode(pack)?;
-        let mut sealed = pack[footer.directory_range()].to_vec();
+        Self::open_tail(vault, key, pack.len() as u64, pack)
+    }
+
+    /// Where the sealed directory lies in a pack of `pack_bytes`, by the bytes at its end (at
+    /// least [`PACK_FOOTER_BYTES`]). Nothing seals the footer: [`Directory::open_tail`] shows
+    /// whether it is right.
+    pub fn range(pack_bytes: u64, tail: &[u8]) -> Result<Range<u64>> {
+        let footer = Footer::decode(pack_bytes, tail)?;
+        let start = u64::from(footer.directory_offset);
+        Ok(start..start + u64::from(footer.directory_bytes))
+    }
+
+    /// Opens the directory out of the end of a pack of `pack_bytes`: `tail` begins where the
+    /// directory does, or before.
+    pub fn open_tail(vault: VaultId, key: &PackKey, pack_bytes: u64, tail: &[u8]) -> Result<Self> {
+        let footer = Footer::decode(pack_bytes, tail)?;
+        let (offset, bytes) = (u64::from(footer.directory_offset), footer.directory_bytes as usize);
+        let start = (offset + tail.len() as u64).checked_sub(pack_bytes).map(|at| at as usize);
+        let sealed = start.and_then(|at| tail.get(at..at + bytes));
+        let mut sealed =
+            sealed.ok_or_else(|| damaged("it begins further in front".into()))?.to_vec();
         let opened = key.open(vault, FrameKind::Directory, footer.frame_count, &mut sealed)?;
         let plaintext = frame::decompress(DIRECTORY, opened, DIRECTORY_BYTES_MAX)?;
         Self::decode(&plaintext, &footer)
@@ -299,11 +318,11 @@ impl Footer {
         out
     }
 
-    /// Reads the footer at the end of `pack`; the directory lies between frames and footer.
-    fn decode(pack: &[u8]) -> Result<Self> {
+    /// Reads the footer at the end of a pack; the directory lies between frames and footer.
+    fn decode(pack_bytes: u64, tail: &[u8]) -> Result<Self> {
         let damaged = |why: String| Error::damaged("pack footer", why);
-        let Some((before, bytes)) = pack.split_last_chunk::<PACK_FOOTER_BYTES>() else {
-            return Err(damaged(format!("the pack has only {} bytes", pack.len())));
+        let Some((_, bytes)) = tail.split_last_chunk::<PACK_FOOTER_BYTES>() else {
+            return Err(damaged(format!("the pack has only {} bytes", tail.len())));
         };
         let field = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -316,15 +335,10 @@ impl Footer {
         let (frames, most) = (footer.frame_count.into(), PACK_CHUNKS_MAX as u64);
         bounded("the number of a pack's frames", frames, most)?;
         let end = u64::from(footer.directory_offset) + u64::from(footer.directory_bytes);
-        if end != before.len() as u64 {
-            return Err(damaged(format!("{footer:?} in a pack of {} bytes", pack.len())));
+        if end + PACK_FOOTER_BYTES as u64 != pack_bytes {
+            return Err(damaged(format!("{footer:?} in a pack of {pack_bytes} bytes")));
         }
         Ok(footer)
-    }
-
-    fn directory_range(&self) -> Range<usize> {
-        let start = self.directory_offset as usize;
-        start..start + self.directory_bytes as usize
     }
 }
 

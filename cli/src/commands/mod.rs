@@ -4,13 +4,16 @@
 //! capitals; secrets come from there or from files, never from argv.
 
 pub mod demo;
+pub mod explain;
 pub mod init;
+pub mod key;
 pub mod ls;
 pub mod pull;
 pub mod push;
 pub mod quantity;
 pub mod repair;
 pub mod repair_scan;
+pub mod rescue;
 pub mod serve;
 pub mod servers;
 pub mod snapshots;
@@ -45,7 +48,7 @@ use crate::ui::{self, Ui};
 
 Every option can also be given as ARC_NAME in the environment, as in ARC_VAULT or ARC_LOCK_WAIT.
 The passphrase comes from a prompt, ARC_PASSPHRASE, ARC_PASSPHRASE_FILE, ARC_PASSPHRASE_COMMAND
-or a key file, never from the command line.")]
+or a key file, never from the command line; the recovery key opens as well (arc key export).")]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -74,12 +77,15 @@ pub enum Command {
     Push(push::Args),
     Pull(pull::Args),
     Verify(verify::Args),
+    Rescue(rescue::Args),
     RepairScan(repair_scan::Args),
     Repair(repair::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
+    Explain(explain::Args),
     Status(status::Args),
     Servers(servers::Args),
+    Key(key::Args),
     Serve(serve::Args),
     Demo(demo::Args),
 }
@@ -92,12 +98,15 @@ impl Command {
             Self::Push(_) => "push",
             Self::Pull(_) => "pull",
             Self::Verify(_) => "verify",
+            Self::Rescue(_) => "rescue",
             Self::RepairScan(_) => "repair-scan",
             Self::Repair(_) => "repair",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
+            Self::Explain(_) => "explain",
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
+            Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
         }
@@ -142,11 +151,14 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Push(args) => push::run(args, &global).await,
         Command::Pull(args) => pull::run(args, &global).await,
         Command::Verify(args) => verify::run(args, &global).await,
+        Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Repair(args) => repair::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
+        Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
+        Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,
         Command::Demo(args) => demo::run(args, &global).await,

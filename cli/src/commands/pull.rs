@@ -58,7 +58,9 @@ impl Args {
 
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
-    check_target(&args)?;
+    if !args.takes_stdout() {
+        check_target(&args.to, args.overwrite)?;
+    }
     let vault = vault::open(global).await?;
     let pulled = pull_from(&vault, args, &global.ui).await;
     vault.close().await;
@@ -110,26 +112,7 @@ fn tell(
     took: std::time::Duration,
     ui: &Ui,
 ) -> Exit {
-    let mut exits = vec![Exit::Done];
-    for problem in &outcome.problems {
-        ui.warn(&format!("cannot {}: {}", problem.doing, problem.error), Some(&problem.path));
-        exits.push(match problem.error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::NoSpace,
-            _ => Exit::Failed,
-        });
-    }
-    for lost in &outcome.lost {
-        let exit = Failure::from(lost.why.clone()).code;
-        ui.warn(&format!("not restored: {}", lost.why), Some(&lost.path));
-        exits.push(exit);
-    }
-    if let Some(missing) = &outcome.missing {
-        ui.warn(
-            &format!("everything after it is missing: {}", missing.why),
-            Some(&tree::absolute(&missing.after)),
-        );
-        exits.push(Failure::from(missing.why.clone()).code);
-    }
+    let exits = warn_of(outcome, b"", ui);
     let mut lines = vec![format!(
         "snapshot {id:.8} restored to {}: {}, {} in {}",
         path_text(to),
@@ -165,7 +148,35 @@ fn tell(
     Exit::worst(&exits)
 }
 
-fn policy(overwrite: Option<Overwrite>) -> tree::Overwrite {
+/// Tells of what was not restored, and gives the exit codes for it. The paths below the target are
+/// shown with `below` in front.
+pub(super) fn warn_of(outcome: &Outcome, below: &[u8], ui: &Ui) -> Vec<Exit> {
+    let mut exits = vec![Exit::Done];
+    for problem in &outcome.problems {
+        let path = [below, &problem.path].concat();
+        ui.warn(&format!("cannot {}: {}", problem.doing, problem.error), Some(&path));
+        exits.push(match problem.error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Exit::NoSpace,
+            _ => Exit::Failed,
+        });
+    }
+    for lost in &outcome.lost {
+        let exit = Failure::from(lost.why.clone()).code;
+        let path = [below, &lost.path].concat();
+        ui.warn(&format!("not restored: {}", lost.why), Some(&path));
+        exits.push(exit);
+    }
+    if let Some(missing) = &outcome.missing {
+        ui.warn(
+            &format!("everything after it is missing: {}", missing.why),
+            Some(&tree::absolute(&missing.after)),
+        );
+        exits.push(Failure::from(missing.why.clone()).code);
+    }
+    exits
+}
+
+pub(super) fn policy(overwrite: Option<Overwrite>) -> tree::Overwrite {
     match overwrite {
         None | Some(Overwrite::Never) => tree::Overwrite::Never,
         Some(Overwrite::IfChanged) => tree::Overwrite::IfChanged,
@@ -174,20 +185,19 @@ fn policy(overwrite: Option<Overwrite>) -> tree::Overwrite {
 }
 
 /// Without `--overwrite` nothing may be in the target folder.
-fn check_target(args: &Args) -> Result<(), Failure> {
-    if args.overwrite.is_some() || args.takes_stdout() {
+pub(super) fn check_target(to: &Path, overwrite: Option<Overwrite>) -> Result<(), Failure> {
+    if overwrite.is_some() {
         return Ok(());
     }
-    match std::fs::read_dir(&args.to).map(is_empty) {
-        Ok(false) => Err(Failure::new(
-            Exit::Usage,
-            format!("the folder {} is not empty", path_text(&args.to)),
-        )
-        .state("nothing was restored")
-        .next("--overwrite never|if-changed|always    restores into it all the same")),
+    match std::fs::read_dir(to).map(is_empty) {
+        Ok(false) => {
+            Err(Failure::new(Exit::Usage, format!("the folder {} is not empty", path_text(to)))
+                .state("nothing was restored")
+                .next("--overwrite never|if-changed|always    restores into it all the same"))
+        }
         Ok(true) => Ok(()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Failure::io("cannot restore into", &args.to)(error)),
+        Err(error) => Err(Failure::io("cannot restore into", to)(error)),
     }
 }
 

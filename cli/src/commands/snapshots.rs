@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use codec::StripeId;
 use codec::snapshot::Snapshot;
 use serde_json::json;
 use server::wire::SnapshotRow;
@@ -33,10 +34,7 @@ async fn list(vault: &Vault, ui: &Ui) -> Result<Exit, Failure> {
     let mut count = 0;
     while let Some(row) = rows.next().await? {
         if count == 0 && !ui.is_json() {
-            ui.data(format!(
-                "{:<8}  {:<19}  {:<12} {:>9} {:>10}  what",
-                "snapshot", "saved", "host", "files", "size"
-            ));
+            ui.data(heading());
         }
         count += 1;
         match snapshots::record(&fetcher, &row).await {
@@ -54,37 +52,54 @@ async fn list(vault: &Vault, ui: &Ui) -> Result<Exit, Failure> {
 }
 
 fn tell(row: &SnapshotRow, record: &Snapshot, ui: &Ui) {
-    let sources: Vec<String> =
-        record.sources.iter().map(|path| escaped(&tree::absolute(path))).collect();
     if ui.is_json() {
-        return ui.json(
-            "snapshot",
-            json!({
-                "snapshot": row.id,
-                "sequence": row.sequence,
-                "received_ms": row.received_ms,
-                "host": record.host,
-                "user": record.user,
-                "sources": sources,
-                "tags": record.tags,
-                "began_ms": record.began_ms,
-                "ended_ms": record.ended_ms,
-                "parent": record.parent,
-                "stats": record.stats,
-            }),
-        );
+        let mut fields = fields(row.id, record);
+        fields["sequence"] = row.sequence.into();
+        fields["received_ms"] = row.received_ms.into();
+        return ui.json("snapshot", fields);
     }
+    ui.data(line(row.id, row.received_ms as i64, record));
+}
+
+/// What stands above the lines.
+pub(super) fn heading() -> String {
+    format!(
+        "{:<8}  {:<19}  {:<12} {:>9} {:>10}  what",
+        "snapshot", "saved", "host", "files", "size"
+    )
+}
+
+/// One snapshot, saved at `saved_ms`.
+pub(super) fn line(id: StripeId, saved_ms: i64, record: &Snapshot) -> String {
     let tags = match record.tags.is_empty() {
         true => String::new(),
         false => format!("  [{}]", record.tags.join(", ")),
     };
-    ui.data(format!(
-        "{:.8}  {:<19}  {:<12} {:>9} {:>10}  {}{tags}",
-        row.id,
-        time_text(row.received_ms as i64),
+    format!(
+        "{id:.8}  {:<19}  {:<12} {:>9} {:>10}  {}{tags}",
+        time_text(saved_ms),
         escaped(record.host.as_bytes()),
         count_text(record.stats.files),
         bytes_text(record.stats.bytes),
-        sources.join(" "),
-    ));
+        sources(record).join(" "),
+    )
+}
+
+/// What the record of a snapshot says, for JSON.
+pub(super) fn fields(id: StripeId, record: &Snapshot) -> serde_json::Value {
+    json!({
+        "snapshot": id,
+        "host": record.host,
+        "user": record.user,
+        "sources": sources(record),
+        "tags": record.tags,
+        "began_ms": record.began_ms,
+        "ended_ms": record.ended_ms,
+        "parent": record.parent,
+        "stats": record.stats,
+    })
+}
+
+fn sources(record: &Snapshot) -> Vec<String> {
+    record.sources.iter().map(|path| escaped(&tree::absolute(path))).collect()
 }

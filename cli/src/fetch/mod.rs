@@ -7,7 +7,9 @@
 //! stead. What was met on the way is reported to the coordinator once, for repair.
 
 mod columns;
+mod directory;
 mod error;
+mod origin;
 mod shards;
 mod span;
 mod tree;
@@ -23,35 +25,29 @@ use codec::manifest::ChunkRef;
 use codec::seal::{FrameKind, PackKey};
 use codec::{ChunkId, StripeId, VaultId};
 use rayon::prelude::*;
-use server::client::{CoordinatorClient, StorageClient};
 use server::cpu;
 use server::wire::{
     CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Found, Holder, ReadTicket, StripeMap,
 };
 
 use crate::config::Location;
+use crate::rescue::Folders;
 use crate::ui::Counters;
 use crate::vault::Vault;
 
 use self::columns::ColumnCache;
 pub use self::error::{FetchError, Result};
+use self::origin::{Origin, STALL, Services};
 use self::span::Span;
 pub use self::tree::{ChunkList, Entries, Pages};
 use self::trouble::Trouble;
 pub use self::trouble::{Heal, PassedOver, Tickets};
 
-/// A server that sends nothing for this long is passed over while others can serve.
-const HEDGE_AFTER: Duration = Duration::from_secs(2);
-/// A server that sends nothing for this long, or refuses to, does not answer.
-const STALL: Duration = Duration::from_secs(30);
-
 /// Reads chunks of one vault.
 pub struct Fetcher {
     vault: VaultId,
     keys: VaultKeys,
-    coordinator: CoordinatorClient,
-    quick: StorageClient,
-    patient: StorageClient,
+    origin: Arc<Origin>,
     trouble: Trouble,
     cache: ColumnCache,
     counters: Arc<Counters>,
@@ -69,22 +65,30 @@ pub struct Want {
 impl Fetcher {
     /// A reader of `vault`; what comes from each server is counted in `counters`.
     pub fn new(vault: &Vault, counters: Arc<Counters>) -> server::Result<Self> {
-        let coordinator = vault.coordinator.clone();
         // A disk that is not there when a command begins is not there when it ends.
         let patience = match vault.location {
             Location::Dir(_) => Duration::ZERO,
             Location::Url(_) => STALL,
         };
-        Ok(Self {
-            vault: vault.record.vault,
-            keys: vault.keys.clone(),
-            trouble: Trouble::new(coordinator.clone()),
-            quick: StorageClient::new(HEDGE_AFTER, coordinator.trust()),
-            patient: StorageClient::new(STALL, coordinator.trust()).with_patience(patience),
-            coordinator,
-            cache: ColumnCache::default(),
-            counters,
-        })
+        let services = Services::new(vault.coordinator.clone(), patience);
+        let origin = Origin::Services(services);
+        Ok(Self::of(origin, vault.record.vault, vault.keys.clone(), counters))
+    }
+
+    /// A reader of the shards in `folders`.
+    pub fn of_folders(
+        folders: Arc<Folders>,
+        vault: VaultId,
+        keys: VaultKeys,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self::of(Origin::Folders(folders), vault, keys, counters)
+    }
+
+    fn of(origin: Origin, vault: VaultId, keys: VaultKeys, counters: Arc<Counters>) -> Self {
+        let origin = Arc::new(origin);
+        let trouble = Trouble::new(Arc::clone(&origin));
+        Self { vault, keys, origin, trouble, cache: ColumnCache::default(), counters }
     }
 
     /// The vault.
@@ -119,13 +123,13 @@ impl Fetcher {
         ticket: &ReadTicket,
         request: &CheckRequest,
     ) -> Result<CheckAnswer, String> {
-        let answer = self.patient.check(ticket, request).await;
+        let answer = self.origin.check(ticket, request).await;
         let answer = match answer {
             Err(error) if trouble::is_stale(&error) => {
                 self.trouble.renew_tickets().await;
                 let tickets = self.tickets().await.map_err(|error| error.to_string())?;
                 match tickets.servers.get(&ticket.server) {
-                    Some(renewed) => self.patient.check(renewed, request).await,
+                    Some(renewed) => self.origin.check(renewed, request).await,
                     None => Err(error),
                 }
             }
@@ -202,17 +206,7 @@ impl Fetcher {
 
     /// All places of each chunk: stripe and frame.
     pub async fn locate(&self, ids: &[ChunkId]) -> Result<Places> {
-        let mut places = Places::with_capacity(ids.len());
-        for ids in ids.chunks(CHUNKS_PER_REQUEST_MAX) {
-            let answer = self.coordinator.locate(ids.to_vec()).await?;
-            let stripes: Vec<Arc<StripeMap>> = answer.stripes.into_iter().map(Arc::new).collect();
-            for (id, rows) in ids.iter().zip(answer.places) {
-                let rows =
-                    rows.into_iter().map(|(s, frame)| (Arc::clone(&stripes[s as usize]), frame));
-                places.insert(*id, rows.collect());
-            }
-        }
-        Ok(places)
+        Ok(self.origin.locate(ids).await?)
     }
 
     /// Hands each frame of `want`, opened and decompressed, to `each` on the rayon pool, and
@@ -329,9 +323,10 @@ impl Fetcher {
         Ok(span)
     }
 
-    fn no_place(&self, id: ChunkId, attempt: usize) -> FetchError {
-        FetchError::Lost(match attempt {
-            0 => format!("chunk {id:.8} is in no stripe that the coordinator knows"),
+    /// What to say of a chunk that none of its `places` gave, or that has none.
+    pub fn no_place(&self, id: ChunkId, places: usize) -> FetchError {
+        FetchError::Lost(match places {
+            0 => format!("chunk {id:.8} is {}", self.origin.no_place()),
             n => format!("chunk {id:.8} could be read from none of its {n} places"),
         })
     }

@@ -166,14 +166,13 @@ impl Fetcher {
         patient: bool,
     ) -> Result<Bytes, Failed> {
         let Holder { index, server, .. } = *holder;
-        let patient_client =
-            if self.trouble.was_given_up(server) { &self.quick } else { &self.patient };
-        let client = if patient { patient_client } else { &self.quick };
+        let wait = patient && !self.trouble.was_given_up(server);
         let mut renewed = false;
         loop {
             let tickets = self.trouble.tickets().await.map_err(|_| Failed::Away)?;
             let ticket = tickets.servers.get(&server).ok_or(Failed::Away)?;
-            let error = match client.get_range(ticket, map.stripe, index, range.clone()).await {
+            let read = self.origin.get_range(ticket, map, holder, range.clone(), wait).await;
+            let error = match read {
                 Ok(bytes) => {
                     self.counters.sent(&ticket.name, bytes.len() as u64);
                     if patient {

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use codec::StripeId;
-use server::client::CoordinatorClient;
 use server::wire::{Code, Found, Holder, ReadTicket, Report, ServerId, State, StripeMap};
 use tokio::sync::RwLock;
 
 use super::Result;
+use super::origin::Origin;
 
 /// A server that was waited for in vain is not asked again for this long.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ impl Tickets {
 }
 
 pub(super) struct Trouble {
-    coordinator: CoordinatorClient,
+    origin: Arc<Origin>,
     tickets: RwLock<Option<Arc<Tickets>>>,
     known: Mutex<Known>,
 }
@@ -113,8 +113,8 @@ pub(super) fn is_stale(error: &server::Error) -> bool {
 }
 
 impl Trouble {
-    pub(super) fn new(coordinator: CoordinatorClient) -> Self {
-        Self { coordinator, tickets: RwLock::new(None), known: Mutex::default() }
+    pub(super) fn new(origin: Arc<Origin>) -> Self {
+        Self { origin, tickets: RwLock::new(None), known: Mutex::default() }
     }
 
     pub(super) fn heals(&self) -> Vec<Heal> {
@@ -127,7 +127,7 @@ impl Trouble {
         {
             return Ok(Arc::clone(tickets));
         }
-        let answer = self.coordinator.read_tickets().await?;
+        let answer = self.origin.tickets().await?;
         // Renewed well before the servers would refuse them.
         let lasts = Duration::from_millis(answer.expires_ms.saturating_sub(answer.now_ms)) / 2;
         let tickets = Arc::new(Tickets {
@@ -223,7 +223,7 @@ impl Trouble {
     async fn report(&self, map: &StripeMap, holder: &Holder, found: Found) {
         let Holder { index, server, .. } = *holder;
         let report = Report { stripe: map.stripe, index, server, found };
-        if let Err(error) = self.coordinator.report(&report).await {
+        if let Err(error) = self.origin.report(&report).await {
             tracing::warn!(%error, "could not report what was found of a shard");
         }
     }

@@ -94,12 +94,7 @@ impl Deliver {
         for attempt in 0.. {
             let (wants, placeless) = fetch::wants(&open, places, attempt);
             for id in placeless {
-                let why = || {
-                    FetchError::Lost(format!(
-                        "chunk {id:.8} is in no stripe that the coordinator knows"
-                    ))
-                };
-                errors.entry(id).or_insert_with(why);
+                errors.entry(id).or_insert_with(|| self.fetcher.no_place(id, 0));
             }
             let mut failed: HashMap<(StripeId, u32), FetchError> = HashMap::new();
             for want in wants {

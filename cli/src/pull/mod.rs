@@ -99,8 +99,8 @@ pub async fn pull(
     let record = snapshots::record(fetcher, &options.snapshot).await?;
     let top = find(fetcher, record.manifest, &options.path).await?;
     if options.path.is_empty() {
-        counters.total_files.store(record.stats.files, Relaxed);
-        counters.total_bytes.store(record.stats.bytes, Relaxed);
+        counters.total_files.fetch_add(record.stats.files, Relaxed);
+        counters.total_bytes.fetch_add(record.stats.bytes, Relaxed);
     }
     let root = top.filter(|entry| matches!(entry.node, Node::Directory));
     let restorer = Restorer::new(&options.to, options.overwrite, root)

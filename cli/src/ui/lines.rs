@@ -17,6 +17,10 @@ pub enum View {
     Verify,
     /// Stripes that were mended.
     Repair,
+    /// Shard files that were found.
+    Scan,
+    /// Stripes whose directories were read.
+    Index,
 }
 
 impl View {
@@ -31,6 +35,8 @@ impl View {
             Self::Pull => "pull",
             Self::Verify => "check",
             Self::Repair => "mend",
+            Self::Scan => "scan",
+            Self::Index => "index",
         }
     }
 }
@@ -164,9 +170,10 @@ fn main_line(view: View, meter: &Meter) -> String {
     let numbers = &meter.last;
     let done = bytes_text(done_bytes(view, numbers));
     let rate = format!("{}/s", bytes_text(meter.main as u64));
+    let noun = if view == View::Index { "stripe" } else { "file" };
     let of = |done: u64, total: u64| match total {
-        0 => plural(done, "file"),
-        total => format!("{}/{} files", count_text(done), count_text(total)),
+        0 => plural(done, noun),
+        total => format!("{}/{} {noun}s", count_text(done), count_text(total)),
     };
     let files = match view {
         View::Push => of(numbers.read_files, 0),
@@ -266,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_view_has_the_lines_it_says() {
-        for view in [View::Push, View::Pull, View::Verify, View::Repair] {
+        for view in [View::Push, View::Pull, View::Verify, View::Repair, View::Scan, View::Index] {
             assert_eq!(lines(view, &Meter::default(), 0).len(), view.height());
         }
     }

@@ -234,21 +234,27 @@ impl Ui {
 
     /// A shard that was missing or damaged, and was done without: said once, no failure.
     pub fn heal(&self, heal: &Heal) {
+        let what = self.heal_line(heal);
+        self.say(format!("{what}; done without, and reported for repair"));
+    }
+
+    /// The same where there may be many and nobody to repair them: only with `-v`, or as JSON.
+    pub fn damage(&self, heal: &Heal) {
+        let what = self.heal_line(heal);
+        self.detail(format!("{what}; done without"));
+    }
+
+    fn heal_line(&self, heal: &Heal) -> String {
         let Heal { stripe, index, server, found } = heal;
         let what = match found {
             Found::Damaged(why) => format!("damaged: {why}"),
             _ => "missing".to_owned(),
         };
-        if self.0.json {
-            return self.json(
-                "heal",
-                json!({ "stripe": stripe, "index": index, "server": server, "what": what }),
-            );
-        }
-        self.say(format!(
-            "stripe {stripe:.8} shard {index} on {} is {what}; done without, and reported for repair",
-            escaped(server.as_bytes())
-        ));
+        self.json(
+            "heal",
+            json!({ "stripe": stripe, "index": index, "server": server, "what": what }),
+        );
+        format!("stripe {stripe:.8} shard {index} on {} is {what}", escaped(server.as_bytes()))
     }
 
     /// A server that gave no usable answer, and was done without: said once, no failure.

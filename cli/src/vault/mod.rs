@@ -247,6 +247,16 @@ pub async fn create_record(
     Ok((keys, record))
 }
 
+/// Has this machine refuse older records than this one from here on.
+pub fn remember_record(vault: &Vault, record: &VaultRecord) -> Result<(), Failure> {
+    let here = |known: &&mut Known| known.location == vault.location && known.vault == record.vault;
+    Config::update(|config| {
+        for known in config.vaults.values_mut().filter(here) {
+            known.generation = known.generation.max(record.generation);
+        }
+    })
+}
+
 /// Which vault is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Target {

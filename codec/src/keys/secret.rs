@@ -4,7 +4,7 @@ use argon2::{Algorithm, Argon2, Block, Params, Version};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::expand;
+use super::{RecoveryKey, expand};
 use crate::{Error, Result};
 
 /// A shorter key file is refused: it would be guessed.
@@ -16,6 +16,8 @@ pub enum Secret {
     Passphrase(Zeroizing<String>),
     /// The contents of a key file: at least 32 bytes of randomness.
     KeyFile(Zeroizing<Vec<u8>>),
+    /// What was exported to be written down.
+    RecoveryKey(RecoveryKey),
 }
 
 /// Cost of Argon2id, bounded before use.
@@ -50,6 +52,8 @@ pub(super) enum Kdf {
     Argon2id(Argon2Cost),
     /// For key files, which need no stretching.
     Hkdf,
+    /// For the recovery key, which needs none either.
+    Recovery,
 }
 
 impl Kdf {
@@ -58,13 +62,14 @@ impl Kdf {
         match secret {
             Secret::Passphrase(_) => Self::Argon2id(cost),
             Secret::KeyFile(_) => Self::Hkdf,
+            Secret::RecoveryKey(_) => Self::Recovery,
         }
     }
 
     pub(super) fn check(self) -> Result<()> {
         match self {
             Self::Argon2id(cost) => cost.check(),
-            Self::Hkdf => Ok(()),
+            Self::Hkdf | Self::Recovery => Ok(()),
         }
     }
 
@@ -80,6 +85,9 @@ impl Kdf {
                     return Err(Error::damaged("key file", why));
                 }
                 Ok(Some(expand(salt, contents, b"arc v0 key file")))
+            }
+            (Self::Recovery, Secret::RecoveryKey(key)) => {
+                Ok(Some(expand(salt, key.as_bytes(), b"arc v0 recovery key")))
             }
             _ => Ok(None),
         }

@@ -135,6 +135,31 @@ fn every_slot_opens_the_vault() {
 }
 
 #[test]
+fn a_recovery_key_opens_the_vault_until_another_takes_its_place() {
+    let (mut record, keys) = create(&passphrase("first")).unwrap();
+    assert!(!record.has_recovery_key());
+    let opens = |record: &VaultRecord, byte: u8| {
+        record.unlock(&Secret::RecoveryKey(RecoveryKey::new([byte; 32]))).is_ok()
+    };
+    record.set_recovery_key(&keys, RecoveryKey::new([1; 32]), [8; 32], [9; 12]).unwrap();
+    record.add_slot(&keys, &key_file(3, 40), TINY, [8; 32], [9; 12]).unwrap();
+    let first = VaultRecord::decode(&record.encode()).unwrap();
+    assert_eq!((first.has_recovery_key(), first.generation), (true, 3));
+    assert!(opens(&first, 1) && !opens(&first, 2));
+    record.set_recovery_key(&keys, RecoveryKey::new([2; 32]), [6; 32], [7; 12]).unwrap();
+    let second = VaultRecord::decode(&record.encode()).unwrap();
+    assert_eq!(second.generation, 4);
+    assert!(opens(&second, 2) && !opens(&second, 1));
+    for secret in [passphrase("first"), key_file(3, 40)] {
+        assert!(second.unlock(&secret).is_ok());
+    }
+    let other = self::keys(2);
+    let key = RecoveryKey::new([3; 32]);
+    assert!(record.set_recovery_key(&other, key, [6; 32], [7; 12]).is_err());
+    assert_eq!(record, second);
+}
+
+#[test]
 fn a_vault_has_at_most_16_slots() {
     let (mut record, keys) = create(&passphrase("first")).unwrap();
     let add =

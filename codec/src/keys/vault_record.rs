@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::secret::{Argon2Cost, Kdf, Secret};
-use super::{MasterKey, VaultKeys};
+use super::{MasterKey, RecoveryKey, VaultKeys};
 use crate::manifest::read_cbor;
 use crate::seal::{Aead, WRAPPED_BYTES};
 use crate::{Error, FORMAT_VERSION, Geometry, Result, VaultId};
@@ -114,6 +114,33 @@ impl VaultRecord {
         self.slots.push(Slot::new(self.vault, &keys.0.master, secret, cost, salt, nonce)?);
         self.generation += 1;
         self.stamp(keys);
+        Ok(())
+    }
+
+    /// Whether a recovery key opens it.
+    pub fn has_recovery_key(&self) -> bool {
+        self.slots.iter().any(|slot| slot.kdf == Kdf::Recovery)
+    }
+
+    /// Gives it a recovery key, and raises the generation; one that it had opens it no more.
+    /// `salt` and `nonce` are fresh random bytes.
+    pub fn set_recovery_key(
+        &mut self,
+        keys: &VaultKeys,
+        key: RecoveryKey,
+        salt: [u8; 32],
+        nonce: [u8; 12],
+    ) -> Result<()> {
+        let mut record = self.clone();
+        record.slots.retain(|slot| slot.kdf != Kdf::Recovery);
+        let secret = Secret::RecoveryKey(key);
+        self.check(keys)?;
+        slots_bounded(record.slots.len() + 1)?;
+        let cost = Argon2Cost::DEFAULT;
+        record.slots.push(Slot::new(self.vault, &keys.0.master, &secret, cost, salt, nonce)?);
+        record.generation += 1;
+        record.stamp(keys);
+        *self = record;
         Ok(())
     }
 

@@ -88,13 +88,42 @@ impl Header {
         if blake3::derive_key(HEADER_DOMAIN, hashed) != *header_hash {
             return Err(damaged_header("its hash does not hold"));
         }
-        let mut rest = &hashed[PEEK_BYTES..];
+        let (mut header, mut rest) = Self::certified(&fixed, hashed)?;
+        header.block_hashes =
+            take_hashes(&mut rest, blocks(fixed.shard_bytes))?.map(Digest).collect();
+        header.header_hash = Digest(*header_hash);
+        if rest.iter().any(|&byte| byte != 0) {
+            return Err(damaged_header("its padding is not zero"));
+        }
+        header.check_root(header.index, &header.block_hashes)?;
+        Ok(header)
+    }
+
+    /// What all shards of a stripe share, out of a header that may be damaged elsewhere: the
+    /// stripe id certifies it. It has no block hashes, and its index may be wrong; whole
+    /// headers come of [`Header::sibling`].
+    pub fn shared(bytes: &[u8]) -> Result<Self> {
+        Ok(Self::certified(&Fixed::read(bytes)?, bytes)?.0)
+    }
+
+    /// The block hashes as they stand in a sibling's header, which may be damaged:
+    /// [`Header::sibling`] refuses wrong ones.
+    pub fn table_in(&self, bytes: &[u8]) -> Option<Vec<Digest>> {
+        let before = PEEK_BYTES + StripeId::LEN + self.pack_key.0.len();
+        let mut table = bytes.get(before + self.roots.len() * Root::LEN..)?;
+        let hashes = take_hashes(&mut table, blocks(self.shard_bytes)).ok()?;
+        Some(hashes.map(Digest).collect())
+    }
+
+    /// The fields that the stripe id covers, checked against it, and what follows them.
+    fn certified<'a>(fixed: &Fixed, bytes: &'a [u8]) -> Result<(Self, &'a [u8])> {
+        let mut rest = &bytes[PEEK_BYTES..];
         let header = Self {
             stripe: StripeId(*take(&mut rest)?),
             pack_key: PackKeyField(take_slice(&mut rest, fixed.pack_key_bytes)?.to_vec()),
             roots: take_hashes(&mut rest, fixed.geometry.shards())?.map(Root).collect(),
-            block_hashes: take_hashes(&mut rest, blocks(fixed.shard_bytes))?.map(Digest).collect(),
-            header_hash: Digest(*header_hash),
+            block_hashes: Vec::new(),
+            header_hash: Digest::default(),
             vault: fixed.vault,
             kind: fixed.kind,
             geometry: fixed.geometry,
@@ -102,14 +131,10 @@ impl Header {
             pack_bytes: fixed.pack_bytes,
             shard_bytes: fixed.shard_bytes,
         };
-        if rest.iter().any(|&byte| byte != 0) {
-            return Err(damaged_header("its padding is not zero"));
-        }
         if header.stripe_id() != header.stripe {
             return Err(damaged_header("the stripe id does not follow from its fields"));
         }
-        header.check_root(header.index, &header.block_hashes)?;
-        Ok(header)
+        Ok((header, rest))
     }
 
     /// The header of shard 0, from the block hashes of all n bodies. Everything is bounded already.

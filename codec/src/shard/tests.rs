@@ -309,3 +309,31 @@ fn the_longest_header_follows_from_the_bounds() {
     });
     assert_eq!(longest.max(), Some(HEADER_BYTES_MAX as u64));
 }
+
+#[test]
+fn a_damaged_header_gives_what_its_stripe_id_certifies() {
+    let file = &files(2, 1, 300_000)[1];
+    let header = Shard::parse(file).unwrap().header;
+    let header_bytes = header.header_bytes() as usize;
+    let table = 64 + 32 + 64 + 3 * 32;
+    for at in [table, table + 32, header_bytes - 40, header_bytes - 1] {
+        let mut bytes = file[..header_bytes].to_vec();
+        bytes[at] ^= 1;
+        assert!(Header::parse(&bytes).is_err());
+        let shared = Header::shared(&bytes).unwrap();
+        assert_eq!((shared.stripe, &shared.roots), (header.stripe, &header.roots));
+        let in_table = (table..table + 3 * 32).contains(&at);
+        let found = shared.table_in(&bytes).unwrap();
+        assert_eq!(found == header.block_hashes, !in_table, "{at}");
+        assert_eq!(shared.sibling(1, &found).is_err(), in_table, "{at}");
+        let ends = shared.sibling(1, &header.block_hashes).unwrap();
+        assert_eq!(ends.header, file[..header_bytes]);
+    }
+    for at in [33, 48, 64, 100, 170] {
+        let mut bytes = file[..header_bytes].to_vec();
+        bytes[at] ^= 1;
+        assert!(Header::shared(&bytes).is_err(), "{at}");
+    }
+    assert!(Header::shared(&file[..table - 1]).is_err());
+    assert!(header.table_in(&file[..table + 10]).is_none());
+}

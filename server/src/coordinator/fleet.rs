@@ -208,6 +208,14 @@ impl Fleet {
         if let Some(member) = self.lock().members.get_mut(&server) {
             member.record = Some(hash);
         }
+        self.probes.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until every server that is up has the vault record with this hash, for `patience` at
+    /// most.
+    pub(super) async fn recorded(&self, hash: blake3::Hash, patience: Duration) {
+        let has = |m: &Member| m.health.state != State::Up || m.record == Some(hash);
+        self.noticed(patience, has).await;
     }
 
     /// Notes that a server has said that it knows a later epoch.
@@ -276,8 +284,13 @@ impl Fleet {
 
     /// Waits until every server was probed once, for `patience` at most.
     pub(super) async fn probed(&self, patience: Duration) {
+        self.noticed(patience, |m| m.health.probed()).await;
+    }
+
+    /// Waits until `is` holds for every server.
+    async fn noticed(&self, patience: Duration, is: impl Fn(&Member) -> bool) {
         let mut probes = self.probes.subscribe();
-        let all = || self.lock().members.values().all(|m| m.health.probed());
+        let all = || self.lock().members.values().all(&is);
         // Out of patience, the caller goes on with what is known.
         let _ = tokio::time::timeout(patience, probes.wait_for(|_| all())).await;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -16,6 +17,8 @@ use crate::wire::{
 };
 use crate::{Error, Result, auth, tls};
 
+/// Whoever changes the vault record waits so long for servers that do not take it.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a name or a zone at most.
 const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a URL at most.
@@ -87,7 +90,7 @@ pub(super) async fn vault(State(core): State<Arc<Core>>) -> Json<VaultInfo> {
     Json(vault_info(&core))
 }
 
-/// `PUT /v1/vault`. The same record again is no second one.
+/// `PUT /v1/vault`. The same record again changes nothing.
 pub(super) async fn put_vault(
     State(core): State<Arc<Core>>,
     Body(PutVault { record }): Body<PutVault>,
@@ -99,8 +102,10 @@ pub(super) async fn put_vault(
     let making = Arc::clone(&core);
     to_the_end(async move {
         making.catalog.put_record(record.0.clone()).await?;
+        let hash = blake3::hash(&record.0);
         making.record.send_replace(Some(record.0.into()));
         making.fleet.wake_all();
+        making.fleet.recorded(hash, RECORD_PATIENCE).await;
         Ok(())
     })
     .await?;
@@ -220,13 +225,17 @@ pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<u32>) -
 fn vault_info(core: &Core) -> VaultInfo {
     let members = core.fleet.members();
     let zones: BTreeSet<&str> = members.iter().map(|m| m.row.zone.as_str()).collect();
+    let record = record(core);
+    let hash = record.as_ref().map(|record| blake3::hash(&record.0));
+    let record_on = members.iter().filter(|m| hash.is_some() && m.record == hash).count();
     VaultInfo {
         vault: core.catalog.vault,
-        record: record(core),
+        record,
         epoch: core.catalog.epoch(),
         now_ms: core.catalog.clock.now_ms(),
         servers: members.len() as u32,
         zones: zones.len() as u32,
+        record_on: record_on as u32,
     }
 }
 

@@ -20,9 +20,14 @@ pub struct VaultInfo {
     pub servers: u32,
     /// Zones among them.
     pub zones: u32,
+    /// Those of them that have said since the coordinator's start that they have the record.
+    #[serde(default)]
+    pub record_on: u32,
 }
 
-/// `PUT /v1/vault`: `arc init`. Refused with `VaultExists` when there is one.
+/// `PUT /v1/vault`: the first record, by `arc init`, refused with `VaultExists` when there is one; or
+/// a changed one, of the next generation, refused with `Conflict` when there is another of it. Once
+/// it is answered, every server that is up has it, or did not take it within some seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PutVault {
     /// The encoded vault record.

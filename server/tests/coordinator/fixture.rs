@@ -10,7 +10,7 @@ use arc_server::wire::*;
 use axum::extract::State as Shared;
 use axum::routing::{post, put};
 use axum::{Json, Router};
-use codec::keys::{Argon2Cost, Secret, VaultRandom, VaultRecord};
+use codec::keys::{Argon2Cost, RecoveryKey, Secret, VaultRandom, VaultRecord};
 use codec::seal::PackKeyField;
 use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId, VaultId};
@@ -269,6 +269,17 @@ pub(crate) fn vault_record(vault: VaultId, key: u8) -> Vec<u8> {
     let code = Geometry::new(2, 1).unwrap();
     let made = VaultRecord::create(vault, code, &secret, Argon2Cost::DEFAULT, random);
     made.unwrap().0.encode()
+}
+
+/// The same record as it is after so many changes.
+pub(crate) fn changed(record: &[u8], key: u8, changes: u8) -> Vec<u8> {
+    let mut record = VaultRecord::decode(record).unwrap();
+    let keys = record.unlock(&Secret::KeyFile(vec![key; 32].into())).unwrap();
+    for change in 1..=changes {
+        let key = RecoveryKey::new([change; 32]);
+        record.set_recovery_key(&keys, key, [change; 32], [9; 12]).unwrap();
+    }
+    record.encode()
 }
 
 /// The chunks of stripe `number`.

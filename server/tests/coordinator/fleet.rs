@@ -8,7 +8,9 @@ use arc_server::wire::*;
 use codec::VaultId;
 use reqwest::Method;
 
-use crate::fixture::{FakeServer, Fixture, place_request, timings, vault_of, vault_record};
+use crate::fixture::{
+    FakeServer, Fixture, Refused, changed, place_request, timings, vault_of, vault_record,
+};
 
 #[tokio::test]
 async fn a_name_joins_once_and_is_checked() {
@@ -90,6 +92,34 @@ async fn the_vault_record_is_made_once_and_given_to_every_server() {
     fixture.servers[0].forget_record();
     fixture.servers[0].answer(|a| a.silent = false);
     assert_eq!(fixture.servers[0].record().await, record);
+}
+
+#[tokio::test]
+async fn a_changed_vault_record_follows_the_one_before_and_reaches_every_server() {
+    let (fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    let vault = vault_of(&fixture);
+    let first = vault_record(vault, 1);
+    let [second, third] = [1, 2].map(|changes| changed(&first, 1, changes));
+    let another_second = changed(&vault_record(vault, 2), 2, 1);
+    let put = async |record: &[u8]| {
+        let body = PutVault { record: Blob(record.to_vec()) };
+        fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &body).await
+    };
+    put(&first).await.unwrap();
+    let refused = |answer: Result<VaultInfo, Refused>| answer.unwrap_err().refusal.code;
+    assert_eq!(refused(put(&third).await), Code::Conflict, "one is missing between");
+    for _ in 0..2 {
+        let info = put(&second).await.unwrap();
+        assert_eq!((info.record, info.record_on), (Some(Blob(second.clone())), 2));
+    }
+    for server in &fixture.servers {
+        assert_eq!(server.record().await, second, "it was given before the answer");
+    }
+    assert_eq!(refused(put(&another_second).await), Code::Conflict, "somebody was faster");
+    assert_eq!(refused(put(&first).await), Code::VaultExists);
+    put(&third).await.unwrap();
+    let info: VaultInfo = fixture.get("/v1/vault").await;
+    assert_eq!(info.record, Some(Blob(third)));
 }
 
 #[tokio::test]

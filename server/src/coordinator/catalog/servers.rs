@@ -1,5 +1,6 @@
 //! Servers, tokens and the vault record in the catalog.
 
+use codec::keys::VaultRecord;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::{column, shards_changed};
@@ -249,7 +250,7 @@ impl Catalog {
         .await
     }
 
-    /// Makes the vault record, unless another one is there already.
+    /// Makes the vault record, unless one is there already, or replaces it by its next generation.
     pub(in crate::coordinator) async fn put_record(&self, record: Vec<u8>) -> Result<()> {
         self.write(move |db| {
             let present: Option<Vec<u8>> =
@@ -260,10 +261,11 @@ impl Catalog {
                     Ok(())
                 }
                 Some(same) if same == record => Ok(()),
-                Some(_) => Err(Error::refuse(
-                    Code::VaultExists,
-                    "this coordinator has a vault already; nothing was changed",
-                )),
+                Some(present) => {
+                    must_follow(&present, &record)?;
+                    db.execute("UPDATE meta SET record = ?1", [record])?;
+                    Ok(())
+                }
             }
         })
         .await
@@ -301,6 +303,25 @@ fn mode_of(name: &str) -> Mode {
         "read-only" => Mode::ReadOnly,
         _ => Mode::Normal,
     }
+}
+
+/// Whether a vault record may take the place of another. Only who has the key could tell more.
+fn must_follow(present: &[u8], next: &[u8]) -> Result<()> {
+    let (present, next) = (VaultRecord::decode(present)?, VaultRecord::decode(next)?);
+    if next.generation == 1 {
+        let why = "this coordinator has a vault already; nothing was changed";
+        return Err(Error::refuse(Code::VaultExists, why));
+    }
+    let same_vault = (present.vault, present.geometry) == (next.vault, next.geometry);
+    if same_vault && Some(next.generation) == present.generation.checked_add(1) {
+        return Ok(());
+    }
+    let why = format!(
+        "a vault record of generation {} and {}, {} and {} is kept: it was changed meanwhile; \
+         nothing was changed now",
+        next.generation, next.geometry, present.generation, present.geometry
+    );
+    Err(Error::refuse(Code::Conflict, why))
 }
 
 fn role_name(role: Role) -> &'static str {

@@ -1,0 +1,55 @@
+//! The directory of a pack, read from the pack's end.
+
+use std::sync::Arc;
+
+use codec::pack::Directory;
+use codec::seal::PackKey;
+use server::wire::StripeMap;
+
+use super::span::Span;
+use super::{FetchError, Fetcher, Result};
+
+/// Most directories are shorter than this, footer included.
+const TAIL_BYTES: u64 = 16 * 1024;
+
+impl Fetcher {
+    /// What the pack of a stripe says of itself; the stripe's map need have no frames. Read
+    /// straight from the shard that has it, or else through columns.
+    pub async fn directory(&self, map: &Arc<StripeMap>) -> Result<Directory> {
+        let lost = |error| FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe));
+        let key = PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault).map_err(lost)?;
+        if let Some(Ok(directory)) = self.read_directory(map, &key, false).await? {
+            return Ok(directory);
+        }
+        match self.read_directory(map, &key, true).await? {
+            Some(opened) => opened.map_err(lost),
+            None => Err(lost(codec::Error::damaged("pack directory", "it cannot be read"))),
+        }
+    }
+
+    /// `None`: it cannot be had straight.
+    async fn read_directory(
+        &self,
+        map: &Arc<StripeMap>,
+        key: &PackKey,
+        through_columns: bool,
+    ) -> Result<Option<codec::Result<Directory>>> {
+        let mut start = map.pack_bytes.saturating_sub(TAIL_BYTES);
+        loop {
+            let span = Span { pack: start..map.pack_bytes, frames: Vec::new() };
+            let tail = match through_columns {
+                true => Some(self.read_through_columns(map, &span).await?),
+                false => self.read_direct(map, &span).await?,
+            };
+            let Some(tail) = tail else { return Ok(None) };
+            match Directory::range(map.pack_bytes, &tail) {
+                Ok(range) if range.start < start => start = range.start,
+                Ok(_) => {
+                    let opened = Directory::open_tail(self.vault, key, map.pack_bytes, &tail);
+                    return Ok(Some(opened));
+                }
+                Err(error) => return Ok(Some(Err(error))),
+            }
+        }
+    }
+}
