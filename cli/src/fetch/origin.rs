@@ -10,7 +10,7 @@ use codec::ChunkId;
 use server::client::{CoordinatorClient, StorageClient};
 use server::wire::{
     CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Code, Holder, ReadTicket, ReadTickets,
-    Report, StripeMap,
+    Report, State, StripeMap,
 };
 
 use super::Places;
@@ -107,6 +107,9 @@ impl Origin {
         request: &CheckRequest,
     ) -> server::Result<CheckAnswer> {
         match self {
+            Self::Services(services) if ticket.state == State::Lost => {
+                services.quick.check(ticket, request).await
+            }
             Self::Services(services) => services.patient.check(ticket, request).await,
             Self::Folders(_) => {
                 Err(server::Error::refuse(Code::BadRequest, "a folder looks at nothing"))

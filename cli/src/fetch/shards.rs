@@ -171,6 +171,8 @@ impl Fetcher {
         loop {
             let tickets = self.trouble.tickets().await.map_err(|_| Failed::Away)?;
             let ticket = tickets.servers.get(&server).ok_or(Failed::Away)?;
+            // A lost server may be back, but is not waited for.
+            let wait = wait && !tickets.is_lost(server);
             let read = self.origin.get_range(ticket, map, holder, range.clone(), wait).await;
             let error = match read {
                 Ok(bytes) => {
