@@ -1,12 +1,13 @@
 //! One storage server on one disk.
 //!
 //! `folder` and `identity` are its folder and who it is, `gate` decides who is
-//! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`
-//! are its longer verbs), `room` watches the disk; `router`, `put` and `get`
+//! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`,
+//! `tally` are its longer verbs) and `bad` which of them are bad, `room` watches the disk; `router`, `put` and `get`
 //! speak HTTP, `rebuild` makes a stripe's missing shards again out of its
 //! peers', at the pace of `throttle`; `hello` speaks to the coordinator.
 
 mod address;
+mod bad;
 mod clock;
 mod durable;
 mod fault;
@@ -24,6 +25,7 @@ mod room;
 mod router;
 mod server;
 mod shelf;
+mod tally;
 mod temporary;
 mod throttle;
 

@@ -21,8 +21,8 @@ use super::rebuild::rebuild;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
-    CheckAnswer, CheckRequest, Code, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery, Probe,
-    ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
+    BUCKETS, CheckAnswer, CheckRequest, Code, Digests, DigestsQuery, InventoryRow, PAGE_ROWS_MAX,
+    Page, PageQuery, Probe, ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
 };
 use crate::{Error, Result};
 
@@ -36,6 +36,7 @@ pub(super) fn router(door: Door) -> Router {
         .route("/v1/shards/{stripe}/{index}", put(put_shard).get(get_shard).head(get_shard))
         .route("/v1/check", post(check))
         .route("/v1/inventory", get(inventory))
+        .route("/v1/inventory/digests", get(digests))
         .route("/v1/trash", post(trash))
         .route("/v1/rebuild", post(rebuild))
         .route("/v1/probe", post(probe))
@@ -80,6 +81,23 @@ async fn inventory(
     blocking(move || shelf.inventory(after, limit)).await.map(Json)
 }
 
+async fn digests(
+    Open(server): Open,
+    headers: HeaderMap,
+    query: std::result::Result<Query<DigestsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Digests>> {
+    admit_coordinator(&server, &headers).await?;
+    let Query(DigestsQuery { walk }) =
+        query.map_err(|error| Error::refuse(Code::BadRequest, error.to_string()))?;
+    let mut buckets = Vec::with_capacity(BUCKETS);
+    // One folder at a time: what was counted stays counted if nobody waits any more.
+    for folder in 0..=u8::MAX {
+        let shelf = Arc::clone(&server.shelf);
+        buckets.push(blocking(move || shelf.bucket(folder, walk)).await?);
+    }
+    Ok(Json(Digests { buckets }))
+}
+
 async fn trash(
     Open(server): Open,
     headers: HeaderMap,
@@ -110,6 +128,7 @@ async fn probe(
         capacity_bytes: space.capacity_bytes,
         free_bytes: space.free_bytes,
         trouble: server.room.trouble(),
+        findings: server.shelf.bad.findings(),
     }))
 }
 

@@ -66,7 +66,7 @@ impl Server {
             room.report_trouble(&error);
         }
         let root = folder.root().to_owned();
-        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
+        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault)?;
         let patience = limits.busy_wait.min(PEER_PATIENCE_MAX);
         let peers = StorageClient::new(limits.client_silence)?.with_patience(patience);
         Ok(Self {

@@ -4,9 +4,11 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod inventory;
 mod push;
 mod read;
 mod repair;
+mod scrub;
 mod servers;
 mod storage;
 mod vault;
@@ -18,9 +20,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use inventory::*;
 pub use push::*;
 pub use read::*;
 pub use repair::*;
+pub use scrub::*;
 pub use servers::*;
 pub use storage::*;
 pub use vault::*;

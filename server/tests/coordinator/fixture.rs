@@ -320,13 +320,15 @@ pub(crate) struct Answers {
     pub(crate) silent: bool,
     pub(crate) free_bytes: u64,
     pub(crate) trouble: Option<String>,
+    pub(crate) findings: u64,
     /// The highest epoch that it has seen.
     pub(crate) epoch: u64,
 }
 
 impl FakeServer {
     pub(crate) async fn start(name: &str) -> Self {
-        let answers = Answers { silent: false, free_bytes: 1 << 40, trouble: None, epoch: 0 };
+        let answers =
+            Answers { silent: false, free_bytes: 1 << 40, trouble: None, findings: 0, epoch: 0 };
         let inner = Arc::new(Inner {
             identity: Mutex::default(),
             answers: Mutex::new(answers),
@@ -401,6 +403,7 @@ async fn probe(
         capacity_bytes: 1 << 40,
         free_bytes: answers.free_bytes,
         trouble: answers.trouble,
+        findings: answers.findings,
     }))
 }
 

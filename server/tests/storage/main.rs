@@ -6,6 +6,7 @@
 mod control;
 mod fleet;
 mod get;
+mod inventory;
 mod process;
 mod put;
 mod rebuild;

@@ -231,6 +231,12 @@ impl Server<'_> {
         answer(request.send().await.unwrap()).await
     }
 
+    /// What the coordinator gets from there.
+    pub(crate) async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
+        let request = self.request(Method::GET, path, &self.sign(Grant::Control));
+        answer(request.send().await.unwrap()).await
+    }
+
     pub(crate) async fn probe(&self) -> Result<ProbeAnswer, Refusal> {
         let epoch = self.world.coordinator.epoch.load(Ordering::Relaxed);
         self.post("/v1/probe", Grant::Control, &Probe { epoch, now_ms: NOW_MS }).await
