@@ -10,7 +10,7 @@ use serde_json::json;
 use server::auth::Token;
 use server::coordinator::{self, Timings};
 use server::serve::Listen;
-use server::storage::{self, Fault, Limits};
+use server::storage::{self, Fault, Limits, ScrubRules};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Global;
@@ -155,6 +155,12 @@ pub struct Storage {
     /// A client that sends or takes nothing for so long is dropped
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub client_silence: Duration,
+    /// All shards are read and checked once in this time; 0: not by itself
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+    pub scrub_every: Duration,
+    /// Bytes that this reads in a second at most
+    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = parse_bytes)]
+    pub scrub_rate: u64,
     /// A failure to plant, for tests
     #[arg(long, hide = true)]
     pub fault: Option<Fault>,
@@ -238,6 +244,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
             client_silence: args.client_silence,
             ..Limits::default()
         },
+        scrub: ScrubRules { every: args.scrub_every, bytes_per_second: args.scrub_rate },
         fault: args.fault,
     };
     let mut stop = stop;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use server::client::CoordinatorClient;
 use server::coordinator::{self, Coordinator, Timings};
 use server::serve::Listen;
-use server::storage::{self, Limits, Storage};
+use server::storage::{self, Limits, ScrubRules, Storage};
 use server::wire::{ServerId, State};
 
 use super::folders::{check_new, make_disks, make_folder, zones};
@@ -279,6 +279,8 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
             busy_wait: Duration::from_secs(60),
             ..Limits::default()
         },
+        // A command is too short for a pass that is spread over weeks.
+        scrub: ScrubRules { every: Duration::ZERO, ..ScrubRules::default() },
         fault: None,
     }
 }

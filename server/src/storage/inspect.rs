@@ -160,6 +160,11 @@ impl Reading {
         Ok(read)
     }
 
+    /// Bytes that were not read yet.
+    pub(super) fn left_bytes(&self) -> u64 {
+        self.file_bytes.saturating_sub(self.at)
+    }
+
     /// The hash of its header, if all of it was read and is right.
     pub(super) fn finish(self) -> Result<Digest> {
         self.check.finish()?;

@@ -4,7 +4,8 @@
 //! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`,
 //! `tally` are its longer verbs) and `bad` which of them are bad, `room` watches the disk; `router`, `put` and `get`
 //! speak HTTP, `rebuild` makes a stripe's missing shards again out of its
-//! peers', at the pace of `throttle`; `hello` speaks to the coordinator.
+//! peers', at the pace of `throttle`; `scrub` reads all shards again and again; `hello` speaks to
+//! the coordinator.
 
 mod address;
 mod bad;
@@ -23,6 +24,7 @@ mod put;
 mod rebuild;
 mod room;
 mod router;
+mod scrub;
 mod server;
 mod shelf;
 mod tally;
@@ -40,6 +42,7 @@ use self::folder::Folder;
 use self::hello::Coordinator;
 use self::identity::{Identity, Keys};
 use self::room::Room;
+pub use self::scrub::ScrubRules;
 use self::server::{Door, Server, blocking};
 use crate::auth::Token;
 use crate::serve::{self, Listen, Running};
@@ -75,6 +78,8 @@ pub struct Config {
     pub drain: Duration,
     /// What it does at once.
     pub limits: Limits,
+    /// How it goes through its own shards.
+    pub scrub: ScrubRules,
     /// A failure that a test plants.
     pub fault: Option<Fault>,
 }
@@ -118,8 +123,8 @@ pub struct Storage {
     /// Its name.
     pub name: String,
     open: Arc<Server>,
-    /// Says hello until it was heard; ends with this.
-    hello: JoinSet<()>,
+    /// Says hello until it was heard, and scrubs; ends with this.
+    tasks: JoinSet<()>,
     drain: Duration,
 }
 
@@ -152,21 +157,23 @@ pub async fn start(config: Config) -> Result<Storage> {
     folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
     let limits = config.limits.clone();
-    let open = Arc::new(Server::open(folder, (identity, keys), room, limits, config.fault)?);
+    let open = Server::open(folder, (identity, keys), room, limits, &config.scrub, config.fault)?;
+    let open = Arc::new(open);
     let _ = door.set(Arc::clone(&open));
-    let mut hello = JoinSet::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(scrub::run(Arc::clone(&open)));
     if let Err(error) = say_hello(&coordinator, &open, &url).await {
         tracing::warn!(%error, "the coordinator did not hear the hello; trying on");
-        hello.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url));
+        tasks.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url));
     }
-    Ok(Storage { running, server, name, open, hello, drain: config.drain })
+    Ok(Storage { running, server, name, open, tasks, drain: config.drain })
 }
 
 impl Storage {
     /// Takes no new requests, lets those under way finish for as long as was set, and leaves the
     /// folder to the next once nothing writes there any more.
     pub async fn stop(mut self) {
-        self.hello.abort_all();
+        self.tasks.abort_all();
         self.running.stop(self.drain).await;
         if self.open.finish_writes(LAST_WRITES).await {
             self.open.folder.unlock();

@@ -18,6 +18,7 @@ use super::address::Address;
 use super::get::get as get_shard;
 use super::put::put as put_shard;
 use super::rebuild::rebuild;
+use super::scrub;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
@@ -39,6 +40,7 @@ pub(super) fn router(door: Door) -> Router {
         .route("/v1/inventory/digests", get(digests))
         .route("/v1/trash", post(trash))
         .route("/v1/rebuild", post(rebuild))
+        .route("/v1/scrub", get(scrub::status).put(scrub::change))
         .route("/v1/probe", post(probe))
         .route("/v1/vault-record", put(put_vault_record))
         .fallback(no_such_path)
@@ -153,7 +155,7 @@ async fn say_when_to_retry(mut response: Response) -> Response {
     response
 }
 
-async fn admit_coordinator(server: &Server, headers: &HeaderMap) -> Result<()> {
+pub(super) async fn admit_coordinator(server: &Server, headers: &HeaderMap) -> Result<()> {
     server.gate.admit(headers, |grant| *grant == Grant::Control).await.map(|_| ())
 }
 

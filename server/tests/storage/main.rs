@@ -11,6 +11,7 @@ mod process;
 mod put;
 mod rebuild;
 mod rebuild_trouble;
+mod scrub;
 mod start;
 mod support;
 mod trouble;

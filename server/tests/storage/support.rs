@@ -9,7 +9,7 @@ use arc_server::auth::{
     Grant, Role, Ticket, TicketSigner, Token, hello_answer_mac, hello_mac, same,
 };
 use arc_server::serve::{self, Listen, Running};
-use arc_server::storage::{self, Config, Limits, Storage};
+use arc_server::storage::{self, Config, Limits, ScrubRules, Storage};
 use arc_server::wire::*;
 use arc_server::{Error, Result};
 use axum::extract::State;
@@ -157,6 +157,7 @@ impl World {
             reserve_bytes: Some(0),
             drain: Duration::from_secs(10),
             limits: Limits::default(),
+            scrub: ScrubRules { every: Duration::ZERO, ..ScrubRules::default() },
             fault: None,
         }
     }
