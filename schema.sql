@@ -132,3 +132,15 @@ CREATE TABLE intents (
 
 -- Another place for the same stripe finds what was ticketed before, whatever the lease.
 CREATE INDEX intents_by_stripe ON intents (stripe);
+
+-- Left-overs that their server shall move to the trash and has not said that it did: until then
+-- nobody gets a ticket for a shard of their stripes, nor takes them over.
+CREATE TABLE tombstones (
+    server INTEGER NOT NULL REFERENCES servers (id),
+    stripe BLOB    NOT NULL CHECK (length(stripe) = 32),
+    idx    INTEGER NOT NULL,
+    PRIMARY KEY (server, stripe, idx)
+) STRICT, WITHOUT ROWID;
+
+-- Whether a stripe that is placed has some.
+CREATE INDEX tombstones_by_stripe ON tombstones (stripe);

@@ -93,6 +93,10 @@ pub struct Coordinator {
     /// How long repair waits after servers went together; 0s: not at all
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub brake: Duration,
+    /// How often what a server holds is compared with the catalog; 0: only when it is back or finds
+    /// something
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub compare_every: Duration,
     /// How long a push's lease lasts
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
@@ -208,6 +212,7 @@ async fn serve_coordinator(
             grace_thin: args.grace_thin,
             brake_within: args.brake_within,
             brake: args.brake,
+            compare_every: args.compare_every,
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,

@@ -251,6 +251,8 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             // A disk is not given up for being away while a command runs, nor is repair held up.
             grace: Duration::MAX,
             brake: Duration::ZERO,
+            // A command does what it was asked to; what its disks find is compared all the same.
+            compare_every: Duration::ZERO,
             // A command that starts has the vault's lock: no push runs.
             pushes_outlive: false,
             drain: DRAIN,

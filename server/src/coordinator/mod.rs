@@ -1,8 +1,8 @@
 //! The coordinator: the catalog and what decides by it.
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
-//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, and the
-//! `folder` that it all lies in.
+//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
+//! that compares what servers hold with the catalog, and the `folder` that it all lies in.
 
 mod catalog;
 mod clock;
@@ -14,6 +14,7 @@ mod placement;
 mod prober;
 mod push;
 mod read;
+mod reconcile;
 mod repair;
 mod router;
 mod servers;
@@ -29,6 +30,7 @@ use self::clock::millis;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
+use self::reconcile::Comparisons;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
 use crate::serve::{self, Listen, Running};
 use crate::wire::ServerId;
@@ -71,6 +73,9 @@ pub struct Timings {
     pub brake_within: Duration,
     /// How long repair then waits: 1 h; not at all, if 0.
     pub brake: Duration,
+    /// From one comparison of what a server holds with the catalog to the next: 24 h, the first at
+    /// the start. If 0, only servers that are back, or find something, are compared.
+    pub compare_every: Duration,
     /// How long a lease lasts: 24 h.
     pub lease: Duration,
     /// Whether pushes outlive a stop of the coordinator: their leases are then given back the
@@ -95,6 +100,7 @@ impl Default for Timings {
             grace_thin: Duration::from_secs(5 * 60),
             brake_within: Duration::from_secs(10 * 60),
             brake: Duration::from_secs(3600),
+            compare_every: Duration::from_secs(24 * 3600),
             lease: Duration::from_secs(24 * 3600),
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
@@ -120,6 +126,7 @@ struct Core {
     catalog: Catalog,
     fleet: Fleet,
     rates: Rates,
+    comparisons: Comparisons,
     signer: TicketSigner,
     tokens: [TokenRow; 2],
     /// The vault record, once there is one.
@@ -143,6 +150,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         catalog,
         fleet,
         rates: Rates::default(),
+        comparisons: Comparisons::new(),
         signer,
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
@@ -187,6 +195,7 @@ impl Coordinator {
     /// Stops probing and serving, and closes the catalog.
     pub async fn stop(self) {
         self.running.stop(self.drain).await;
+        self.core.comparisons.stop();
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;
         self.core.folder.release();

@@ -8,17 +8,18 @@ use serde::Serialize;
 
 use super::Core;
 use super::fleet::Member;
+use super::reconcile;
 use crate::auth::Grant;
 use crate::wire::{
     BUILD_HEADER, Blob, Code, PROTOCOL, PROTOCOL_HEADER, Probe, ProbeAnswer, PutVault, Refusal,
-    ServerId, State,
+    ServerId,
 };
 use crate::{Error, Result};
 
-/// A control ticket lasts this long.
+/// A ticket for the coordinator's own requests lasts this long.
 const CONTROL_TICKET_MS: u64 = 30_000;
-/// An answer to a probe is shorter.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Every answer is shorter, a page of an inventory too.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How long a server may take to store the vault record.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often what the probes found goes into the catalog.
@@ -80,20 +81,13 @@ async fn probe(core: &Arc<Core>, member: &Member) {
             None
         }
     };
-    let up = answer.is_some();
+    let findings = answer.as_ref().map(|answer| answer.findings);
     let state = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
-    if state == Some(State::Returned) {
-        reconcile(core, server);
+    let Some(findings) = findings else { return };
+    if let Some(state) = state {
+        reconcile::consider(core, server, state, findings);
     }
-    if up {
-        give_record(core, server).await;
-    }
-}
-
-/// Compares what a server holds that was down or lost with the catalog, after which it is up.
-/// There is no inventory to ask for yet: its shards are taken to be where they were.
-fn reconcile(core: &Core, server: ServerId) {
-    core.fleet.reconciled(server, core.catalog.clock.now_ms());
+    give_record(core, server).await;
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
@@ -193,10 +187,26 @@ pub(super) async fn control(
     body: &impl Serialize,
     timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
+    let ticket = ticket(core, member, Grant::Control, epoch).map_err(|e| e.to_string())?;
+    send(core, member, ticket, method, path, body, timeout).await
+}
+
+/// A ticket for one request of the coordinator itself.
+pub(super) fn ticket(core: &Core, member: &Member, grant: Grant, epoch: u64) -> Result<String> {
     let now_ms = core.catalog.clock.now_ms();
-    let ticket = core
-        .ticket(Grant::Control, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
-        .map_err(|e| e.to_string())?;
+    core.ticket(grant, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
+}
+
+/// Sends a request of the coordinator with any ticket; gives the body of a success.
+pub(super) async fn send(
+    core: &Core,
+    member: &Member,
+    ticket: String,
+    method: reqwest::Method,
+    path: &str,
+    body: &impl Serialize,
+    timeout: Duration,
+) -> Result<Vec<u8>, Missed> {
     let mut response = core
         .http
         .request(method, format!("{}/v1/{path}", member.row.url))

@@ -12,7 +12,7 @@ use axum::routing::{delete, get, post};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Core, push, read, repair, servers};
+use super::{Core, push, read, reconcile, repair, servers};
 use crate::auth::{self, Role, Token};
 use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
@@ -45,6 +45,7 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/stripe-maps", post(read::stripe_maps))
         .route("/v1/read-tickets", post(read::read_tickets))
         .route("/v1/reports", post(read::report))
+        .route("/v1/reconcile", get(reconcile::list).post(reconcile::begin))
         .route("/v1/repairs", post(repair::repair))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
     let join = Router::new()

@@ -21,6 +21,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::shelf::Shelf;
+
 /// Plenty for a busy machine; nothing waits this long unless it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +31,8 @@ pub(crate) fn timings() -> Timings {
         probe_every: Duration::from_millis(20),
         probe_timeout: Duration::from_secs(5),
         drain: Duration::from_secs(5),
+        // Tests of it have it begin.
+        compare_every: Duration::ZERO,
         ..Timings::default()
     }
 }
@@ -300,9 +304,11 @@ pub(crate) fn commit_of(request: &PlaceRequest, receipts: Vec<Receipt>) -> Commi
     }
 }
 
-/// A storage server that only answers what the coordinator asks.
+/// A storage server that only answers what the coordinator asks of it.
 pub(crate) struct FakeServer {
     pub(crate) name: String,
+    /// What it holds: the shards that it gave receipts for, unless a test takes some away.
+    pub(crate) shelf: Arc<Shelf>,
     running: Running,
     inner: Arc<Inner>,
 }
@@ -338,8 +344,9 @@ impl FakeServer {
             .route("/v1/probe", post(probe))
             .route("/v1/vault-record", put(take_record))
             .with_state(Arc::clone(&inner));
-        let running = serve::start(listen(), router).await.unwrap();
-        Self { name: name.into(), running, inner }
+        let shelf = Shelf::new();
+        let running = serve::start(listen(), router.merge(shelf.router())).await.unwrap();
+        Self { name: name.into(), shelf, running, inner }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -348,6 +355,7 @@ impl FakeServer {
 
     pub(crate) fn belong_to(&self, answer: &JoinAnswer) {
         *self.inner.identity.lock().unwrap() = Some(answer.clone());
+        self.shelf.belong_to(answer);
     }
 
     pub(crate) fn identity(&self) -> JoinAnswer {
@@ -374,6 +382,7 @@ impl FakeServer {
     }
 
     pub(crate) fn receipt(&self, stripe: StripeId, index: u8, epoch: u64) -> Receipt {
+        self.shelf.hold(stripe, index, false);
         let identity = self.identity();
         let (server, header_hash) = (identity.server, Digest([index; 32]));
         let mut receipt = Receipt { stripe, index, server, header_hash, epoch, mac: Blob(vec![]) };

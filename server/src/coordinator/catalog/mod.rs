@@ -4,6 +4,7 @@
 //! consistent state. What the tables are for stands in schema.sql.
 
 mod commit;
+mod inventory;
 mod open;
 mod push;
 mod read;
@@ -26,6 +27,7 @@ use crate::wire::Code;
 use crate::{Error, Result};
 
 pub(super) use self::commit::NewStripe;
+pub(super) use self::inventory::{Condition, MapDigests, Mapped, Standing};
 pub(super) use self::push::{Intended, Placing};
 pub(super) use self::servers::{ServerRow, TokenRow};
 
