@@ -165,7 +165,7 @@ async fn a_shard_that_comes_after_its_page_was_read_is_not_missing() {
     shelf.hold(stripe(2), 9, false);
     let (reached, go_on) = shelf.gate("inventory");
     let late = async {
-        reached.await.unwrap();
+        reached.await;
         fixture.push(&lease, 2, (2, 1)).await;
         go_on.send(()).unwrap();
     };
@@ -184,7 +184,7 @@ async fn what_changes_while_it_is_checked_is_looked_at_again() {
     let (reached, go_on) = server.shelf.gate("check");
     let repaired = async {
         // It was found to be missing; it is reported, placed again, stored and committed.
-        reached.await.unwrap();
+        reached.await;
         let report = Report { stripe, index, server: server.id(), found: Found::Missing };
         fixture.post::<()>("/v1/reports", &report).await.unwrap();
         let placement = fixture.place(&place_request(&lease, 1, (2, 1))).await.unwrap();

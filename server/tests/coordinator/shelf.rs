@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_server::auth::{Grant, verify_ticket};
 use arc_server::wire::*;
@@ -85,10 +86,15 @@ impl Shelf {
     }
 
     /// Has the next answer from `path` wait; tells when it does, and is told to go on.
-    pub(crate) fn gate(&self, path: &'static str) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+    pub(crate) fn gate(
+        &self,
+        path: &'static str,
+    ) -> (impl Future<Output = ()> + use<>, oneshot::Sender<()>) {
         let (reached, is_reached) = oneshot::channel();
         let (go_on, open) = oneshot::channel();
         *self.gate.lock().unwrap() = Some(Gate { path, reached, open });
+        let in_time = tokio::time::timeout(Duration::from_secs(30), is_reached);
+        let is_reached = async { in_time.await.expect("it was not asked for").unwrap() };
         (is_reached, go_on)
     }
 
