@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::due::{Past, Seen};
+use self::due::{Look, Past, Seen};
 use self::sort::sort;
 use super::Core;
 use super::catalog::{Condition, MapDigests, Mapped, Standing};
@@ -145,17 +145,13 @@ pub(super) fn consider(core: &Arc<Core>, server: ServerId, state: Health, findin
     let seen = Seen { returned: state == Health::Returned, findings };
     let (now_ms, every) = (core.catalog.clock.now_ms(), core.timings.compare_every);
     let every_ms = Some(millis(every)).filter(|&ms| ms > 0);
-    let is_due = {
+    let due = {
         let mut servers = core.comparisons.servers();
         let past = &mut servers.entry(server).or_default().past;
-        let is_due = past.is_due(seen, now_ms, every_ms);
-        if is_due {
-            past.begin(now_ms);
-        }
-        is_due
+        past.due(seen, now_ms, every_ms).inspect(|_| past.begin(now_ms))
     };
-    if is_due {
-        start(core, server, Some(findings), false);
+    if let Some(look) = due {
+        start(core, server, Some(findings), look);
     }
 }
 
@@ -189,7 +185,7 @@ async fn all(core: &Arc<Core>, patience: Duration) -> Vec<Comparison> {
             begins
         };
         if begins {
-            start(core, server, None, true);
+            start(core, server, None, Look::Anew);
         }
         core.comparisons.over(&[server]).await;
     });
@@ -199,14 +195,14 @@ async fn all(core: &Arc<Core>, patience: Duration) -> Vec<Comparison> {
 }
 
 /// Compares a server in the background; its entry says already that it is being compared.
-fn start(core: &Arc<Core>, server: ServerId, findings: Option<u64>, walk: bool) {
+fn start(core: &Arc<Core>, server: ServerId, findings: Option<u64>, look: Look) {
     let comparing = Arc::clone(core);
     let mut tasks = core.comparisons.tasks.lock().unwrap_or_else(PoisonError::into_inner);
     while tasks.try_join_next().is_some() {}
     tasks.spawn(async move {
         let core = &comparing;
         let compared = match core.fleet.get(server) {
-            Some(member) => compare(core, &member, walk).await,
+            Some(member) => compare(core, &member, look).await,
             None => Err("it is in the vault no more".to_owned()),
         };
         let now_ms = core.catalog.clock.now_ms();
@@ -224,14 +220,13 @@ fn start(core: &Arc<Core>, server: ServerId, findings: Option<u64>, walk: bool) 
     });
 }
 
-async fn compare(core: &Core, member: &Member, walk: bool) -> Result<Outcome, String> {
+async fn compare(core: &Core, member: &Member, look: Look) -> Result<Outcome, String> {
     let mut comparing = Comparing { core, member, outcome: Outcome::default() };
     comparing.bury().await?;
-    let mut held = comparing.digests(walk).await?;
+    let mut held = comparing.digests(look).await?;
     let map = comparing.map().await?;
-    if held != map.buckets && !walk {
-        // It remembers; somebody else may have taken something away.
-        held = comparing.digests(true).await?;
+    if held != map.buckets && look == Look::Remembered {
+        held = comparing.digests(Look::Anew).await?;
     }
     for (number, bucket) in (0..=u8::MAX).zip(&held) {
         let (mapped, missing) =
@@ -265,7 +260,8 @@ struct Comparing<'a> {
 }
 
 impl Comparing<'_> {
-    async fn digests(&self, walk: bool) -> Result<Vec<Bucket>, String> {
+    async fn digests(&self, look: Look) -> Result<Vec<Bucket>, String> {
+        let walk = look == Look::Anew;
         let path = format!("inventory/digests?walk={walk}");
         let control = Grant::Control;
         let Digests { buckets } =

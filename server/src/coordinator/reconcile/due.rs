@@ -13,6 +13,15 @@ pub(super) struct Seen {
     pub(super) findings: u64,
 }
 
+/// How a server is asked what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// As it remembers.
+    Remembered,
+    /// By what lies in its folders now: somebody else may have taken something away.
+    Anew,
+}
+
 /// What is known of a server's comparisons.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Past {
@@ -27,25 +36,28 @@ pub(super) struct Past {
 }
 
 impl Past {
-    /// Whether to compare it now. Without `every_ms` only what it finds since it was first seen,
-    /// and its return, are reasons.
-    pub(super) fn is_due(&mut self, seen: Seen, now_ms: u64, every_ms: Option<u64>) -> bool {
+    /// Whether to compare it now, and how. Without `every_ms` only what it finds since it was first
+    /// seen, and its return, are reasons.
+    pub(super) fn due(&mut self, seen: Seen, now_ms: u64, every_ms: Option<u64>) -> Option<Look> {
         if every_ms.is_none() {
             self.findings.get_or_insert(seen.findings);
         }
         if self.running {
-            return false;
+            return None;
         }
         if let Some(ended_ms) = self.ended_ms {
             let rest_ms = ended_ms.saturating_sub(self.began_ms).min(REST_MS_MAX);
             if now_ms < ended_ms.saturating_add(rest_ms) {
-                return false;
+                return None;
             }
         }
         let is_old = |every_ms: u64| {
             self.whole_ms.is_none_or(|whole_ms| now_ms >= whole_ms.saturating_add(every_ms))
         };
-        seen.returned || self.findings != Some(seen.findings) || every_ms.is_some_and(is_old)
+        if seen.returned || every_ms.is_some_and(is_old) {
+            return Some(Look::Anew);
+        }
+        (self.findings != Some(seen.findings)).then_some(Look::Remembered)
     }
 
     /// One begins.
@@ -77,17 +89,18 @@ mod tests {
     fn a_server_is_compared_first_daily_when_it_found_something_and_when_it_is_back() {
         let mut past = Past::default();
         let every = Some(DAY_MS);
-        assert!(past.is_due(seen(5), 1000, every));
+        assert_eq!(past.due(seen(5), 1000, every), Some(Look::Anew));
         past.begin(1000);
-        assert!(!past.is_due(seen(6), 1500, every), "one at a time");
+        assert_eq!(past.due(seen(6), 1500, every), None, "one at a time");
         past.end(2000, Some(5), true);
-        assert!(!past.is_due(seen(5), 9000, every));
-        assert!(past.is_due(seen(6), 9000, every));
-        assert!(past.is_due(Seen { returned: true, ..seen(5) }, 9000, every));
-        assert!(past.is_due(seen(5), 1000 + DAY_MS, every));
+        assert_eq!(past.due(seen(5), 9000, every), None);
+        assert_eq!(past.due(seen(6), 9000, every), Some(Look::Remembered));
+        let back = Seen { returned: true, ..seen(5) };
+        assert_eq!(past.due(back, 9000, every), Some(Look::Anew));
+        assert_eq!(past.due(seen(5), 1000 + DAY_MS, every), Some(Look::Anew));
         // As long as it took, it rests.
-        assert!(!past.is_due(seen(6), 2999, every));
-        assert!(past.is_due(seen(6), 3000, every));
+        assert_eq!(past.due(seen(6), 2999, every), None);
+        assert_eq!(past.due(seen(6), 3000, every), Some(Look::Remembered));
     }
 
     #[test]
@@ -95,16 +108,18 @@ mod tests {
         let mut past = Past::default();
         past.begin(1000);
         past.end(1_000_000, Some(5), false);
-        assert!(!past.is_due(seen(5), 1_000_000 + REST_MS_MAX - 1, Some(DAY_MS)));
-        assert!(past.is_due(seen(5), 1_000_000 + REST_MS_MAX, Some(DAY_MS)));
+        let every = Some(DAY_MS);
+        assert_eq!(past.due(seen(5), 1_000_000 + REST_MS_MAX - 1, every), None);
+        assert_eq!(past.due(seen(5), 1_000_000 + REST_MS_MAX, every), Some(Look::Anew));
     }
 
     #[test]
     fn where_none_begins_by_itself_what_is_found_later_begins_one() {
         let mut past = Past::default();
-        assert!(!past.is_due(seen(5), 1000, None));
-        assert!(!past.is_due(seen(5), u64::MAX, None));
-        assert!(past.is_due(seen(6), 1000, None));
-        assert!(past.is_due(Seen { returned: true, ..seen(5) }, 1000, None));
+        assert_eq!(past.due(seen(5), 1000, None), None);
+        assert_eq!(past.due(seen(5), u64::MAX, None), None);
+        assert_eq!(past.due(seen(6), 1000, None), Some(Look::Remembered));
+        let back = Seen { returned: true, ..seen(5) };
+        assert_eq!(past.due(back, 1000, None), Some(Look::Anew));
     }
 }
