@@ -72,8 +72,12 @@ impl Shelf {
             Ok(None) => (None, Ok(Inspection::Missing)),
             Err(error) => (None, inspection(Err(error))),
             Ok(Some(file)) => {
-                let examined = self.examine(&file, address, how);
-                (Some(file), inspection(examined))
+                let known = Some(address).filter(|_| how == Thoroughness::Present);
+                let found = match known.and_then(|address| self.bad.reason(address)) {
+                    Some(why) => Ok(Inspection::Damaged(format!("{why}; not read since"))),
+                    None => inspection(self.examine(&file, address, how)),
+                };
+                (Some(file), found)
             }
         }
     }
@@ -92,10 +96,7 @@ impl Shelf {
                 while reading.step(self, file, &mut piece)? > 0 {}
                 reading.finish()
             }
-            Thoroughness::Present => match self.bad.reason(address) {
-                Some(why) => Err(codec::Error::damaged("shard file", why).into()),
-                None => self.require_readable(address).map(|()| reading.header_hash),
-            },
+            Thoroughness::Present => self.require_readable(address).map(|()| reading.header_hash),
         }
     }
 
