@@ -97,6 +97,9 @@ pub struct Coordinator {
     /// something
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub compare_every: Duration,
+    /// How often each server is asked for a random block of a random shard; 0: never
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub audit_every: Duration,
     /// How long a push's lease lasts
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
@@ -213,6 +216,7 @@ async fn serve_coordinator(
             brake_within: args.brake_within,
             brake: args.brake,
             compare_every: args.compare_every,
+            audit_every: args.audit_every,
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,

@@ -2,8 +2,10 @@
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
 //! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
-//! that compares what servers hold with the catalog, and the `folder` that it all lies in.
+//! that compares what servers hold with the catalog, the `audit` that draws samples of it, and the
+//! `folder` that it all lies in.
 
+mod audit;
 mod catalog;
 mod clock;
 mod fleet;
@@ -76,6 +78,8 @@ pub struct Timings {
     /// From one comparison of what a server holds with the catalog to the next: 24 h, the first at
     /// the start. If 0, only servers that are back, or find something, are compared.
     pub compare_every: Duration,
+    /// From one audit of each server to the next: 1 h; none, if 0.
+    pub audit_every: Duration,
     /// How long a lease lasts: 24 h.
     pub lease: Duration,
     /// Whether pushes outlive a stop of the coordinator: their leases are then given back the
@@ -101,6 +105,7 @@ impl Default for Timings {
             brake_within: Duration::from_secs(10 * 60),
             brake: Duration::from_secs(3600),
             compare_every: Duration::from_secs(24 * 3600),
+            audit_every: Duration::from_secs(3600),
             lease: Duration::from_secs(24 * 3600),
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
@@ -167,6 +172,9 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
+    if !core.timings.audit_every.is_zero() {
+        tokio::spawn(audit::run(Arc::downgrade(&core), core.timings.audit_every));
+    }
     tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
     Ok(Coordinator { running, owner, join, core, drain })
 }

@@ -194,6 +194,13 @@ async fn all(core: &Arc<Core>, patience: Duration) -> Vec<Comparison> {
     core.comparisons.told(&core.fleet.members())
 }
 
+/// Has a server look at a shard that somebody else met otherwise than the map has it, and books what
+/// it finds.
+pub(super) async fn look_again(core: &Core, member: &Member, shard: Mapped) -> Result<(), String> {
+    let mut comparing = Comparing { core, member, outcome: Outcome::default() };
+    comparing.check(&[shard]).await.map(drop)
+}
+
 /// Compares a server in the background; its entry says already that it is being compared.
 fn start(core: &Arc<Core>, server: ServerId, findings: Option<u64>, look: Look) {
     let comparing = Arc::clone(core);

@@ -33,6 +33,7 @@ pub(crate) fn timings() -> Timings {
         drain: Duration::from_secs(5),
         // Tests of it have it begin.
         compare_every: Duration::ZERO,
+        audit_every: Duration::ZERO,
         ..Timings::default()
     }
 }

@@ -2,13 +2,13 @@
 //! difference.
 
 use codec::StripeId;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Catalog;
 use super::push::open_leases;
-use super::rows::{shards_changed, stripe_key};
+use super::rows::{shards_changed, stripe_key, stripe_map};
 use crate::Result;
-use crate::wire::{BUCKETS, Bucket, ServerId};
+use crate::wire::{BUCKETS, Bucket, ServerId, StripeMap};
 
 /// How a shard is, by the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,37 @@ impl Catalog {
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// The first good shard of a server from this stripe on, or from the beginning.
+    pub(in crate::coordinator) async fn sample(
+        &self,
+        server: ServerId,
+        from: StripeId,
+    ) -> Result<Option<(StripeMap, Mapped)>> {
+        self.read(move |db| {
+            let any = "SELECT 1 FROM shards WHERE server = ?1 AND state = 'good'";
+            if !db.prepare_cached(any)?.exists([server.0])? {
+                return Ok(None);
+            }
+            let mut next = db.prepare_cached(
+                "SELECT s.key, s.id, h.idx, s.version FROM stripes s CROSS JOIN shards h
+                 WHERE s.id >= ?2 AND h.stripe = s.key AND h.server = ?1 AND h.state = 'good'
+                 ORDER BY s.id LIMIT 1",
+            )?;
+            for from in [from, StripeId([0; StripeId::LEN])] {
+                let found = next.query_row(params![server.0, from.0], |r| {
+                    let condition = Condition::Good;
+                    let (stripe, index) = (StripeId(r.get(1)?), r.get(2)?);
+                    Ok((r.get(0)?, Mapped { stripe, index, condition, version: r.get(3)? }))
+                });
+                if let Some((key, mapped)) = found.optional()? {
+                    return Ok(Some((stripe_map(db, key)?, mapped)));
+                }
+            }
+            Ok(None)
         })
         .await
     }
