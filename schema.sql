@@ -13,6 +13,9 @@ CREATE TABLE meta (
     record   BLOB,
     -- The fencing number, raised at every start, and above the highest that a server has seen.
     epoch    INTEGER NOT NULL,
+    -- The epoch since which this catalog is complete: a copy that was older than what servers had
+    -- seen knows nothing of what was committed after it was made, and must not take that for left over.
+    whole_since_epoch INTEGER NOT NULL,
     -- The logical clock's last tick.
     sequence INTEGER NOT NULL,
     -- The coordinator's time at the last commit: after a restart time goes on from here

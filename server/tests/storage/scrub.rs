@@ -176,7 +176,7 @@ async fn a_killed_server_goes_on_where_it_was() {
         let request = request.header(PROTOCOL_HEADER, PROTOCOL);
         request.header("authorization", format!("Ticket {ticket}"))
     };
-    let shards = shards(5);
+    let shards = shards(8);
     for shard in &shards {
         let ticket = world.coordinator.sign(&world.coordinator.ticket(shard.grant()));
         let put = world.http.put(format!("{url}{}", shard.url_path()));
@@ -196,19 +196,19 @@ async fn a_killed_server_goes_on_where_it_was() {
     };
     eventually(|| kept() >= 2).await;
     drop(process);
-    assert!(kept() < 15, "{}", kept());
+    assert!(kept() < 24, "{}", kept());
 
     // It does not look again at what it has passed by.
     let path = |shard: &TestShard| {
         let name = format!("{}.{}", shard.stripe, shard.index);
         world.data().join("shards").join(&name[..2]).join(name)
     };
-    for shard in [&shards[0], &shards[14]] {
+    for shard in [&shards[0], &shards[23]] {
         std::fs::write(path(shard), flipped(&shard.file, 20)).unwrap();
     }
     let server = world.server().await;
     let pass = server.ended().await;
-    assert_eq!((pass.shards, pass.bad, pass.hurried), (15, 1, true));
-    let last = &shards[14];
+    assert_eq!((pass.shards, pass.bad, pass.hurried), (24, 1, true));
+    let last = &shards[23];
     assert_eq!(server.bad().await, BTreeSet::from([(last.stripe, last.index)]));
 }

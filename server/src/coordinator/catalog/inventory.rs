@@ -283,7 +283,8 @@ fn standing(
     if open_leases(db, stripe, now_ms)? {
         return Ok(Standing::Pending);
     }
-    let sql = "SELECT 1 FROM intents WHERE stripe = ?1 AND server = ?2 AND idx = ?3";
+    let sql = "SELECT 1 FROM intents WHERE stripe = ?1 AND server = ?2 AND idx = ?3
+                   AND epoch >= (SELECT whole_since_epoch FROM meta)";
     let is_intended = db.prepare_cached(sql)?.exists(params![stripe.0, server.0, index])?;
     Ok(if is_intended { Standing::LeftOver } else { Standing::Unknown })
 }

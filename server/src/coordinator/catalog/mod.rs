@@ -79,7 +79,8 @@ impl Catalog {
         }
         let epoch = self
             .write(move |db| {
-                let sql = "UPDATE meta SET epoch = max(epoch, ?1 + 1) RETURNING epoch";
+                let sql = "UPDATE meta SET epoch = max(epoch, ?1 + 1),
+                               whole_since_epoch = max(whole_since_epoch, ?1 + 1) RETURNING epoch";
                 Ok(db.query_row(sql, [seen], |r| r.get(0))?)
             })
             .await?;

@@ -125,3 +125,29 @@ async fn many_jobs_at_once_are_all_committed() {
     let error = fixture.commit(lease, 200).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::Busy));
 }
+
+#[tokio::test]
+async fn i4_an_older_copy_takes_nothing_for_left_over_that_it_may_have_forgotten() {
+    let fixture = Fixture::new().await;
+    let (catalog, server) = (&fixture.catalog, fixture.servers[0]);
+    let intend = async |number| {
+        let lease = fixture.begin().await;
+        let (stripe, places) = (StripeId([number; 32]), vec![(0, server)]);
+        let intended = Intended { lease, stripe, stored: vec![], places };
+        catalog.record_intent(fixture.owner, intended).await.unwrap();
+        catalog.close_lease(fixture.owner, lease).await.unwrap();
+    };
+    let standings = async || {
+        let shards = [1, 2].map(|number| (StripeId([number; 32]), 0));
+        catalog.standings(server, shards.to_vec()).await.unwrap()
+    };
+    intend(1).await;
+    assert_eq!(standings().await, [Standing::LeftOver, Standing::Unknown]);
+    // A server has seen a later epoch: what was committed in it is not in here.
+    let seen = catalog.epoch() + 3;
+    assert!(catalog.raise_epoch(seen).await.unwrap());
+    intend(2).await;
+    assert_eq!(standings().await, [Standing::Unknown, Standing::LeftOver]);
+    let both = [1, 2].map(|number| (StripeId([number; 32]), 0)).to_vec();
+    assert_eq!(catalog.condemn(server, both).await.unwrap(), 1);
+}

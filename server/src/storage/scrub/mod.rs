@@ -30,8 +30,8 @@ use crate::{Error, Result};
 const FILE: &str = "scrub";
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 512 * 1024;
-/// So much of a pass is done again at most after a crash.
-const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// So much of a pass is done again at most after a crash; each time costs the disk a few syncs.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// While requests are served, a piece waits for so many pauses of so long at most.
 const WAYS_GIVEN_MAX: u32 = 20;
 const GIVE_WAY: Duration = Duration::from_millis(50);
