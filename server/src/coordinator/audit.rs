@@ -73,7 +73,10 @@ enum Answer {
 
 /// Audits one shard of every server that is up, again and again, until the coordinator is gone.
 pub(super) async fn run(core: Weak<Core>, every: Duration) {
-    let Ok(client) = StorageClient::new(SILENCE) else { return };
+    let client = match StorageClient::new(SILENCE) {
+        Ok(client) => client,
+        Err(error) => return tracing::error!(%error, "servers are not audited"),
+    };
     loop {
         tokio::time::sleep(every).await;
         let Some(core) = core.upgrade() else { return };

@@ -34,6 +34,16 @@ impl Fixture {
         page.rows.into_iter().flat_map(bad).collect()
     }
 
+    /// The shards that the map has on a server, and whether as bad.
+    async fn mapped(&self, server: ServerId) -> Vec<(StripeId, u8, bool)> {
+        let page: Page<StripeMap> = self.get("/v1/stripes").await;
+        let of_server = |map: &StripeMap| {
+            let holder = map.shards.iter().find(|holder| holder.server == server);
+            holder.map(|holder| (map.stripe, holder.index, holder.bad))
+        };
+        page.rows.iter().filter_map(of_server).collect()
+    }
+
     /// Waits until the map has these as bad, and no others.
     async fn bad_become(&self, shards: &[(StripeId, u8)]) {
         let shards: BTreeSet<_> = shards.iter().copied().collect();
@@ -199,6 +209,13 @@ async fn what_changes_while_it_is_checked_is_looked_at_again() {
     assert_eq!(fixture.bad().await, BTreeSet::new());
 }
 
+/// A stripe right before or behind stripe 1.
+fn beside(last: u8) -> StripeId {
+    let mut id = [1; 32];
+    (id[1], id[31]) = (last % 2 * 2, last);
+    StripeId(id)
+}
+
 #[tokio::test]
 async fn i4_what_nothing_is_on_record_of_is_counted_listed_and_kept() {
     let (fixture, lease) = Fixture::with_servers(&["a", "b", "c", "d"]).await;
@@ -212,13 +229,20 @@ async fn i4_what_nothing_is_on_record_of_is_counted_listed_and_kept() {
             fake.shelf.hold(stripe(number), 3, false);
         }
         fake.shelf.hold(stripe(1), 7, false);
+        // In the bucket of what it should hold, so many that they come in pages.
+        for last in 0..5 {
+            fake.shelf.hold(beside(last), 0, false);
+            fake.shelf.hold(beside(last), 1, true);
+        }
     }
     let before = held(first);
     let compared = fixture.compared().await;
     let Counts { unknown, surplus, leftover, missing, .. } = compared.found;
-    assert_eq!((unknown, surplus, leftover, missing), (5, 1, 0, 0));
+    assert_eq!((unknown, surplus, leftover, missing), (15, 1, 0, 0));
     assert_eq!(compared.found.compared(), before.len() as u64);
-    assert_eq!(compared.unknown, (100..105).map(|n| (stripe(n), 3)).collect::<Vec<_>>());
+    let near = [0, 2, 4, 1, 3].into_iter().flat_map(|last| [(beside(last), 0), (beside(last), 1)]);
+    let far = (100..105).map(|number| (stripe(number), 3));
+    assert_eq!(compared.unknown, near.chain(far).collect::<Vec<_>>());
     assert_eq!(compared.surplus, [(stripe(1), 7)]);
     assert_eq!(held(first), before);
 }
@@ -285,4 +309,65 @@ async fn nobody_relies_on_what_is_being_trashed() {
     let receipts = placement.places.iter();
     let receipts = receipts.map(|p| fixture.receipt(request.stripe, p, placement.epoch)).collect();
     assert_eq!(fixture.commit(&commit_of(&request, receipts)).await.unwrap().holders, 2);
+}
+
+/// A small generator: the same numbers for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % bound
+    }
+}
+
+#[tokio::test]
+async fn whatever_became_of_the_shards_the_map_has_it_after_one_comparison() {
+    let (fixture, lease) = Fixture::with_servers(&["a", "b", "c"]).await;
+    for number in 1..25 {
+        fixture.push(&lease, number, (2, 1)).await;
+    }
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let mut truth = BTreeSet::new();
+        for server in &fixture.servers {
+            let shelf = &server.shelf;
+            let mapped = fixture.mapped(server.id()).await;
+            for &(stripe, index, bad) in &mapped {
+                match random.below(8) {
+                    0 => drop(shelf.remove(stripe, index)),
+                    1 => {
+                        shelf.rot(stripe, index);
+                        shelf.hold(stripe, index, true);
+                    }
+                    // Said to be bad, and good: only who thinks otherwise has it looked at.
+                    2 if !bad => {
+                        shelf.heal(stripe, index);
+                        shelf.hold(stripe, index, true);
+                    }
+                    2 | 3 => {
+                        shelf.heal(stripe, index);
+                        shelf.hold(stripe, index, false);
+                    }
+                    // Somebody has met something else than what is there.
+                    4 => {
+                        let found = [Found::Missing, Found::Damaged("why".into()), Found::Good];
+                        let found = found[random.below(3)].clone();
+                        let server = server.id();
+                        let report = Report { stripe, index, server, found };
+                        fixture.post::<()>("/v1/reports", &report).await.unwrap();
+                    }
+                    _ => {}
+                }
+            }
+            let all = mapped.into_iter().map(|(stripe, index, _)| (stripe, index));
+            truth.extend(all.filter(|&shard| !shelf.is_good(shard)));
+        }
+        let all: Vec<Comparison> = fixture.post("/v1/reconcile", &()).await.unwrap();
+        assert_eq!(fixture.bad().await, truth, "seed {seed}: {all:?}");
+        let sum = |of: fn(&Counts) -> u64| all.iter().map(|one| of(&one.found)).sum::<u64>();
+        assert_eq!(sum(|found| found.missing + found.damaged), truth.len() as u64, "seed {seed}");
+        assert_eq!(sum(Counts::compared), 24 * 3, "seed {seed}: {all:?}");
+    }
 }

@@ -64,7 +64,22 @@ impl Shelf {
     }
 
     pub(crate) fn lose(&self, stripe: StripeId, index: u8) {
-        self.held.lock().unwrap().remove(&(stripe, index)).unwrap();
+        self.remove(stripe, index).unwrap();
+    }
+
+    pub(crate) fn remove(&self, stripe: StripeId, index: u8) -> Option<bool> {
+        self.held.lock().unwrap().remove(&(stripe, index))
+    }
+
+    /// A check finds it good again.
+    pub(crate) fn heal(&self, stripe: StripeId, index: u8) {
+        self.rotten.lock().unwrap().retain(|&rotten| rotten != (stripe, index));
+    }
+
+    /// Whether it is there and a check finds it good.
+    pub(crate) fn is_good(&self, shard: (StripeId, u8)) -> bool {
+        self.held.lock().unwrap().contains_key(&shard)
+            && !self.rotten.lock().unwrap().contains(&shard)
     }
 
     /// A check finds it bad from here on.
