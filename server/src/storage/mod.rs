@@ -176,6 +176,7 @@ impl Storage {
         self.tasks.abort_all();
         self.running.stop(self.drain).await;
         if self.open.finish_writes(LAST_WRITES).await {
+            scrub::stop(&self.open).await;
             self.open.folder.unlock();
         }
     }

@@ -327,6 +327,14 @@ async fn give_way(server: &Server) {
     }
 }
 
+/// Keeps where it is for the next start, if it is anywhere.
+pub(super) async fn stop(server: &Arc<Server>) {
+    let is_under_way = server.scrub.state().position.pass.is_some();
+    if is_under_way && let Err(error) = keep(server).await {
+        tracing::warn!(%error, "the next start reads some shards again");
+    }
+}
+
 /// Keeps where it is.
 async fn keep(server: &Arc<Server>) -> Result<()> {
     let keeping = Arc::clone(server);
