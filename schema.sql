@@ -13,6 +13,9 @@ CREATE TABLE meta (
     record   BLOB,
     -- The fencing number, raised at every start, and above the highest that a server has seen.
     epoch    INTEGER NOT NULL,
+    -- The epoch since which this catalog is complete: a copy that was older than what servers had
+    -- seen knows nothing of what was committed after it was made, and must not take that for left over.
+    whole_since_epoch INTEGER NOT NULL,
     -- The logical clock's last tick.
     sequence INTEGER NOT NULL,
     -- The coordinator's time at the last commit: after a restart time goes on from here
@@ -164,8 +167,9 @@ CREATE TABLE settings (
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Shards that were struck out of `shards` and are still to be trashed: a row goes when its server
--- has answered. Until then no shard of the stripe is placed there, lest that one is trashed.
+-- Shards that their server shall move to the trash, left over or struck out of `shards`, and has
+-- not said that it did. Until then no shard of the stripe is placed there, lest that one is
+-- trashed, nor is one there taken over.
 CREATE TABLE tombstones (
     server     INTEGER NOT NULL REFERENCES servers (id),
     stripe     BLOB    NOT NULL CHECK (length(stripe) = 32),

@@ -10,7 +10,7 @@ use serde_json::json;
 use server::auth::Token;
 use server::coordinator::{self, Timings};
 use server::serve::{Listen, Transport};
-use server::storage::{self, Fault, Limits};
+use server::storage::{self, Fault, Limits, ScrubRules};
 use server::tls::OwnCertificate;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -97,6 +97,13 @@ pub struct Coordinator {
     /// Look for stripes to repair this often at most; 0s: repair only what is asked for
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     pub repair_every: Duration,
+    /// How often what a server holds is compared with the catalog; 0: only when it is back or finds
+    /// something
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub compare_every: Duration,
+    /// How often each server is asked for a random block of a random shard; 0: never
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub audit_every: Duration,
     /// How long a push's lease lasts
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
@@ -159,6 +166,12 @@ pub struct Storage {
     /// A client that sends or takes nothing for so long is dropped
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub client_silence: Duration,
+    /// All shards are read and checked once in this time; 0: not by itself
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = parse_duration)]
+    pub scrub_every: Duration,
+    /// Bytes that this reads in a second at most
+    #[arg(long, value_name = "SIZE", default_value = "32M", value_parser = parse_bytes)]
+    pub scrub_rate: u64,
     /// A failure to plant, for tests
     #[arg(long, hide = true)]
     pub fault: Option<Fault>,
@@ -240,6 +253,8 @@ async fn serve_coordinator(
             brake_within: args.brake_within,
             brake: args.brake,
             repair_every: args.repair_every,
+            compare_every: args.compare_every,
+            audit_every: args.audit_every,
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,
@@ -276,6 +291,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
             client_silence: args.client_silence,
             ..Limits::default()
         },
+        scrub: ScrubRules { every: args.scrub_every, bytes_per_second: args.scrub_rate },
         fault: args.fault,
     };
     let mut stop = stop;

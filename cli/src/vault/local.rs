@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use server::client::CoordinatorClient;
 use server::coordinator::{self, Coordinator, Timings};
 use server::serve::{Listen, Transport};
-use server::storage::{self, Limits, Storage};
+use server::storage::{self, Limits, ScrubRules, Storage};
 use server::tls::Trust;
 use server::wire::{ServerId, State};
 
@@ -253,6 +253,9 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             // A disk is not given up for being away while a command runs, nor is repair held up.
             grace: Duration::MAX,
             brake: Duration::ZERO,
+            // A command does what it was asked to; what its disks find is compared all the same.
+            compare_every: Duration::ZERO,
+            audit_every: Duration::ZERO,
             // A command that starts has the vault's lock: no push runs.
             pushes_outlive: false,
             // A command repairs what it was asked to.
@@ -283,6 +286,8 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
             busy_wait: Duration::from_secs(60),
             ..Limits::default()
         },
+        // A command is too short for a pass that is spread over weeks.
+        scrub: ScrubRules { every: Duration::ZERO, ..ScrubRules::default() },
         fault: None,
     }
 }

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
-    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Ended, HaveAnswer,
-    HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES,
-    Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest,
-    RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode, SetRepair,
-    SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended,
+    HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
+    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed,
+    RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode,
+    SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -23,6 +23,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause before a first retry; it doubles up to [`RETRY_PAUSE_MAX`].
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// How often it looks whether all servers have been compared.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// A coordinator, spoken to with one token. Every request is idempotent, so all are
 /// repeated while the coordinator is away, for as long as `patience` lasts.
@@ -133,6 +136,16 @@ impl CoordinatorClient {
     /// A page of the ledger of repair.
     pub async fn ledger(&self, query: &PageQuery) -> Result<Page<LedgerRow>> {
         self.get("/v1/ledger", query).await
+    }
+
+    /// Has what every server holds compared with the catalog, and waits for the end of that.
+    pub async fn reconcile(&self) -> Result<Vec<Comparison>> {
+        let mut all: Vec<Comparison> = self.post("/v1/reconcile", &()).await?;
+        while all.iter().any(|comparison| comparison.running) {
+            tokio::time::sleep(LOOK_EVERY).await;
+            all = self.get("/v1/reconcile", &()).await?;
+        }
+        Ok(all)
     }
 
     /// Ends a push's lease; what it did not commit is left-over from here on.

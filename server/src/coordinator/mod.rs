@@ -1,9 +1,11 @@
 //! The coordinator: the catalog and what decides by it.
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
-//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, the
+//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
+//! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
 //! `certifier` with the vault's CA, and the `folder` that it all lies in.
 
+mod audit;
 mod catalog;
 mod certifier;
 mod clock;
@@ -15,6 +17,7 @@ mod placement;
 mod prober;
 mod push;
 mod read;
+mod reconcile;
 mod repair;
 mod router;
 mod servers;
@@ -32,6 +35,7 @@ use self::clock::millis;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
+use self::reconcile::Comparisons;
 use self::repair::Repairs;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
 use crate::client::Servers;
@@ -76,6 +80,11 @@ pub struct Timings {
     pub brake_within: Duration,
     /// How long repair then waits: 1 h; not at all, if 0.
     pub brake: Duration,
+    /// From one comparison of what a server holds with the catalog to the next: 24 h, the first at
+    /// the start. If 0, only servers that are back, or find something, are compared.
+    pub compare_every: Duration,
+    /// From one audit of each server to the next: 1 h; none, if 0.
+    pub audit_every: Duration,
     /// How long a lease lasts: 24 h.
     pub lease: Duration,
     /// Whether pushes outlive a stop of the coordinator: their leases are then given back the
@@ -105,6 +114,8 @@ impl Default for Timings {
             grace_thin: Duration::from_secs(5 * 60),
             brake_within: Duration::from_secs(10 * 60),
             brake: Duration::from_secs(3600),
+            compare_every: Duration::from_secs(24 * 3600),
+            audit_every: Duration::from_secs(3600),
             lease: Duration::from_secs(24 * 3600),
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
@@ -135,6 +146,7 @@ struct Core {
     fleet: Fleet,
     rates: Rates,
     repairs: Repairs,
+    comparisons: Comparisons,
     signer: TicketSigner,
     tokens: [TokenRow; 2],
     /// The vault record, once there is one.
@@ -167,6 +179,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         fleet,
         rates: Rates::default(),
         repairs,
+        comparisons: Comparisons::new(),
         signer,
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
@@ -192,6 +205,9 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         .then(|| tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
     if let Some(renew_ms) = renew_ms {
         tokio::spawn(certifier::keep_renewing(Arc::downgrade(&core), renew_ms));
+    }
+    if !core.timings.audit_every.is_zero() {
+        tokio::spawn(audit::run(Arc::downgrade(&core), core.timings.audit_every));
     }
     tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
     Ok(Coordinator { running, owner, join, core, keeper, drain })
@@ -224,6 +240,7 @@ impl Coordinator {
             keeper.abort();
         }
         self.running.stop(self.drain).await;
+        self.core.comparisons.stop();
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;
         self.core.folder.release();

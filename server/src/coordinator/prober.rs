@@ -9,18 +9,19 @@ use serde::Serialize;
 
 use super::Core;
 use super::fleet::Member;
+use super::reconcile;
 use crate::auth::Grant;
 use crate::client::unreachable;
 use crate::wire::{
     Blob, CheckAnswer, CheckRequest, Code, Found, Probe, ProbeAnswer, PutVault, Refusal, ServerId,
-    State, Thoroughness,
+    Thoroughness,
 };
 use crate::{Error, Result};
 
-/// A control ticket lasts this long.
+/// A ticket for the coordinator's own requests lasts this long.
 pub(super) const CONTROL_TICKET_MS: u64 = 30_000;
-/// An answer to a probe is shorter.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Every answer is shorter, a page of an inventory too.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How long a server may take to store the vault record.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often what the probes found goes into the catalog.
@@ -68,20 +69,13 @@ async fn probe(core: &Arc<Core>, member: &Member) {
             None
         }
     };
-    let up = answer.is_some();
+    let findings = answer.as_ref().map(|answer| answer.findings);
     let state = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
-    if state == Some(State::Returned) {
-        reconcile(core, server);
+    let Some(findings) = findings else { return };
+    if let Some(state) = state {
+        reconcile::consider(core, server, state, findings);
     }
-    if up {
-        give_record(core, server).await;
-    }
-}
-
-/// Compares what a server holds that was down or lost with the catalog, after which it is up.
-/// There is no inventory to ask for yet: its shards are taken to be where they were.
-fn reconcile(core: &Core, server: ServerId) {
-    core.fleet.reconciled(server, core.catalog.clock.now_ms());
+    give_record(core, server).await;
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
@@ -190,9 +184,8 @@ pub(super) async fn control(
     body: &impl Serialize,
     timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
-    let http = core.servers.client(member.row.server).map_err(|e| e.to_string())?;
-    let request = http.request(method, format!("{}/v1/{path}", member.row.url));
-    send(core, member, Grant::Control, epoch, request.timeout(timeout).json(body)).await
+    let ticket = ticket(core, member, Grant::Control, epoch).map_err(|e| e.to_string())?;
+    send(core, member, ticket, method, path, body, timeout).await
 }
 
 /// Has a server look at its shards, every byte of them.
@@ -203,30 +196,38 @@ pub(super) async fn check(
     timeout: Duration,
 ) -> Result<Vec<Found>, Missed> {
     let body = CheckRequest { shards, thoroughness: Thoroughness::Whole };
-    let http = core.servers.client(member.row.server).map_err(|e| e.to_string())?;
-    let request = http.post(format!("{}/v1/check", member.row.url));
-    let request = request.timeout(timeout).json(&body);
-    let bytes = send(core, member, Grant::Read, core.catalog.epoch(), request).await?;
+    let ticket = ticket(core, member, Grant::Read, core.catalog.epoch());
+    let ticket = ticket.map_err(|e| e.to_string())?;
+    let bytes = send(core, member, ticket, reqwest::Method::POST, "check", &body, timeout).await?;
     let answer: CheckAnswer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
     if answer.found.len() != body.shards.len() {
-        return Err("an answer that is not to what was asked".to_owned().into());
+        return Err("not one finding a shard".to_owned().into());
     }
     Ok(answer.found)
 }
 
-async fn send(
+/// A ticket for one request of the coordinator itself.
+pub(super) fn ticket(core: &Core, member: &Member, grant: Grant, epoch: u64) -> Result<String> {
+    let now_ms = core.catalog.clock.now_ms();
+    core.ticket(grant, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
+}
+
+/// Sends a request of the coordinator with any ticket; gives the body of a success.
+pub(super) async fn send(
     core: &Core,
     member: &Member,
-    grant: Grant,
-    epoch: u64,
-    request: reqwest::RequestBuilder,
+    ticket: String,
+    method: reqwest::Method,
+    path: &str,
+    body: &impl Serialize,
+    timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
-    let now_ms = core.catalog.clock.now_ms();
-    let ticket = core
-        .ticket(grant, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
-        .map_err(|e| e.to_string())?;
     let name = format!("{} {}", member.row.name, member.row.url);
-    let mut response = request
+    let http = core.servers.client(member.row.server).map_err(|e| e.to_string())?;
+    let mut response = http
+        .request(method, format!("{}/v1/{path}", member.row.url))
+        .timeout(timeout)
+        .json(body)
         .header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}"))
         .send()
         .await

@@ -1,8 +1,8 @@
 //! A server's folder: its lock, its layout, and its small files.
 //!
-//! `server.id`, `keys`, `tls`, `starts`, `epoch`, `vault.record` are replaced whole;
-//! `shards/<2 hex>/` holds the shard files, `tmp/` what is being written,
-//! `trash/<day>/` and `quarantine/` what was put aside. Until `server.id` is
+//! `server.id`, `keys`, `tls`, `starts`, `epoch`, `scrub`, `vault.record` are replaced whole;
+//! `shards/<2 hex>/` holds the shard files, `bad/` which of them are bad, `tmp/`
+//! what is being written, `trash/<day>/` and `quarantine/` what was put aside. Until `server.id` is
 //! there, the empty file `arc-first-start` says whose folder it will be.
 
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// The mark of a first start that is under way: it is the first thing in the empty folder.
 const FIRST_START: &str = "arc-first-start";
 /// What a first start that was cut off may have left beside its mark.
-const FIRST_LEFT: [&str; 6] = ["lock", "keys", "shards", "tmp", "trash", "quarantine"];
+const FIRST_LEFT: [&str; 7] = ["lock", "keys", "shards", "bad", "tmp", "trash", "quarantine"];
 
 const RECORD_FILE: &str = "vault.record";
 
@@ -84,7 +84,7 @@ impl Folder {
 
     /// Makes the subfolders that are missing, and removes what a crash left in `tmp`.
     pub(super) fn prepare(&self) -> Result<()> {
-        for name in ["shards", "tmp", "trash", "quarantine"] {
+        for name in ["shards", "bad", "tmp", "trash", "quarantine"] {
             durable::make_dir(&self.root.join(name))?;
         }
         let shards = self.root.join("shards");

@@ -160,7 +160,7 @@ fn read_piece(
     planted.and_then(|()| file.read_exact_at(&mut piece, at)).inspect_err(|error| {
         tracing::error!(%error, "cannot read {bytes} bytes of shard {address} at {at}");
         if is_unreadable(error) {
-            shelf.unreadable().insert(address);
+            shelf.note_unreadable(address, file, error);
         }
     })?;
     Ok(piece.into())

@@ -32,7 +32,7 @@ impl Shelf {
     }
 
     /// The shards in one folder behind `after`, in order. Files with other names are not ours.
-    fn addresses(&self, folder: u8, after: Option<Address>) -> Result<Vec<Address>> {
+    pub(super) fn addresses(&self, folder: u8, after: Option<Address>) -> Result<Vec<Address>> {
         let path = self.folder(folder);
         let mut addresses = Vec::new();
         for entry in fs::read_dir(&path).map_err(Error::io("cannot list", &path))? {
@@ -50,7 +50,7 @@ impl Shelf {
         let Address { stripe, index } = address;
         let planted = self.reach_read(Fault::OpenFails, address);
         let (file_bytes, damaged) = match planted.and_then(|()| fs::symlink_metadata(&path)) {
-            Ok(metadata) => (metadata.len(), None),
+            Ok(metadata) => (metadata.len(), self.bad.reason(address)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self.require_folder(address).map(|()| None);
             }

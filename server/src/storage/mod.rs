@@ -1,13 +1,14 @@
 //! One storage server on one disk.
 //!
 //! `folder` and `identity` are its folder and who it is, `gate` decides who is
-//! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`
-//! are its longer verbs), `room` watches the disk; `router`, `put` and `get`
+//! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`,
+//! `tally` are its longer verbs) and `bad` which of them are bad, `room` watches the disk; `router`, `put` and `get`
 //! speak HTTP, `rebuild` makes a stripe's missing shards again out of its
-//! peers', at the pace of `throttle`; `hello` speaks to the coordinator, `papers` are what it
-//! gives for TLS.
+//! peers', at the pace of `throttle`; `scrub` reads all shards again and again; `hello` speaks to
+//! the coordinator, `papers` are what it gives for TLS.
 
 mod address;
+mod bad;
 mod clock;
 mod durable;
 mod fault;
@@ -24,8 +25,10 @@ mod put;
 mod rebuild;
 mod room;
 mod router;
+mod scrub;
 mod server;
 mod shelf;
+mod tally;
 mod temporary;
 mod throttle;
 
@@ -42,6 +45,7 @@ use self::hello::Coordinator;
 use self::identity::{Identity, Keys};
 use self::papers::Papers;
 use self::room::Room;
+pub use self::scrub::ScrubRules;
 use self::server::{Door, Server, blocking};
 use crate::auth::Token;
 use crate::serve::{self, Listen, Running};
@@ -81,6 +85,8 @@ pub struct Config {
     pub drain: Duration,
     /// What it does at once.
     pub limits: Limits,
+    /// How it goes through its own shards.
+    pub scrub: ScrubRules,
     /// A failure that a test plants.
     pub fault: Option<Fault>,
 }
@@ -124,8 +130,8 @@ pub struct Storage {
     /// Its name.
     pub name: String,
     open: Arc<Server>,
-    /// Says hello until it was heard, and whenever a certificate is due; ends with this.
-    hello: JoinSet<()>,
+    /// Says hello until it was heard and whenever a certificate is due, and scrubs; ends with this.
+    tasks: JoinSet<()>,
     drain: Duration,
 }
 
@@ -165,26 +171,28 @@ pub async fn start(config: Config) -> Result<Storage> {
     folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
     let limits = config.limits.clone();
-    let known = (identity, keys);
-    let open = Server::open(folder, known, (papers, clock), room, limits, config.fault)?;
+    let (known, keeping) = ((identity, keys), (papers, clock));
+    let open = Server::open(folder, known, keeping, room, limits, &config.scrub, config.fault)?;
     let open = Arc::new(open);
     let _ = door.set(Arc::clone(&open));
-    let mut hello = JoinSet::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(scrub::run(Arc::clone(&open)));
     let said = say_hello(&coordinator, &open, &url).await;
     if let Err(error) = &said {
         tracing::warn!(%error, "the coordinator did not hear the hello; trying on");
     }
-    hello.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url, said.is_ok()));
-    Ok(Storage { running, server, name, open, hello, drain: config.drain })
+    tasks.spawn(keep_saying_hello(coordinator, Arc::clone(&open), url, said.is_ok()));
+    Ok(Storage { running, server, name, open, tasks, drain: config.drain })
 }
 
 impl Storage {
     /// Takes no new requests, lets those under way finish for as long as was set, and leaves the
     /// folder to the next once nothing writes there any more.
     pub async fn stop(mut self) {
-        self.hello.abort_all();
+        self.tasks.abort_all();
         self.running.stop(self.drain).await;
         if self.open.finish_writes(LAST_WRITES).await {
+            scrub::stop(&self.open).await;
             self.open.folder.unlock();
         }
     }

@@ -18,11 +18,12 @@ use super::address::Address;
 use super::get::get as get_shard;
 use super::put::put as put_shard;
 use super::rebuild::rebuild;
+use super::scrub;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
-    CheckAnswer, CheckRequest, Code, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery, Probe,
-    ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
+    BUCKETS, CheckAnswer, CheckRequest, Code, Digests, DigestsQuery, InventoryRow, PAGE_ROWS_MAX,
+    Page, PageQuery, Probe, ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
 };
 use crate::{Error, Result};
 
@@ -36,8 +37,10 @@ pub(super) fn router(door: Door) -> Router {
         .route("/v1/shards/{stripe}/{index}", put(put_shard).get(get_shard).head(get_shard))
         .route("/v1/check", post(check))
         .route("/v1/inventory", get(inventory))
+        .route("/v1/inventory/digests", get(digests))
         .route("/v1/trash", post(trash))
         .route("/v1/rebuild", post(rebuild))
+        .route("/v1/scrub", get(scrub::status).put(scrub::change))
         .route("/v1/probe", post(probe))
         .route("/v1/vault-record", put(put_vault_record))
         .fallback(no_such_path)
@@ -80,6 +83,23 @@ async fn inventory(
     blocking(move || shelf.inventory(after, limit)).await.map(Json)
 }
 
+async fn digests(
+    Open(server): Open,
+    headers: HeaderMap,
+    query: std::result::Result<Query<DigestsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Digests>> {
+    admit_coordinator(&server, &headers).await?;
+    let Query(DigestsQuery { walk }) =
+        query.map_err(|error| Error::refuse(Code::BadRequest, error.to_string()))?;
+    let mut buckets = Vec::with_capacity(BUCKETS);
+    // One folder at a time: what was counted stays counted if nobody waits any more.
+    for folder in 0..=u8::MAX {
+        let shelf = Arc::clone(&server.shelf);
+        buckets.push(blocking(move || shelf.bucket(folder, walk)).await?);
+    }
+    Ok(Json(Digests { buckets }))
+}
+
 async fn trash(
     Open(server): Open,
     headers: HeaderMap,
@@ -110,6 +130,7 @@ async fn probe(
         capacity_bytes: space.capacity_bytes,
         free_bytes: space.free_bytes,
         trouble: server.room.trouble(),
+        findings: server.shelf.bad.findings(),
     }))
 }
 
@@ -134,7 +155,7 @@ async fn say_when_to_retry(mut response: Response) -> Response {
     response
 }
 
-async fn admit_coordinator(server: &Server, headers: &HeaderMap) -> Result<()> {
+pub(super) async fn admit_coordinator(server: &Server, headers: &HeaderMap) -> Result<()> {
     server.gate.admit(headers, |grant| *grant == Grant::Control).await.map(|_| ())
 }
 

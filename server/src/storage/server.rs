@@ -20,6 +20,7 @@ use super::gate::Gate;
 use super::identity::{Identity, Keys};
 use super::papers::Papers;
 use super::room::Room;
+use super::scrub::{Scrub, ScrubRules};
 use super::shelf::Shelf;
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
@@ -42,6 +43,7 @@ pub(super) struct Server {
     pub(super) shelf: Arc<Shelf>,
     pub(super) room: Arc<Room>,
     pub(super) limits: Limits,
+    pub(super) scrub: Scrub,
     pub(super) checks: Arc<Semaphore>,
     /// For what is read from, and sent to, other servers.
     pub(super) peers: StorageClient,
@@ -63,6 +65,7 @@ impl Server {
         (papers, clock): (Arc<Papers>, Arc<Clock>),
         room: Arc<Room>,
         limits: Limits,
+        scrub: &ScrubRules,
         fault: Option<Fault>,
     ) -> Result<Self> {
         let starts = folder.read_number(STARTS_FILE)? + 1;
@@ -70,10 +73,11 @@ impl Server {
             room.report_trouble(&error);
         }
         let root = folder.root().to_owned();
-        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault);
+        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault)?;
         let patience = limits.busy_wait.min(PEER_PATIENCE_MAX);
         let peers = StorageClient::new(limits.client_silence, &papers.trust);
         Ok(Self {
+            scrub: Scrub::open(&folder, scrub)?,
             peers: peers.with_patience(patience),
             gate: Gate::open(Arc::clone(&folder), identity, clock)?,
             folder,
@@ -104,6 +108,13 @@ impl Server {
     /// A slot for a rebuild, or a refusal after a while.
     pub(super) async fn rebuild_slot(&self) -> Result<OwnedSemaphorePermit> {
         self.slot(&self.rebuilds, "another stripe is being rebuilt here").await
+    }
+
+    /// Whether a shard is being written, read or rebuilt for somebody.
+    pub(super) fn is_busy(&self) -> bool {
+        let Limits { puts, gets, rebuilds, .. } = self.limits;
+        let slots = [(&self.puts, puts), (&self.gets, gets), (&self.rebuilds, rebuilds)];
+        slots.into_iter().any(|(slots, all)| slots.available_permits() < all)
     }
 
     async fn slot(&self, slots: &Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit> {

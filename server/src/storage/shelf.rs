@@ -12,12 +12,17 @@ use codec::VaultId;
 use rustix::io::Errno;
 
 use super::address::Address;
+use super::bad::Bad;
 use super::durable;
 use super::fault::Fault;
 use super::inspect::Inspection;
 use super::room::Room;
-use crate::wire::Thoroughness;
+use crate::wire::Bucket;
 use crate::{Error, Result};
+
+/// The names in a folder of shards, which nobody else changes while this is held, and the digest
+/// of what they name, once they were counted.
+pub(super) type Names = Option<Bucket>;
 
 /// The folder of shard files.
 pub(super) struct Shelf {
@@ -28,10 +33,10 @@ pub(super) struct Shelf {
     /// How often the server has started, and a count since: together unique names.
     starts: u64,
     count: AtomicU64,
+    /// The shards that are known to be bad.
+    pub(super) bad: Bad,
     /// Held while the names in a folder of shards change.
-    folders: Vec<Mutex<()>>,
-    /// Shards of which a read failed since they were stored or last read whole.
-    unreadable: Mutex<BTreeSet<Address>>,
+    folders: Vec<Mutex<Names>>,
 }
 
 impl Shelf {
@@ -41,10 +46,10 @@ impl Shelf {
         room: Arc<Room>,
         starts: u64,
         fault: Option<Fault>,
-    ) -> Self {
-        let folders = (0..=u8::MAX).map(|_| Mutex::new(())).collect();
-        let (count, unreadable) = (AtomicU64::new(0), Mutex::default());
-        Self { root, vault, room, fault, starts, count, folders, unreadable }
+    ) -> Result<Self> {
+        let folders = (0..=u8::MAX).map(|_| Mutex::default()).collect();
+        let (count, bad) = (AtomicU64::new(0), Bad::open(&root, starts)?);
+        Ok(Self { root, vault, room, fault, starts, count, bad, folders })
     }
 
     /// Where the shard of `address` lies, or would.
@@ -63,8 +68,9 @@ impl Shelf {
         format!("{address}.{}-{count}", self.starts)
     }
 
-    fn lock(&self, address: Address) -> MutexGuard<'_, ()> {
-        let folder = &self.folders[usize::from(address.folder())];
+    /// Has the names in a folder stay as they are.
+    pub(super) fn lock(&self, folder: u8) -> MutexGuard<'_, Names> {
+        let folder = &self.folders[usize::from(folder)];
         folder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,16 +96,10 @@ impl Shelf {
         fs::metadata(&folder).map(drop).map_err(Error::io("cannot find", folder))
     }
 
-    /// The shards that are known to be unreadable: what was learned in the middle of an answer
-    /// is said in the next one.
-    pub(super) fn unreadable(&self) -> MutexGuard<'_, BTreeSet<Address>> {
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// What lies at `address`, read whole; a good shard's name is synced.
     pub(super) fn stored(&self, address: Address) -> Result<Inspection> {
-        let _folder = self.lock(address);
-        let inspection = self.inspect(address, Thoroughness::Whole)?;
+        let mut names = self.lock(address.folder());
+        let inspection = self.inspect_in(&mut names, address)?;
         if let Inspection::Good(_) = inspection {
             self.sync_or_trouble(&self.folder(address.folder()))?;
         }
@@ -109,31 +109,36 @@ impl Shelf {
     /// Gives a whole and synced file its name. Something damaged there goes to quarantine; the
     /// same shard there, from another PUT at the same time, stays.
     pub(super) fn publish(&self, written: &Path, address: Address) -> Result<()> {
-        let _folder = self.lock(address);
+        let mut names = self.lock(address.folder());
         self.room.require_sound()?;
         let path = self.path(address);
         let made = match durable::rename_new(written, &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.replace_damaged(written, address)?
+                self.replace_damaged(&mut names, written, address)?
             }
-            renamed => self.named(renamed, &path).map(|()| true)?,
+            renamed => {
+                self.named(renamed, &path)?;
+                self.note_arrival(&mut names, address, false);
+                true
+            }
         };
-        if made {
-            self.unreadable().remove(&address);
-        }
         self.reach(Fault::AbortAfterRename);
         self.sync_or_trouble(&self.folder(address.folder())).inspect_err(|_| {
+            if !made {
+                return;
+            }
             // The name may not last, and no receipt was given for it.
-            if made && let Err(error) = fs::remove_file(&path) {
-                tracing::error!(%error, "cannot remove {}", path.display());
+            match fs::remove_file(&path) {
+                Ok(()) => self.note_departure(&mut names, address),
+                Err(error) => tracing::error!(%error, "cannot remove {}", path.display()),
             }
         })
     }
 
     /// Whether `written` took the place; not when a good shard has it.
-    fn replace_damaged(&self, written: &Path, address: Address) -> Result<bool> {
+    fn replace_damaged(&self, names: &mut Names, written: &Path, address: Address) -> Result<bool> {
         let path = self.path(address);
-        match self.inspect(address, Thoroughness::Whole)? {
+        match self.inspect_in(names, address)? {
             Inspection::Good(_) => return Ok(false),
             Inspection::Missing => {}
             Inspection::Damaged(why) => {
@@ -141,21 +146,24 @@ impl Shelf {
                 let aside = self.root.join("quarantine");
                 let to = aside.join(self.unique_name(address));
                 self.named(durable::rename_new(&path, &to), &to)?;
+                self.note_departure(names, address);
                 self.sync_or_trouble(&aside)?;
             }
         }
         self.named(durable::rename_new(written, &path), &path)?;
+        self.note_arrival(names, address, false);
         Ok(true)
     }
 
     /// Gives a whole, synced and verified file its name, in the stead of whatever lies there: that
     /// is the same shard, byte for byte, or less of it than this. At no moment is there nothing.
     pub(super) fn replace(&self, written: &Path, address: Address) -> Result<()> {
-        let _folder = self.lock(address);
+        let mut names = self.lock(address.folder());
         self.room.require_sound()?;
         let path = self.path(address);
+        let replaced = path.symlink_metadata().is_ok();
         self.named(fs::rename(written, &path), &path)?;
-        self.unreadable().remove(&address);
+        self.note_arrival(&mut names, address, replaced);
         self.reach(Fault::AbortAfterRename);
         self.sync_or_trouble(&self.folder(address.folder()))
     }
@@ -170,7 +178,7 @@ impl Shelf {
         let mut trashed = 0;
         let mut touched = BTreeSet::new();
         for &address in addresses {
-            let _folder = self.lock(address);
+            let mut names = self.lock(address.folder());
             let to = bin.join(self.unique_name(address));
             match durable::rename_new(&self.path(address), &to) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -178,6 +186,7 @@ impl Shelf {
                 }
                 renamed => {
                     self.named(renamed, &to)?;
+                    self.note_departure(&mut names, address);
                     trashed += 1;
                     touched.insert(address.folder());
                 }

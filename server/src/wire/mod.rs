@@ -4,10 +4,12 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod inventory;
 mod ledger;
 mod push;
 mod read;
 mod repair;
+mod scrub;
 mod servers;
 mod storage;
 mod vault;
@@ -19,10 +21,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use inventory::*;
 pub use ledger::*;
 pub use push::*;
 pub use read::*;
 pub use repair::*;
+pub use scrub::*;
 pub use servers::*;
 pub use storage::*;
 pub use vault::*;

@@ -27,6 +27,10 @@ pub struct ProbeAnswer {
     pub free_bytes: u64,
     /// Why it takes no writes (a failed sync), if it does not.
     pub trouble: Option<String>,
+    /// Rises with every shard that is found to be bad or was mended, and with every start: what it
+    /// holds is worth comparing again.
+    #[serde(default)]
+    pub findings: u64,
 }
 
 /// How thorough a check is.
@@ -74,9 +78,9 @@ pub struct InventoryRow {
     pub stripe: StripeId,
     /// Index of the shard.
     pub index: u8,
-    /// Bytes of the file; 0 when it is damaged.
+    /// Bytes of the file; 0 when the disk cannot say.
     pub file_bytes: u64,
-    /// Why the disk cannot say more of it, where it cannot.
+    /// Why it is not good, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<String>,
 }

@@ -21,6 +21,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::shelf::Shelf;
+
 /// Plenty for a busy machine; nothing waits this long unless it fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -30,6 +32,9 @@ pub(crate) fn timings() -> Timings {
         probe_timeout: Duration::from_secs(5),
         repair_every: Duration::ZERO,
         drain: Duration::from_secs(5),
+        // Tests of it have it begin.
+        compare_every: Duration::ZERO,
+        audit_every: Duration::ZERO,
         ..Timings::default()
     }
 }
@@ -315,9 +320,11 @@ pub(crate) fn commit_of(request: &PlaceRequest, receipts: Vec<Receipt>) -> Commi
     }
 }
 
-/// A storage server that only answers what the coordinator asks.
+/// A storage server that only answers what the coordinator asks of it.
 pub(crate) struct FakeServer {
     pub(crate) name: String,
+    /// What it holds: the shards that it gave receipts for, unless a test takes some away.
+    pub(crate) shelf: Arc<Shelf>,
     running: Running,
     inner: Arc<Inner>,
 }
@@ -335,13 +342,15 @@ pub(crate) struct Answers {
     pub(crate) silent: bool,
     pub(crate) free_bytes: u64,
     pub(crate) trouble: Option<String>,
+    pub(crate) findings: u64,
     /// The highest epoch that it has seen.
     pub(crate) epoch: u64,
 }
 
 impl FakeServer {
     pub(crate) async fn start(name: &str) -> Self {
-        let answers = Answers { silent: false, free_bytes: 1 << 40, trouble: None, epoch: 0 };
+        let answers =
+            Answers { silent: false, free_bytes: 1 << 40, trouble: None, findings: 0, epoch: 0 };
         let inner = Arc::new(Inner {
             identity: Mutex::default(),
             answers: Mutex::new(answers),
@@ -351,8 +360,10 @@ impl FakeServer {
             .route("/v1/probe", post(probe))
             .route("/v1/vault-record", put(take_record))
             .with_state(Arc::clone(&inner));
+        let shelf = Shelf::new();
+        let router = router.merge(shelf.router());
         let running = serve::start(listen().address, None, router).await.unwrap();
-        Self { name: name.into(), running, inner }
+        Self { name: name.into(), shelf, running, inner }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -361,6 +372,7 @@ impl FakeServer {
 
     pub(crate) fn belong_to(&self, answer: &JoinAnswer) {
         *self.inner.identity.lock().unwrap() = Some(answer.clone());
+        self.shelf.belong_to(answer);
     }
 
     pub(crate) fn identity(&self) -> JoinAnswer {
@@ -387,6 +399,7 @@ impl FakeServer {
     }
 
     pub(crate) fn receipt(&self, stripe: StripeId, index: u8, epoch: u64) -> Receipt {
+        self.shelf.hold(stripe, index, false);
         let identity = self.identity();
         let (server, header_hash) = (identity.server, Digest([index; 32]));
         let mut receipt = Receipt { stripe, index, server, header_hash, epoch, mac: Blob(vec![]) };
@@ -416,6 +429,7 @@ async fn probe(
         capacity_bytes: 1 << 40,
         free_bytes: answers.free_bytes,
         trouble: answers.trouble,
+        findings: answers.findings,
     }))
 }
 

@@ -5,9 +5,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod fixture;
+mod shelf;
 
 mod access;
 mod fleet;
 mod lists;
 mod push;
+mod reconcile;
 mod restart;

@@ -32,10 +32,16 @@ async fn a_check_tells_good_missing_cut_and_flipped_apart() {
         ("another shard", stripe(VAULT, 2 << 20, 1)[0].file.clone(), true),
     ] {
         std::fs::write(&path, bytes).unwrap();
-        assert!(damaged(server.found(&shard, Whole).await), "{case}");
         assert_eq!(damaged(server.found(&shard, Present).await), present_finds, "{case}");
+        assert!(damaged(server.found(&shard, Whole).await), "{case}");
+        // What was found once is known from then on, until all of it is read and right.
+        assert!(damaged(server.found(&shard, Present).await), "{case}");
+        std::fs::write(&path, file).unwrap();
+        assert!(damaged(server.found(&shard, Present).await), "{case}");
+        for how in [Whole, Present] {
+            assert_eq!(server.found(&shard, how).await, Found::Good, "{case}");
+        }
     }
-    std::fs::write(&path, file).unwrap();
     let many = CheckRequest { shards: vec![(shard.stripe, 1); 1001], thoroughness: Present };
     let refusal = server.post::<CheckAnswer>("/v1/check", Grant::Read, &many).await.unwrap_err();
     assert_eq!(refusal.code, Code::TooLarge);

@@ -6,10 +6,12 @@
 mod control;
 mod fleet;
 mod get;
+mod inventory;
 mod process;
 mod put;
 mod rebuild;
 mod rebuild_trouble;
+mod scrub;
 mod start;
 mod support;
 mod trouble;

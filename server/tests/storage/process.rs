@@ -35,7 +35,7 @@ async fn serve_until_killed() {
     std::future::pending::<()>().await;
 }
 
-struct Killed(Child);
+pub(crate) struct Killed(Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -51,7 +51,7 @@ fn peak_kib(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-async fn start_process(world: &World, fault: Option<&str>) -> (Killed, String) {
+pub(crate) async fn start_process(world: &World, fault: Option<&str>) -> (Killed, String) {
     let data = world.data();
     let config = world.config();
     let process = Command::new(std::env::current_exe().unwrap())

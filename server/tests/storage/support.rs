@@ -9,7 +9,7 @@ use arc_server::auth::{
     Grant, Role, Ticket, TicketSigner, Token, hello_answer_mac, hello_mac, same,
 };
 use arc_server::serve::{self, Listen, Running, Transport};
-use arc_server::storage::{self, Config, Limits, Storage};
+use arc_server::storage::{self, Config, Limits, ScrubRules, Storage};
 use arc_server::wire::*;
 use arc_server::{Error, Result};
 use axum::extract::State;
@@ -158,6 +158,7 @@ impl World {
             reserve_bytes: Some(0),
             drain: Duration::from_secs(10),
             limits: Limits::default(),
+            scrub: ScrubRules { every: Duration::ZERO, ..ScrubRules::default() },
             fault: None,
         }
     }
@@ -229,6 +230,12 @@ impl Server<'_> {
         message: &impl Serialize,
     ) -> Result<T, Refusal> {
         let request = self.request(Method::POST, path, &self.sign(grant)).json(message);
+        answer(request.send().await.unwrap()).await
+    }
+
+    /// What the coordinator gets from there.
+    pub(crate) async fn fetch<T: DeserializeOwned>(&self, path: &str) -> Result<T, Refusal> {
+        let request = self.request(Method::GET, path, &self.sign(Grant::Control));
         answer(request.send().await.unwrap()).await
     }
 

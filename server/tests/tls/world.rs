@@ -70,6 +70,7 @@ impl World {
             reserve_bytes: Some(0),
             drain: Duration::from_secs(5),
             limits: Limits::default(),
+            scrub: storage::ScrubRules::default(),
             fault: None,
         }
     }

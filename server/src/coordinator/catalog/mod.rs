@@ -4,6 +4,7 @@
 //! consistent state. What the tables are for stands in schema.sql.
 
 mod commit;
+mod inventory;
 mod ledger;
 mod open;
 mod push;
@@ -28,6 +29,7 @@ use crate::wire::Code;
 use crate::{Error, Result};
 
 pub(super) use self::commit::{Mended, NewStripe};
+pub(super) use self::inventory::{Condition, MapDigests, Mapped, Standing};
 pub(super) use self::ledger::{Ledgered, Which};
 pub(super) use self::push::{Intended, Placing};
 pub(super) use self::servers::{ServerRow, TokenRow};
@@ -81,7 +83,8 @@ impl Catalog {
         }
         let epoch = self
             .write(move |db| {
-                let sql = "UPDATE meta SET epoch = max(epoch, ?1 + 1) RETURNING epoch";
+                let sql = "UPDATE meta SET epoch = max(epoch, ?1 + 1),
+                               whole_since_epoch = max(whole_since_epoch, ?1 + 1) RETURNING epoch";
                 Ok(db.query_row(sql, [seen], |r| r.get(0))?)
             })
             .await?;

@@ -106,7 +106,7 @@ fn make_schema(db: &mut Connection, path: &Path) -> Result<()> {
             let vault = auth::random::<16>()?;
             let tx = db.transaction()?;
             tx.execute_batch(SCHEMA)?;
-            tx.execute("INSERT INTO meta VALUES (1, ?1, NULL, 0, 0, 0)", [vault])?;
+            tx.execute("INSERT INTO meta VALUES (1, ?1, NULL, 0, 0, 0, 0)", [vault])?;
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             Ok(tx.commit()?)
         }

@@ -6,6 +6,7 @@ use codec::{ChunkId, Digest, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::commit::holds;
+use super::inventory::is_condemned;
 use super::rows::{column, holders, kept_snapshot, stripe_key};
 use super::{Catalog, tick};
 use crate::coordinator::clock::millis;
@@ -193,6 +194,12 @@ impl Catalog {
         self.write(move |db| {
             let Intended { lease, stripe, stored, places } = intended;
             let terms = open_lease(db, origin, lease, clock.now_ms())?;
+            for &(_, server) in stored.iter().chain(&places) {
+                if is_condemned(db, stripe, server)? {
+                    let why = format!("what was left over of stripe {stripe:.12} is being trashed");
+                    return Err(Error::refuse(Code::Busy, why));
+                }
+            }
             for (index, server) in stored {
                 adopt(db, lease, stripe, index, server)?;
             }
@@ -288,6 +295,18 @@ pub(super) fn open_lease(
 ) -> Result<Terms> {
     let terms = terms(db, origin, lease)?;
     if terms.is_open(now_ms) { Ok(terms) } else { Err(over(lease)) }
+}
+
+/// Whether an open lease has an intent for a shard of the stripe.
+pub(super) fn open_leases(db: &Connection, stripe: StripeId, now_ms: u64) -> Result<bool> {
+    let mut leases = db.prepare_cached(
+        "SELECT expires_ms, state = 'closed' FROM leases
+         WHERE id IN (SELECT lease FROM intents WHERE stripe = ?1)",
+    )?;
+    let leases = leases.query_map([stripe.0], |r| {
+        Ok(Terms { expires_ms: r.get(0)?, closed: r.get(1)? }.is_open(now_ms))
+    })?;
+    Ok(leases.collect::<Result<Vec<bool>, _>>()?.contains(&true))
 }
 
 pub(super) fn no_intent(stripe: StripeId, index: u8, server: ServerId) -> Error {

@@ -124,16 +124,20 @@ impl Catalog {
         .await
     }
 
-    /// Forgets shards that their server has trashed, or never had.
-    pub(in crate::coordinator) async fn note_trashed(
+    /// A server said that these are in its trash, or were not there: nothing is left of them.
+    pub(in crate::coordinator) async fn buried(
         &self,
         server: ServerId,
         shards: Vec<(StripeId, u8)>,
     ) -> Result<()> {
         self.write(move |db| {
-            let sql = "DELETE FROM tombstones WHERE server = ?1 AND stripe = ?2 AND idx = ?3";
             for (stripe, index) in shards {
-                db.prepare_cached(sql)?.execute(params![server.0, stripe.0, index])?;
+                for table in ["tombstones", "intents"] {
+                    let sql = format!(
+                        "DELETE FROM {table} WHERE stripe = ?1 AND server = ?2 AND idx = ?3"
+                    );
+                    db.prepare_cached(&sql)?.execute(params![stripe.0, server.0, index])?;
+                }
             }
             Ok(())
         })

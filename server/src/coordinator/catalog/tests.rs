@@ -191,7 +191,33 @@ async fn what_is_struck_out_is_trashed_once_and_holds_its_place_until_then() {
     assert_eq!(order(940, 1000).await, [(stripe, 1)]);
     assert_eq!(order(941, 1001).await, [], "its answer may come yet");
     assert_eq!(order(1001, 1061).await, [(stripe, 1)]);
-    fixture.catalog.note_trashed(dropped, vec![(stripe, 1)]).await.unwrap();
+    fixture.catalog.buried(dropped, vec![(stripe, 1)]).await.unwrap();
     assert_eq!(order(5000, 5000).await, []);
     assert_eq!(fixture.catalog.entombed(stripe).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn i4_an_older_copy_takes_nothing_for_left_over_that_it_may_have_forgotten() {
+    let fixture = Fixture::new().await;
+    let (catalog, server) = (&fixture.catalog, fixture.servers[0]);
+    let intend = async |number| {
+        let lease = fixture.begin().await;
+        let (stripe, places) = (StripeId([number; 32]), vec![(0, server)]);
+        let intended = Intended { lease, stripe, stored: vec![], places };
+        catalog.record_intent(fixture.owner, intended).await.unwrap();
+        catalog.close_lease(fixture.owner, lease).await.unwrap();
+    };
+    let standings = async || {
+        let shards = [1, 2].map(|number| (StripeId([number; 32]), 0));
+        catalog.standings(server, shards.to_vec()).await.unwrap()
+    };
+    intend(1).await;
+    assert_eq!(standings().await, [Standing::LeftOver, Standing::Unknown]);
+    // A server has seen a later epoch: what was committed in it is not in here.
+    let seen = catalog.epoch() + 3;
+    assert!(catalog.raise_epoch(seen).await.unwrap());
+    intend(2).await;
+    assert_eq!(standings().await, [Standing::Unknown, Standing::LeftOver]);
+    let both = [1, 2].map(|number| (StripeId([number; 32]), 0)).to_vec();
+    assert_eq!(catalog.condemn(server, both).await.unwrap(), 1);
 }

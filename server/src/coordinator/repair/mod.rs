@@ -36,6 +36,7 @@ pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
 pub(super) use self::keeper::keep;
 pub(super) use self::surplus::Surplus;
+pub(super) use self::trim::trash;
 
 /// How long a rebuild may take that somebody waits for: requests are bounded by a minute.
 const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);

@@ -89,8 +89,8 @@ pub(super) async fn wanted(core: &Core, stripe: &HeldStripe) -> BTreeSet<ServerI
     placement::place(&question).into_iter().map(|(_, server)| server).collect()
 }
 
-/// Orders what was struck out on a server into its trash.
-async fn trash(core: &Core, server: ServerId) -> Result<()> {
+/// Orders what was struck out or left over on a server into its trash.
+pub(in crate::coordinator) async fn trash(core: &Core, server: ServerId) -> Result<()> {
     loop {
         let now_ms = core.catalog.clock.now_ms();
         // An order whose answer was lost may be followed until its ticket has ended.
@@ -102,7 +102,7 @@ async fn trash(core: &Core, server: ServerId) -> Result<()> {
         let order = TrashRequest { shards: shards.clone() };
         let (post, epoch) = (Method::POST, core.catalog.epoch());
         match prober::control(core, &member, epoch, post, "trash", &order, TIMEOUT).await {
-            Ok(_) => core.catalog.note_trashed(server, shards).await?,
+            Ok(_) => core.catalog.buried(server, shards).await?,
             Err(missed) => {
                 tracing::warn!(name = member.row.name, why = missed.why, "nothing was trashed");
                 return Ok(());

@@ -158,12 +158,16 @@ impl Sources {
                 check_address(&header, shelf.vault, address)?;
                 Ok(header)
             });
+            let header = header.map_err(unreadable_is_damaged);
+            if let Err(error @ Error::Codec(_)) = &header {
+                shelf.note_bad(address, Some(&file), &error.to_string());
+            }
             Ok(Some((Arc::new(file), header)))
         });
         match opened.await.map_err(unreadable_is_damaged) {
             Ok(Some((file, Ok(header)))) => Ok(Some((file, Some(header)))),
             Ok(Some((file, Err(error)))) => {
-                self.note(index, own, unreadable_is_damaged(error));
+                self.note(index, own, error);
                 Ok(Some((file, None)))
             }
             Ok(None) => {
@@ -243,6 +247,11 @@ impl Sources {
         };
         let numbered: Vec<_> = run.zip(blocks).collect();
         let checked: Vec<_> = cpu::run(move || numbered.into_par_iter().map(check).collect()).await;
+        if let (At::Own(file), Some(error)) = (at, checked.iter().find_map(|(_, e)| e.as_ref())) {
+            let (shelf, file) = (Arc::clone(&self.server.shelf), Arc::clone(file));
+            let (address, why) = (self.address(index), error.to_string());
+            blocking(move || shelf.note_bad(address, Some(&file), &why)).await;
+        }
         let noted = |(cell, error): (Cell, Option<codec::Error>)| {
             if let Some(error) = error {
                 self.note(index, holder, error.into());
@@ -351,7 +360,7 @@ fn read_own(shelf: &Shelf, address: Address, file: &File, range: Range<u64>) -> 
     let planted = shelf.reach_read(Fault::ReadFails, address);
     planted.and_then(|()| file.read_exact_at(&mut block, range.start)).inspect_err(|error| {
         if is_unreadable(error) {
-            shelf.unreadable().insert(address);
+            shelf.note_unreadable(address, file, error);
         }
     })?;
     Ok(block.into())
