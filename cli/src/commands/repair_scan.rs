@@ -9,7 +9,7 @@ use codec::StripeId;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use server::client::CoordinatorClient;
-use server::wire::{Outcome, PageQuery, ReadTicket, Repaired, ServerId, State, StripeMap};
+use server::wire::{Counts, Outcome, PageQuery, ReadTicket, Repaired, ServerId, State, StripeMap};
 
 use super::Global;
 use crate::exit::{Exit, Failure};
@@ -21,11 +21,12 @@ const REPAIRS_IN_FLIGHT: usize = 2;
 
 /// Show what lacks shards, worst first, and with --fix have it made again.
 ///
-/// Goes by what the coordinator knows: damage that nobody has met yet is found by `arc verify`.
-/// Needs no passphrase. Exit 4 says that something can be mended (or still could after --fix), 5
+/// Compares what every server holds with the coordinator's map first. Damage inside shards that
+/// nobody has read yet is found by `arc verify` and by the servers' own scrub. Needs no passphrase. Exit 4 says that something can be mended (or still could after --fix), 5
 /// that something is lost, 7 that servers which are away or do not answer are lacking.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Examples:
+  arc repair-scan
   arc verify; arc repair-scan --fix
   arc repair-scan --json")]
 pub struct Args {
@@ -117,6 +118,7 @@ async fn scan_and_fix(
     ui: &Ui,
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
+    let held = held(coordinator, ui).await?;
     let scan = scan(coordinator).await?;
     for Deficit { margin, stripe, lacking } in &scan.deficits {
         let fields = json!({ "stripe": stripe, "margin": margin, "lacking": lacking });
@@ -142,6 +144,14 @@ async fn scan_and_fix(
         needed,
         scan.waiting
     )];
+    lines.push(format!(
+        "servers hold {}: {} damaged, {} in no stripe's place, {} that nobody knows; {} missing",
+        plural(held.good + held.damaged + held.surplus + held.unknown + held.pending, "shard"),
+        held.damaged,
+        held.surplus,
+        held.unknown,
+        held.missing
+    ));
     if fix && needed > 0 {
         lines.push(format!(
             "{} of {needed} mended: {} made again, {} read from other servers, in {}",
@@ -170,6 +180,7 @@ async fn scan_and_fix(
         "lost": mended.lost,
         "shards": mended.shards,
         "read_bytes": mended.read_bytes,
+        "held": held,
         "away": scan.away,
         "unreachable": mended.unreachable,
     });
@@ -193,6 +204,26 @@ fn told(margin: i32, stripe: StripeId, lacking: &[u8]) -> String {
         _ => format!("survives the loss of {margin} more"),
     };
     format!("stripe {stripe:.8} lacks {noun} {}: {left}", lacking.join(", "))
+}
+
+/// What the servers hold, compared with the map, in all.
+async fn held(coordinator: &CoordinatorClient, ui: &Ui) -> Result<Counts, Failure> {
+    let mut held = Counts::default();
+    for compared in coordinator.reconcile().await? {
+        let Counts { good, missing, damaged, surplus, unknown, pending, leftover } = compared.found;
+        held.good += good;
+        held.missing += missing;
+        held.damaged += damaged;
+        held.surplus += surplus;
+        held.unknown += unknown;
+        held.pending += pending;
+        held.leftover += leftover;
+        if let Some(why) = &compared.failed {
+            let (name, why) = (escaped(compared.name.as_bytes()), escaped(why.as_bytes()));
+            ui.detail(format!("what {name} holds was not compared: {why}"));
+        }
+    }
+    Ok(held)
 }
 
 async fn scan(coordinator: &CoordinatorClient) -> Result<Scan, Failure> {

@@ -238,8 +238,10 @@ fn i7_with_a_folder_too_few_the_files_are_named_and_the_rest_restored() {
     assert_no_parts(&out);
     // With the fourth, the rest comes.
     rescue_tree(&sandbox, &all, &tree, &["--overwrite", "never"]).exits(0);
-    let others: Vec<String> =
-        differences(&tree, &out).into_iter().filter(|difference| difference != ": mtime").collect();
+    // Folders that were there keep what they have: files that came later changed their times.
+    let folders = [": mtime", "\u{FFFD} not UTF-8: mtime"];
+    let mut others = differences(&tree, &out);
+    others.retain(|difference| !folders.contains(&difference.as_str()));
     assert_eq!(others, Vec::<String>::new());
 }
 

@@ -94,7 +94,8 @@ pub(super) async fn place(
     let held = held(&request, &known, &members)?;
     let candidates = candidates(&core, members.iter(), request.geometry).await;
     let mut avoid: BTreeSet<ServerId> = request.avoid.iter().copied().collect();
-    avoid.extend(core.catalog.entombed(request.stripe).await?);
+    let entombed = core.catalog.entombed(request.stripe).await?;
+    avoid.extend(&entombed);
     let question = Question {
         stripe: request.stripe,
         geometry: request.geometry,
@@ -107,6 +108,11 @@ pub(super) async fn place(
     let places = placement::place(&question);
     let spares = placement::spares(&question, places.len()) as u32;
     let stored: BTreeSet<u8> = held.iter().map(|h| h.index).collect();
+    let will_be_free =
+        |m: &Member| entombed.contains(&m.row.server) && m.health.state == Health::Up;
+    if stored.len() + places.len() < request.geometry.shards() && members.iter().any(will_be_free) {
+        return Err(being_trashed(request.stripe));
+    }
     check_enough(&core, &request, stored.len() + places.len(), &members)?;
 
     let PlaceRequest { lease, stripe, stored, file_bytes, .. } = request;
@@ -123,6 +129,12 @@ pub(super) async fn place(
     };
     let places = places.into_iter().map(with_ticket).collect::<Result<_>>()?;
     Ok(Json(Placement { epoch, places, spares }))
+}
+
+/// That a server still has to trash what was left over or surplus of a stripe.
+pub(super) fn being_trashed(stripe: StripeId) -> Error {
+    let what = format!("what was left over of stripe {stripe:.12} is being trashed");
+    Error::refuse(Code::Busy, what)
 }
 
 fn check_place(request: &PlaceRequest) -> Result<()> {

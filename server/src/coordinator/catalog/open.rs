@@ -14,8 +14,10 @@ use crate::{Error, Result, auth};
 
 /// The schema that this build writes.
 const SCHEMA: &str = include_str!("../../../../schema.sql");
-/// Its number, in `user_version`.
-const SCHEMA_VERSION: i32 = 1;
+/// Its number, in `user_version`: one more than there are [`MIGRATIONS`].
+const SCHEMA_VERSION: i32 = 2;
+/// What makes the schema of version n + 1 of that of version n, from 1 on; only ever added to.
+const MIGRATIONS: [&str; 1] = [include_str!("migrations/2.sql")];
 /// Older ones can lose commits when the WAL is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Memory for pages: the writer's, and that of each reader.
@@ -110,6 +112,20 @@ fn make_schema(db: &mut Connection, path: &Path) -> Result<()> {
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             Ok(tx.commit()?)
         }
+        1..SCHEMA_VERSION => {
+            let tx = db.transaction()?;
+            for migration in MIGRATIONS.iter().skip(version as usize - 1) {
+                tx.execute_batch(migration)?;
+            }
+            tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            tx.commit()?;
+            tracing::info!(
+                from = version,
+                to = SCHEMA_VERSION,
+                "the catalog's schema is newer now"
+            );
+            Ok(())
+        }
         newer => Err(Error::Config(format!(
             "{} was written by a newer arc: its schema is {newer}, this arc knows \
              {SCHEMA_VERSION}; run the newer one",
@@ -127,6 +143,8 @@ fn begin_epoch(mut db: Connection, pushes_outlive: bool) -> Result<Opened> {
     let clock = Clock::after(stopped_ms);
     let now_ms = clock.now_ms();
     tx.execute("UPDATE meta SET epoch = ?1, time_ms = ?2", params![epoch, now_ms])?;
+    // Orders of an earlier epoch are followed no more.
+    tx.execute("UPDATE tombstones SET ordered_ms = 0", [])?;
     let mut open = tx.prepare("SELECT id, expires_ms FROM leases WHERE state = 'open'")?;
     let leases: Vec<(i64, u64)> =
         open.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?.collect::<Result<_, _>>()?;
@@ -159,7 +177,7 @@ mod tests {
         assert_eq!(schema_of(&db), schema_of(&truth));
         assert!(schema_of(&db).len() > 10);
         for (pragma, value) in
-            [("synchronous", 2), ("foreign_keys", 1), ("mmap_size", 0), ("user_version", 1)]
+            [("synchronous", 2), ("foreign_keys", 1), ("mmap_size", 0), ("user_version", 2)]
         {
             let actual: i64 = db.pragma_query_value(None, pragma, |r| r.get(0)).unwrap();
             assert_eq!(actual, value, "{pragma}");
@@ -176,6 +194,42 @@ mod tests {
         }
         let tables = SCHEMA.matches("CREATE TABLE").count();
         assert_eq!(SCHEMA.matches("\n) STRICT").count(), tables);
+    }
+
+    #[test]
+    fn a_catalog_of_an_older_arc_gets_every_column_and_table_and_keeps_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(include_str!("migrations/1.sql")).unwrap();
+        old.execute_batch(
+            "INSERT INTO meta VALUES (1, zeroblob(16), NULL, 6, 0, 0);
+             INSERT INTO tokens VALUES (1, 'owner', zeroblob(32));
+             INSERT INTO servers VALUES (1, 'a', 'z', 'u', zeroblob(32), 1, 1, 1, NULL, 1);
+             INSERT INTO servers VALUES (2, 'b', 'z', 'u', zeroblob(32), 1, 1, 1, NULL, 1);
+             INSERT INTO stripes VALUES
+                 (1, zeroblob(32), 0, 2, 1, 9, 9, x'00', x'', 1, 1, 1, 1, 1);
+             INSERT INTO shards VALUES (1, 1, 0, 'good'), (1, 2, 0, 'good');
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(old);
+        let opened = writer(&path, true).unwrap();
+        let truth = Connection::open_in_memory().unwrap();
+        truth.execute_batch(SCHEMA).unwrap();
+        let columns = |db: &Connection| -> Vec<(String, String)> {
+            let sql = "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c
+                       WHERE m.type = 'table' UNION SELECT name, 'index' FROM sqlite_schema
+                       WHERE type = 'index' ORDER BY 1, 2";
+            let mut rows = db.prepare(sql).unwrap();
+            let rows = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        assert_eq!(columns(&opened.db), columns(&truth));
+        let sql = "SELECT whole_since_epoch, (SELECT surplus FROM stripes),
+                          (SELECT group_concat(mode || lost) FROM servers) FROM meta";
+        let row = opened.db.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
+        assert_eq!(row.unwrap(), (0, 1, "normal0,normal0".to_owned()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::rows::{column, holders, kept_snapshot, stripe_key};
 use super::{Catalog, tick};
 use crate::coordinator::clock::millis;
 use crate::coordinator::lease::Terms;
+use crate::coordinator::push::being_trashed;
 use crate::wire::{Code, Holder, LeaseId, NONCE_BYTES, ServerId, SnapshotRow};
 use crate::{Error, Result};
 
@@ -196,8 +197,7 @@ impl Catalog {
             let terms = open_lease(db, origin, lease, clock.now_ms())?;
             for &(_, server) in stored.iter().chain(&places) {
                 if is_condemned(db, stripe, server)? {
-                    let why = format!("what was left over of stripe {stripe:.12} is being trashed");
-                    return Err(Error::refuse(Code::Busy, why));
+                    return Err(being_trashed(stripe));
                 }
             }
             for (index, server) in stored {

@@ -7,13 +7,13 @@ use reqwest::Method;
 
 use super::keeper::standing;
 use super::surplus::{Surplus, surplus};
-use crate::Result;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::HeldStripe;
 use crate::coordinator::placement::{self, Question};
 use crate::coordinator::prober::{self, CONTROL_TICKET_MS};
 use crate::coordinator::push::candidates;
-use crate::wire::{Found, Report, ServerId, State as Health, TrashRequest};
+use crate::wire::{Code, Found, Report, ServerId, State as Health, TrashRequest};
+use crate::{Error, Result};
 
 /// Stripes looked at together, and shards named in one order.
 const PAGE_ROWS: usize = 500;
@@ -32,8 +32,10 @@ pub(super) async fn trim_all(core: &Core) -> Result<()> {
         }
     }
     for member in core.fleet.members() {
-        if member.health.state == Health::Up {
-            trash(core, member.row.server).await?;
+        if member.health.state == Health::Up
+            && let Err(error) = trash(core, member.row.server).await
+        {
+            tracing::warn!(name = member.row.name, %error, "nothing was trashed");
         }
     }
     Ok(())
@@ -103,10 +105,7 @@ pub(in crate::coordinator) async fn trash(core: &Core, server: ServerId) -> Resu
         let (post, epoch) = (Method::POST, core.catalog.epoch());
         match prober::control(core, &member, epoch, post, "trash", &order, TIMEOUT).await {
             Ok(_) => core.catalog.buried(server, shards).await?,
-            Err(missed) => {
-                tracing::warn!(name = member.row.name, why = missed.why, "nothing was trashed");
-                return Ok(());
-            }
+            Err(missed) => return Err(Error::refuse(Code::Busy, missed.why)),
         }
     }
 }

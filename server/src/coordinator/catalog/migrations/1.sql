@@ -1,0 +1,134 @@
+-- The coordinator's catalog (SQLite). This file is the truth: a new catalog is made of it,
+-- and the program's code is written against it. The schema's version is in `user_version`.
+--
+-- Ids from outside are blobs; inside, stripes have small integer keys, since random primary
+-- keys ruin a large table. `*_sequence` is the catalog's logical clock, the only thing that
+-- orders events; `*_ms` is the coordinator's time, which leases and people go by.
+
+-- What there is one of. The row with `only` = 1 is made with the catalog.
+CREATE TABLE meta (
+    only     INTEGER PRIMARY KEY CHECK (only = 1),
+    vault    BLOB    NOT NULL CHECK (length(vault) = 16),
+    -- The vault record, once `arc init` made one.
+    record   BLOB,
+    -- The fencing number, raised at every start, and above the highest that a server has seen.
+    epoch    INTEGER NOT NULL,
+    -- The logical clock's last tick.
+    sequence INTEGER NOT NULL,
+    -- The coordinator's time at the last commit: after a restart time goes on from here
+    -- even when the wall clock was set back.
+    time_ms  INTEGER NOT NULL
+) STRICT;
+
+-- Who may come in. Only hashes are kept; `id` is the origin that stripes and snapshots
+-- are stamped with, and outlives a new secret.
+CREATE TABLE tokens (
+    id   INTEGER PRIMARY KEY,
+    role TEXT    NOT NULL UNIQUE CHECK (role IN ('owner', 'join')),
+    hash BLOB    NOT NULL CHECK (length(hash) = 32)
+) STRICT;
+
+-- Storage servers that have joined. Whether they are up is not here: a coordinator that
+-- starts has to look again.
+CREATE TABLE servers (
+    id              INTEGER PRIMARY KEY,
+    name            TEXT    NOT NULL UNIQUE,
+    zone            TEXT    NOT NULL,
+    url             TEXT    NOT NULL,
+    -- Makes receipts and hellos; known to this server and the coordinator only.
+    shared_key      BLOB    NOT NULL CHECK (length(shared_key) = 32),
+    -- The highest start number that a hello named: a lower one is a replay.
+    starts          INTEGER NOT NULL,
+    capacity_bytes  INTEGER NOT NULL,
+    free_bytes      INTEGER NOT NULL,
+    last_seen_ms    INTEGER,
+    joined_sequence INTEGER NOT NULL
+) STRICT;
+
+-- Stripes with a committed set of shards.
+CREATE TABLE stripes (
+    key              INTEGER PRIMARY KEY,
+    id               BLOB    NOT NULL UNIQUE CHECK (length(id) = 32),
+    -- codec's number: 0 data, 1 metadata, 2 snapshot, 3 record.
+    kind             INTEGER NOT NULL,
+    k                INTEGER NOT NULL,
+    m                INTEGER NOT NULL,
+    pack_bytes       INTEGER NOT NULL,
+    -- Bytes of each shard's body.
+    shard_bytes      INTEGER NOT NULL,
+    pack_key         BLOB    NOT NULL,
+    -- Five bytes a frame: its kind, then where it ends as a little-endian u32.
+    frames           BLOB    NOT NULL,
+    origin           INTEGER NOT NULL REFERENCES tokens (id),
+    created_sequence INTEGER NOT NULL,
+    -- When `have` last vouched for it: collection spares what was touched since.
+    touched_sequence INTEGER NOT NULL,
+    -- Raised with every change of its shards, for compare-and-swap.
+    version          INTEGER NOT NULL,
+    -- How many different shards of it are good; counted again with every change of them.
+    good             INTEGER NOT NULL
+) STRICT;
+
+-- The few stripes that lack shards, so that no push counts those of all others.
+CREATE INDEX stripes_below_target ON stripes (key) WHERE good < k + m;
+
+-- Which server holds which shard. A row stands on a receipt; one shard of a stripe a server,
+-- by the primary key. Damage and loss change the state, nothing but an order removes a row.
+CREATE TABLE shards (
+    stripe INTEGER NOT NULL REFERENCES stripes (key),
+    server INTEGER NOT NULL REFERENCES servers (id),
+    idx    INTEGER NOT NULL,
+    state  TEXT    NOT NULL CHECK (state IN ('good', 'missing', 'damaged')),
+    PRIMARY KEY (stripe, server)
+) STRICT, WITHOUT ROWID;
+
+-- What a server holds, for its row in `arc servers`, a reconcile, a drain.
+CREATE INDEX shards_by_server ON shards (server, stripe);
+
+-- Where chunks are: by far the longest table, filled in sorted batches. A chunk may be in
+-- several stripes. Its stripe is no foreign key: removing a stripe would search all rows.
+CREATE TABLE chunks (
+    id     BLOB    NOT NULL CHECK (length(id) = 32),
+    stripe INTEGER NOT NULL,
+    frame  INTEGER NOT NULL,
+    PRIMARY KEY (id, stripe, frame)
+) STRICT, WITHOUT ROWID;
+
+-- Snapshots, each named by the stripe with its record.
+CREATE TABLE snapshots (
+    stripe      INTEGER PRIMARY KEY REFERENCES stripes (key),
+    sequence    INTEGER NOT NULL UNIQUE,
+    received_ms INTEGER NOT NULL,
+    source_set  BLOB    NOT NULL CHECK (length(source_set) = 32),
+    origin      INTEGER NOT NULL REFERENCES tokens (id),
+    state       TEXT    NOT NULL CHECK (state IN ('kept', 'forgotten', 'collecting'))
+) STRICT;
+
+-- Pushes under way. An open lease past its end is over, but can be renewed until it is closed.
+CREATE TABLE leases (
+    id             INTEGER PRIMARY KEY,
+    token          INTEGER NOT NULL REFERENCES tokens (id),
+    -- The client's, so that a begin whose answer was lost can be repeated.
+    nonce          BLOB    NOT NULL CHECK (length(nonce) = 16),
+    begun_sequence INTEGER NOT NULL,
+    begun_ms       INTEGER NOT NULL,
+    expires_ms     INTEGER NOT NULL,
+    state          TEXT    NOT NULL CHECK (state IN ('open', 'closed')),
+    UNIQUE (token, nonce)
+) STRICT;
+
+-- Which shards may lie where: written before a ticket leaves, so that nothing is ever on a
+-- server unknown to the catalog. Uncommitted under a lease that is over, it is a left-over;
+-- committed, it takes no second receipt until the shard is placed again.
+CREATE TABLE intents (
+    lease     INTEGER NOT NULL REFERENCES leases (id),
+    stripe    BLOB    NOT NULL CHECK (length(stripe) = 32),
+    idx       INTEGER NOT NULL,
+    server    INTEGER NOT NULL REFERENCES servers (id),
+    epoch     INTEGER NOT NULL,
+    committed INTEGER NOT NULL CHECK (committed IN (0, 1)),
+    PRIMARY KEY (lease, stripe, idx, server)
+) STRICT, WITHOUT ROWID;
+
+-- Another place for the same stripe finds what was ticketed before, whatever the lease.
+CREATE INDEX intents_by_stripe ON intents (stripe);
