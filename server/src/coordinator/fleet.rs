@@ -32,6 +32,11 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Whether what it holds can be had, and stays there.
+    pub(super) fn counts(&self) -> bool {
+        matches!(self.health.state, State::Up | State::Returned) && self.mode != Mode::Draining
+    }
+
     /// Whether new shards go there.
     pub(super) fn takes_writes(&self) -> bool {
         self.health.state.takes_writes(self.mode) && self.trouble.is_none()

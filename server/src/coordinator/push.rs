@@ -263,10 +263,9 @@ pub(super) async fn commit_stripe(
     let lease = commit.lease;
     let new = checked(&core, commit)?;
     let holders = servers_of(&new);
+    let stripe = new.stripe;
     let committed = core.catalog.commit_stripe(origin, lease, new).await?;
-    if committed.holders < committed.target {
-        core.fleet.has_changed();
-    }
+    note_short(&core, stripe, &holders, committed.holders < committed.target).await?;
     core.fleet.served(&holders, core.catalog.clock.now_ms());
     Ok(Json(committed))
 }
@@ -283,13 +282,31 @@ pub(super) async fn commit_snapshot(
     let lease = stripe.lease;
     let new = checked(&core, stripe)?;
     let holders = servers_of(&new);
-    let is_short = holders.len() < new.geometry.shards();
+    let (stripe, is_short) = (new.stripe, holders.len() < new.geometry.shards());
     let row = core.catalog.commit_snapshot(origin, lease, new, source_set).await?;
-    if is_short {
-        core.fleet.has_changed();
-    }
+    note_short(&core, stripe, &holders, is_short).await?;
     core.fleet.served(&holders, core.catalog.clock.now_ms());
     Ok(Json(row))
+}
+
+/// Has repair look at a stripe that was committed below target, or on a server that went since.
+async fn note_short(
+    core: &Core,
+    stripe: StripeId,
+    holders: &[ServerId],
+    is_short: bool,
+) -> Result<()> {
+    let counts = |m: &Member| m.health.state.counts_as_holder(m.mode);
+    let went = core.fleet.with_members(|members| {
+        holders.iter().any(|server| members.get(server).is_some_and(|m| !counts(m)))
+    });
+    if went {
+        core.catalog.note_stripe(stripe).await?;
+    }
+    if went || is_short {
+        core.fleet.has_changed();
+    }
+    Ok(())
 }
 
 /// The servers whose receipts a commit came with.

@@ -83,8 +83,9 @@ pub(super) async fn report(
     State(core): State<Arc<Core>>,
     Body(report): Body<Report>,
 ) -> Result<()> {
-    core.catalog.report(report).await?;
-    core.fleet.has_changed();
+    if core.catalog.report(report).await? {
+        core.fleet.has_changed();
+    }
     Ok(())
 }
 

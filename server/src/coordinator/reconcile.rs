@@ -68,6 +68,11 @@ impl Comparisons {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
     }
 
+    /// Forgets a server that is of the vault no more.
+    pub(super) fn forget(&self, server: ServerId) {
+        self.servers().remove(&server);
+    }
+
     fn servers(&self) -> MutexGuard<'_, BTreeMap<ServerId, Entry>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }

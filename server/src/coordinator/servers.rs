@@ -215,8 +215,12 @@ pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<u32>) -
     let server = ServerId(id);
     core.fleet.get(server).ok_or_else(|| unknown_server(server))?;
     to_the_end(async move {
-        core.catalog.remove_server(server).await?;
+        let up = |m: &Member| m.row.server != server && m.counts();
+        let members = core.fleet.members();
+        let up = members.iter().filter(|m| up(m)).map(|m| m.row.server).collect();
+        core.catalog.remove_server(server, up).await?;
         core.fleet.remove(server);
+        core.comparisons.forget(server);
         Ok(Json(()))
     })
     .await

@@ -4,6 +4,7 @@ use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::inventory::is_condemned;
 use super::push::{no_intent, open_lease};
 use super::rows::{
     encode_frames, kept_snapshot, note_found, shards_changed, stripe_key, stripe_map,
@@ -215,6 +216,10 @@ fn add_holder(
 ) -> Result<usize> {
     if holds(db, stripe, index, server)? {
         settle(db, lease, stripe, key, index, server)?;
+        return Ok(0);
+    }
+    // What its server was told to trash is none, whatever receipt there is.
+    if is_condemned(db, stripe, server)? {
         return Ok(0);
     }
     let intent = params![lease.0, stripe.0, index, server.0];

@@ -241,14 +241,23 @@ fn standing(
     if let Some(key) = stripe_key(db, stripe)? {
         let sql = "SELECT 1 FROM shards WHERE stripe = ?1 AND server = ?2 AND idx = ?3";
         let is_mapped = db.prepare_cached(sql)?.exists(params![key, server.0, index])?;
-        let is_pending = is_mapped || open_leases(db, stripe, now_ms)?;
-        return Ok(if is_pending { Standing::Pending } else { Standing::Surplus });
+        if is_mapped || open_leases(db, stripe, now_ms)? {
+            return Ok(Standing::Pending);
+        }
+        // A repair that ended early, or a push whose shard was late.
+        let is_left = is_intended(db, server, (stripe, index))?;
+        return Ok(if is_left { Standing::LeftOver } else { Standing::Surplus });
     }
     if open_leases(db, stripe, now_ms)? {
         return Ok(Standing::Pending);
     }
+    let is_left = is_intended(db, server, (stripe, index))?;
+    Ok(if is_left { Standing::LeftOver } else { Standing::Unknown })
+}
+
+/// Whether a ticket was given for the shard, by all that this catalog knows.
+fn is_intended(db: &Connection, server: ServerId, (stripe, index): (StripeId, u8)) -> Result<bool> {
     let sql = "SELECT 1 FROM intents WHERE stripe = ?1 AND server = ?2 AND idx = ?3
                    AND epoch >= (SELECT whole_since_epoch FROM meta)";
-    let is_intended = db.prepare_cached(sql)?.exists(params![stripe.0, server.0, index])?;
-    Ok(if is_intended { Standing::LeftOver } else { Standing::Unknown })
+    Ok(db.prepare_cached(sql)?.exists(params![stripe.0, server.0, index])?)
 }

@@ -19,13 +19,14 @@ pub(in crate::coordinator) struct Ledgered {
     pub(in crate::coordinator) found_ms: u64,
     pub(in crate::coordinator) tried_ms: Option<u64>,
     pub(in crate::coordinator) attempts: u32,
+    pub(in crate::coordinator) due_ms: u64,
 }
 
 /// Which entries are asked for.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::coordinator) enum Which {
-    /// Those that may be tried at this time.
-    Due(u64),
+    /// Those that were not, or not tried yet.
+    Open,
     /// Those that were whole after their last try.
     Repaired,
 }
@@ -80,17 +81,16 @@ impl Catalog {
         limit: usize,
     ) -> Result<Vec<Ledgered>> {
         self.read(move |db| {
-            let (is, due_ms) = match which {
-                Which::Due(now_ms) => ("r.state <> 'repaired'", now_ms),
-                Which::Repaired => ("r.state = 'repaired'", u64::MAX >> 1),
+            let is = match which {
+                Which::Open => "<>",
+                Which::Repaired => "=",
             };
             let mut rows = db.prepare_cached(&format!(
-                "SELECT r.stripe, s.id, s.k, s.m, r.found_ms, r.tried_ms, r.attempts
+                "SELECT r.stripe, s.id, s.k, s.m, r.found_ms, r.tried_ms, r.attempts, r.due_ms
                  FROM repairs r JOIN stripes s ON s.key = r.stripe
-                 WHERE r.stripe > ?1 AND r.due_ms <= ?2 AND {is}
-                 ORDER BY r.stripe LIMIT ?3"
+                 WHERE r.stripe > ?1 AND r.state {is} 'repaired' ORDER BY r.stripe LIMIT ?2"
             ))?;
-            let rows = rows.query_map(params![after, due_ms, limit], |r| {
+            let rows = rows.query_map(params![after, limit], |r| {
                 Ok(Ledgered {
                     key: r.get(0)?,
                     stripe: StripeId(r.get(1)?),
@@ -99,6 +99,7 @@ impl Catalog {
                     found_ms: r.get(4)?,
                     tried_ms: r.get(5)?,
                     attempts: r.get(6)?,
+                    due_ms: r.get(7)?,
                 })
             })?;
             let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
@@ -155,17 +156,27 @@ impl Catalog {
         .await
     }
 
-    /// Lets what failed be tried at once, if it could end otherwise: a server has come.
-    pub(in crate::coordinator) async fn retry_repairs(&self, never_ms: u64) -> Result<()> {
-        let sql = "state IN ('failed', 'unknown') AND due_ms > 0 AND due_ms < ?1";
-        let any = format!("SELECT 1 FROM repairs WHERE {sql}");
-        if !self.read(move |db| Ok(db.prepare_cached(&any)?.exists([never_ms])?)).await? {
+    /// Lets what failed be tried at once: a server has come.
+    pub(in crate::coordinator) async fn retry_repairs(&self) -> Result<()> {
+        let any = "SELECT 1 FROM repairs WHERE state IN ('failed', 'unknown') AND due_ms > 0";
+        if !self.read(move |db| Ok(db.prepare_cached(any)?.exists([])?)).await? {
             return Ok(());
         }
         self.write(move |db| {
-            let again = format!("UPDATE repairs SET due_ms = 0 WHERE {sql}");
-            db.prepare_cached(&again)?.execute([never_ms])?;
+            let sql = "UPDATE repairs SET due_ms = 0
+                       WHERE state IN ('failed', 'unknown') AND due_ms > 0";
+            db.prepare_cached(sql)?.execute([])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Takes a stripe into the ledger that was committed on a server which does not count.
+    pub(in crate::coordinator) async fn note_stripe(&self, stripe: StripeId) -> Result<()> {
+        let clock = self.clock;
+        self.write(move |db| {
+            let sql = "SELECT key FROM stripes WHERE id = ?2";
+            note(db, sql, params![stripe.0], clock.now_ms())
         })
         .await
     }

@@ -121,6 +121,22 @@ impl Catalog {
         .await
     }
 
+    /// Ends the lease of a repair. What it made and could not book is left over; where there is no
+    /// such thing, nothing is left of the lease.
+    pub(in crate::coordinator) async fn end_repair(&self, lease: LeaseId) -> Result<()> {
+        self.write(move |db| {
+            db.execute("UPDATE leases SET state = 'closed' WHERE id = ?1", [lease.0])?;
+            db.execute("DELETE FROM intents WHERE lease = ?1 AND committed = 1", [lease.0])?;
+            db.execute(
+                "DELETE FROM leases WHERE id = ?1 AND NOT EXISTS
+                     (SELECT 1 FROM intents WHERE lease = ?1)",
+                [lease.0],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Which chunks some stripe can still give back. Touches these stripes before it says so.
     pub(in crate::coordinator) async fn have(
         &self,

@@ -147,8 +147,8 @@ impl Catalog {
         .await
     }
 
-    /// Notes what a reader found where a shard should be.
-    pub(in crate::coordinator) async fn report(&self, report: Report) -> Result<()> {
+    /// Notes what a reader found where a shard should be; gives whether that is new.
+    pub(in crate::coordinator) async fn report(&self, report: Report) -> Result<bool> {
         self.write(move |db| {
             let Report { stripe, index, server, found } = report;
             let unknown = || {
@@ -168,7 +168,7 @@ impl Catalog {
             if changed > 0 {
                 shards_changed(db, key)?;
             }
-            Ok(())
+            Ok(changed > 0)
         })
         .await
     }

@@ -111,9 +111,11 @@ impl Catalog {
             }
             let sequence = tick(db)?;
             let server = db.query_row(
-                "INSERT INTO servers (name, zone, url, shared_key, starts, capacity_bytes,
+                "INSERT INTO servers (id, name, zone, url, shared_key, starts, capacity_bytes,
                                       free_bytes, joined_sequence, lost, mode)
-                 VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 'normal')
+                 VALUES (1 + max(coalesce((SELECT max(id) FROM servers), 0), coalesce(
+                             (SELECT value FROM settings WHERE name = 'last_server'), 0)),
+                         ?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 'normal')
                  ON CONFLICT (name) DO UPDATE SET
                      zone = excluded.zone, url = excluded.url, shared_key = excluded.shared_key,
                      capacity_bytes = excluded.capacity_bytes, free_bytes = excluded.free_bytes,
@@ -198,22 +200,30 @@ impl Catalog {
         .await
     }
 
-    /// Forgets a server of which no stripe has a shard that it has nowhere else.
-    pub(in crate::coordinator) async fn remove_server(&self, server: ServerId) -> Result<()> {
+    /// Forgets a server of which no stripe has a shard, whole or damaged, that is not good on one
+    /// of the servers in `up` too.
+    pub(in crate::coordinator) async fn remove_server(
+        &self,
+        server: ServerId,
+        up: Vec<ServerId>,
+    ) -> Result<()> {
+        let up = serde_json::json!(up).to_string();
         self.write(move |db| {
             let needed: u64 = db.query_row(
-                "SELECT count(*) FROM shards h WHERE server = ?1 AND state = 'good' AND NOT EXISTS
+                "WITH up AS MATERIALIZED (SELECT value FROM json_each(?2))
+                 SELECT count(*) FROM shards h
+                 WHERE server = ?1 AND state <> 'missing' AND NOT EXISTS
                      (SELECT 1 FROM shards o WHERE o.stripe = h.stripe AND o.idx = h.idx
-                      AND o.server <> ?1 AND o.state = 'good')",
-                [server.0],
+                      AND o.server <> ?1 AND o.state = 'good' AND o.server IN up)",
+                params![server.0, up],
                 |r| r.get(0),
             )?;
             if needed > 0 {
                 return Err(Error::refuse(
                     Code::Conflict,
                     format!(
-                        "it holds {needed} shards that no other server has; drain it, or repair \
-                         what it held, and remove it then"
+                        "it holds {needed} shards that no other server has and gives; drain it, or \
+                         repair what it held, and remove it then"
                     ),
                 ));
             }
@@ -227,6 +237,12 @@ impl Catalog {
                 db.execute(&format!("DELETE FROM {table} WHERE server = ?1"), [server.0])?;
             }
             db.execute("DELETE FROM servers WHERE id = ?1", [server.0])?;
+            // Its number is nobody else's: tickets and requests under way still name it.
+            db.execute(
+                "INSERT INTO settings VALUES ('last_server', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+                [server.0],
+            )?;
             Ok(())
         })
         .await

@@ -6,22 +6,20 @@ use crate::wire::LedgerState;
 const BACKOFF_MS: u64 = 60_000;
 /// The longest pause.
 const BACKOFF_MS_MAX: u64 = 64 * BACKOFF_MS;
-/// When something is tried again that would end the same.
-pub(in crate::coordinator) const NEVER_MS: u64 = i64::MAX as u64;
+/// A stripe that changed so often while it was repaired is tried again later.
+const CHANGES_MAX: u32 = 3;
 
 /// How a try ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::coordinator) enum Ended {
     /// It lacks nothing any more.
     Whole,
-    /// It changed meanwhile; nothing is to be held against it.
+    /// It changed meanwhile.
     Changed,
     /// It lacks shards still.
     Short(String),
     /// Servers that may have what it lacks did not answer.
     Unknown(String),
-    /// The same again would end the same.
-    Hopeless(String),
 }
 
 /// What the ledger has of a stripe.
@@ -46,10 +44,10 @@ impl Entry {
         let later = now_ms.saturating_add(backoff_ms(failed));
         let (state, attempts, due_ms, why) = match ended {
             Ended::Whole => (LedgerState::Repaired, 0, 0, None),
-            Ended::Changed => (LedgerState::Waiting, attempts, now_ms, None),
+            Ended::Changed if failed <= CHANGES_MAX => (LedgerState::Waiting, failed, now_ms, None),
+            Ended::Changed => (LedgerState::Waiting, failed, later, None),
             Ended::Short(why) => (LedgerState::Failed, failed, later, Some(why)),
             Ended::Unknown(why) => (LedgerState::Unknown, failed, later, Some(why)),
-            Ended::Hopeless(why) => (LedgerState::Failed, failed, NEVER_MS, Some(why)),
         };
         Self { state, attempts, tried_ms: Some(now_ms), due_ms, why }
     }
@@ -82,10 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_would_end_the_same_is_never_tried_again() {
-        let due = |ended| Entry::tried(3, ended, 5).due_ms;
-        assert_eq!(due(Ended::Hopeless("x".into())), NEVER_MS);
-        assert_eq!(due(Ended::Unknown("x".into())), 5 + 8 * 60_000);
-        assert_eq!(due(Ended::Changed), 5);
+    fn a_stripe_that_changes_all_the_time_backs_off_too() {
+        let due = |attempts| Entry::tried(attempts, Ended::Changed, 5).due_ms;
+        assert_eq!([0, 1, 2].map(due), [5; 3]);
+        assert_eq!(due(3), 5 + 8 * 60_000);
+        assert_eq!(Entry::tried(3, Ended::Unknown("x".into()), 5).due_ms, 5 + 8 * 60_000);
     }
 }

@@ -8,12 +8,12 @@ use codec::StripeId;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::REBUILD_TIMEOUT_UNWATCHED;
-use super::entry::{Ended, Entry, NEVER_MS};
+use super::entry::{Ended, Entry};
 use super::rebalance::{Balance, rebalance};
 use super::risk::{Look, Risk, Standing, Worst};
 use super::stripe::{Manner, repair_stripe};
-use super::trim::trim_all;
+use super::trim::trim_some;
+use super::unwatched;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
 use crate::coordinator::fleet::Member;
@@ -52,7 +52,8 @@ struct Looked {
 #[derive(Default)]
 struct Known {
     up: BTreeSet<ServerId>,
-    away: BTreeSet<ServerId>,
+    /// Those that are away, since when, and whether they are lost.
+    away: BTreeSet<(ServerId, Option<u64>, bool)>,
     lost: BTreeSet<ServerId>,
     draining: BTreeSet<ServerId>,
     balance: Balance,
@@ -71,7 +72,11 @@ pub(in crate::coordinator) async fn keep(core: Weak<Core>) {
                 here.timings.repair_every
             }
         };
+        let every = here.timings.repair_every;
         drop(here);
+        if !rest.is_zero() {
+            tokio::time::sleep(every).await;
+        }
         // What changed since the round began is looked at again at once.
         let _ = tokio::time::timeout(rest, changed.changed()).await;
     }
@@ -83,24 +88,26 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
     core.fleet.probed(core.timings.probe_timeout).await;
     note_servers(core, known).await?;
     core.catalog.note_deficits().await?;
+    if core.repairs.settings().paused {
+        return Ok(Duration::from_millis(LOOK_EVERY_MS));
+    }
     let looked = look(core).await?;
     core.catalog.settle_ledger(looked.whole, Vec::new()).await?;
-    if core.repairs.settings().paused {
-        return Ok(every);
-    }
     let urgent: Vec<Urgent> = looked.urgent.into_sorted().collect();
     if !urgent.is_empty() {
         repair_all(core, urgent).await;
         return Ok(Duration::ZERO);
     }
     sweep(core).await?;
-    trim_all(core).await?;
+    if trim_some(core).await? {
+        return Ok(Duration::ZERO);
+    }
     if core.repairs.settings().may_move() && rebalance(core, &mut known.balance).await? {
         return Ok(Duration::ZERO);
     }
-    trim_all(core).await?;
+    trim_some(core).await?;
     let now_ms = core.catalog.clock.now_ms();
-    let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(NEVER_MS).min(looked.due_ms);
+    let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(u64::MAX).min(looked.due_ms);
     let rest = Duration::from_millis(due_ms.saturating_sub(now_ms).min(LOOK_EVERY_MS));
     Ok(rest.max(every))
 }
@@ -120,9 +127,14 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
         let those = members.iter().filter(|m| states.contains(&m.health.state));
         those.map(|m| m.row.server).collect()
     };
+    let gone = |m: &&Member| matches!(m.health.state, Health::Down | Health::Lost);
     let now = Known {
         up: in_state(&[Health::Up]),
-        away: in_state(&[Health::Down, Health::Lost]),
+        away: members
+            .iter()
+            .filter(gone)
+            .map(|m| (m.row.server, m.health.left_ms, m.health.state == Health::Lost))
+            .collect(),
         lost: in_state(&[Health::Lost]),
         balance: std::mem::take(&mut known.balance),
         draining: members
@@ -131,16 +143,22 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
             .map(|m| m.row.server)
             .collect(),
     };
-    let (away, draining) = (&now.away - &known.away, &now.draining - &known.draining);
-    for server in away.union(&draining) {
+    // Every absence anew, and again when it is given up: pushes may have committed meanwhile.
+    let newly: BTreeSet<ServerId> = now
+        .away
+        .difference(&known.away)
+        .map(|(server, ..)| *server)
+        .chain(now.draining.difference(&known.draining).copied())
+        .collect();
+    for server in newly {
         let mut after = 0;
-        while let Some(last) = core.catalog.note_stripes_of(*server, after, PAGE_ENTRIES).await? {
+        while let Some(last) = core.catalog.note_stripes_of(server, after, PAGE_ENTRIES).await? {
             after = last;
         }
     }
     // One that came may give what was lacking, of one that is lost it is known that it will not.
     if !now.up.is_subset(&known.up) || !now.lost.is_subset(&known.lost) {
-        core.catalog.retry_repairs(NEVER_MS).await?;
+        core.catalog.retry_repairs().await?;
     }
     *known = now;
     Ok(())
@@ -152,13 +170,16 @@ async fn look(core: &Core) -> Result<Looked> {
     let mut looked = Looked { urgent: Worst::new(BATCH), due_ms: u64::MAX, whole: Vec::new() };
     let mut after = 0;
     loop {
-        let page = core.catalog.ledgered(Which::Due(now_ms), after, PAGE_ENTRIES).await?;
+        let page = core.catalog.ledgered(Which::Open, after, PAGE_ENTRIES).await?;
         let Some(last) = page.last() else { return Ok(looked) };
         after = last.key;
         for entry in page {
             let look = look_at(core, &entry);
             if look.is_whole() {
                 looked.whole.push(entry.key);
+                continue;
+            }
+            if entry.due_ms > now_ms {
                 continue;
             }
             let wait = core.fleet.waits(look.deficit(), now_ms);
@@ -222,13 +243,13 @@ pub(super) fn share(settings: &RepairSettings) -> Option<u64> {
 
 async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) {
     let Urgent { key, stripe, attempts, thin } = urgent;
-    let manner = Manner { thin, bytes_per_second, timeout: REBUILD_TIMEOUT_UNWATCHED };
+    let manner = Manner { thin, bytes_per_second, timeout: unwatched(bytes_per_second) };
     let origin = core.tokens[0].id;
     let ended = ended(repair_stripe(core, origin, stripe, manner).await);
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),
-        Ended::Short(why) | Ended::Unknown(why) | Ended::Hopeless(why) => {
+        Ended::Short(why) | Ended::Unknown(why) => {
             tracing::warn!(%stripe, why, attempts, "not repaired");
         }
     }
@@ -249,7 +270,6 @@ fn ended(repaired: Result<Repaired>) -> Ended {
     let Some((index, why)) = lacking.first() else { return Ended::Whole };
     let why = format!("{} of its shards, such as {index}: {why}", lacking.len());
     match outcome {
-        Some(Outcome::Inconsistent) => Ended::Hopeless(why),
         Some(Outcome::TooFewSources) if !unreachable.is_empty() => {
             Ended::Unknown(format!("{} did not answer", unreachable.join(", ")))
         }

@@ -12,10 +12,10 @@ mod stripe;
 mod surplus;
 mod trim;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -40,8 +40,15 @@ pub(super) use self::trim::trash;
 
 /// How long a rebuild may take that somebody waits for: requests are bounded by a minute.
 const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);
-/// How long a rebuild may take that nobody waits for.
-const REBUILD_TIMEOUT_UNWATCHED: Duration = Duration::from_secs(15 * 60);
+/// How long a rebuild may take that nobody waits for, at full speed and at a pace: less than
+/// tickets last.
+const UNWATCHED: Duration = Duration::from_secs(3 * 60);
+const UNWATCHED_PACED: Duration = Duration::from_secs(12 * 60);
+/// A paced rebuild is given so much of the pack's length a second that it ends in time: it moves
+/// about twice that length.
+const PACED_SECONDS: u64 = 5 * 60;
+/// A server that failed a rebuild takes no other for this long.
+const SHUNNED: Duration = Duration::from_secs(2 * 60);
 /// Stripes repaired at once, unless set: a rebuild waits for disks and the network most of its time.
 const AT_ONCE: u32 = 4;
 /// More would only wait for each other.
@@ -62,6 +69,13 @@ struct Inner {
     settings: RepairSettings,
     stripes: BTreeSet<StripeId>,
     targets: BTreeSet<ServerId>,
+    /// Servers that failed a rebuild, and when.
+    shunned: BTreeMap<ServerId, Instant>,
+}
+
+/// How long a rebuild at this pace may take that nobody waits for.
+fn unwatched(bytes_per_second: Option<u64>) -> Duration {
+    if bytes_per_second.is_some() { UNWATCHED_PACED } else { UNWATCHED }
 }
 
 impl Repairs {
@@ -79,6 +93,7 @@ impl Repairs {
                 settings,
                 stripes: BTreeSet::new(),
                 targets: BTreeSet::new(),
+                shunned: BTreeMap::new(),
             }),
             freed: Notify::new(),
             made_shards: AtomicU64::new(0),
@@ -115,6 +130,18 @@ impl Repairs {
         let server = idle.or(places.first()).map_or(ServerId(0), |(_, server)| *server);
         let is_first = inner.targets.insert(server);
         Target { repairs: self, server, is_first }
+    }
+
+    /// Notes that a server failed a rebuild.
+    fn shun(&self, server: ServerId) {
+        self.lock().shunned.insert(server, Instant::now());
+    }
+
+    /// The servers that failed one lately.
+    fn shunned(&self) -> BTreeSet<ServerId> {
+        let mut inner = self.lock();
+        inner.shunned.retain(|_, since| since.elapsed() < SHUNNED);
+        inner.shunned.keys().copied().collect()
     }
 
     /// Counts what was made.

@@ -8,11 +8,11 @@ use codec::Geometry;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::REBUILD_TIMEOUT_UNWATCHED;
 use super::keeper::{share, standing};
 use super::risk::{Look, Standing};
 use super::stripe::{Manner, move_shards};
 use super::trim::wanted;
+use super::unwatched;
 use crate::Result;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::HeldStripe;
@@ -89,7 +89,7 @@ async fn settle(core: &Core, held: HeldStripe, bytes_per_second: Option<u64>) {
     if moves.is_empty() {
         return;
     }
-    let manner = Manner { thin: false, bytes_per_second, timeout: REBUILD_TIMEOUT_UNWATCHED };
+    let manner = Manner { thin: false, bytes_per_second, timeout: unwatched(bytes_per_second) };
     let stripe = held.stripe;
     match move_shards(core, core.tokens[0].id, stripe, moves, manner).await {
         Ok(moved) => {

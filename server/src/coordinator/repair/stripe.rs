@@ -7,6 +7,7 @@ use std::time::Duration;
 use codec::StripeId;
 use reqwest::Method;
 
+use super::PACED_SECONDS;
 use crate::auth::{self, Grant};
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Intended, Mended};
@@ -77,7 +78,7 @@ pub(super) async fn repair_stripe(
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
     repair.lease = lease;
     let repaired = repair.run(&plan, &places).await;
-    core.catalog.close_lease(origin, lease).await?;
+    core.catalog.end_repair(lease).await?;
     repaired
 }
 
@@ -109,7 +110,7 @@ pub(super) async fn move_shards(
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
     let repair = Repair { core, origin, lease, manner, map: &map, version, members: &members };
     let moved = repair.run(&plan, &places).await;
-    core.catalog.close_lease(origin, lease).await?;
+    core.catalog.end_repair(lease).await?;
     Ok(moved?.rebuilt.len() as u64)
 }
 
@@ -190,7 +191,10 @@ impl Repair<'_> {
             epoch: 0,
             sources: Vec::new(),
             places: Vec::new(),
-            bytes_per_second: self.manner.bytes_per_second,
+            bytes_per_second: self
+                .manner
+                .bytes_per_second
+                .map(|pace| pace.max(map.pack_bytes / PACED_SECONDS)),
         };
         let intended = Intended {
             lease: self.lease,
@@ -225,7 +229,10 @@ impl Repair<'_> {
         let target = core.repairs.target(places);
         let gone = || Error::refuse(Code::TooFewServers, "the server that shall rebuild is gone");
         let member = self.members.get(&target.server).ok_or_else(gone)?;
-        let answer = self.send(member, &order).await?;
+        let answer = self.send(member, &order).await.inspect_err(|_| {
+            core.repairs.shun(target.server);
+            core.fleet.failed(&[target.server], core.catalog.clock.now_ms());
+        })?;
         self.book(plan, member, places, answer).await
     }
 
@@ -233,10 +240,13 @@ impl Repair<'_> {
     /// its bad blocks are made again; else wherever a new one would go.
     async fn places(&self, plan: &Plan, file_bytes: u64) -> Result<Vec<(u8, ServerId)>> {
         let zone = |server: ServerId| self.members.get(&server).map(|m| m.row.zone.clone());
+        let shunned = self.core.repairs.shunned();
         let can_take = |server: ServerId| {
-            self.members
-                .get(&server)
-                .is_some_and(|m| m.takes_writes() && m.row.free_bytes >= file_bytes)
+            !shunned.contains(&server)
+                && self
+                    .members
+                    .get(&server)
+                    .is_some_and(|m| m.takes_writes() && m.row.free_bytes >= file_bytes)
         };
         let mut in_place: BTreeMap<u8, ServerId> = BTreeMap::new();
         for Holder { index, server, bad } in self.map.shards.iter().copied() {
@@ -252,6 +262,7 @@ impl Repair<'_> {
         // A server that holds one, whole or not, takes no other, nor does one that shall trash one.
         let mut avoid: BTreeSet<ServerId> = self.map.shards.iter().map(|h| h.server).collect();
         avoid.extend(self.core.catalog.entombed(self.map.stripe).await?);
+        avoid.extend(&shunned);
         let elsewhere = placement::place(&Question {
             stripe: self.map.stripe,
             geometry: self.map.geometry,

@@ -18,17 +18,24 @@ use crate::{Error, Result};
 /// Stripes looked at together, and shards named in one order.
 const PAGE_ROWS: usize = 500;
 /// How long a server may take to read a shard or to trash a page of them.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Trims every stripe that has more shards than it needs, and orders what was struck out away.
-pub(super) async fn trim_all(core: &Core) -> Result<()> {
-    let mut after = 0;
-    loop {
+/// Trims stripes that have more shards than they need, until something happens that repair goes
+/// by, and orders what was struck out away; gives whether it struck out any.
+pub(super) async fn trim_some(core: &Core) -> Result<bool> {
+    let changed = core.fleet.changed();
+    let (mut after, mut any) = (0, false);
+    // One that does not look at its shards now is not asked for each of them.
+    let mut silent = BTreeSet::new();
+    'pages: loop {
         let page = core.catalog.surfeits(after, PAGE_ROWS).await?;
         let Some(last) = page.last() else { break };
         after = last.key;
         for surfeit in page {
-            trim(core, surfeit).await?;
+            if changed.has_changed().unwrap_or(true) || core.repairs.settings().paused {
+                break 'pages;
+            }
+            any |= trim(core, surfeit, &mut silent).await?;
         }
     }
     for member in core.fleet.members() {
@@ -38,10 +45,10 @@ pub(super) async fn trim_all(core: &Core) -> Result<()> {
             tracing::warn!(name = member.row.name, %error, "nothing was trashed");
         }
     }
-    Ok(())
+    Ok(any)
 }
 
-async fn trim(core: &Core, surfeit: HeldStripe) -> Result<()> {
+async fn trim(core: &Core, surfeit: HeldStripe, silent: &mut BTreeSet<ServerId>) -> Result<bool> {
     let _claim = core.repairs.claim(surfeit.stripe).await;
     let wanted = wanted(core, &surfeit).await;
     let HeldStripe { key, stripe, geometry, version, shards, .. } = surfeit;
@@ -52,27 +59,30 @@ async fn trim(core: &Core, surfeit: HeldStripe) -> Result<()> {
     for one in goes {
         // What stays has to be whole this moment, to its last byte.
         let Surplus { index, kept, .. } = one;
-        let Some(member) = core.fleet.get(kept) else { continue };
+        let Some(member) = core.fleet.get(kept).filter(|_| !silent.contains(&kept)) else {
+            return Ok(false);
+        };
         match prober::check(core, &member, vec![(stripe, index)], TIMEOUT).await {
             Ok(found) => match found.into_iter().next() {
                 Some(Found::Good) => sure.push(one),
                 Some(found) => {
                     core.catalog.report(Report { stripe, index, server: kept, found }).await?;
                     core.fleet.has_changed();
-                    return Ok(());
+                    return Ok(false);
                 }
-                None => return Ok(()),
+                None => return Ok(false),
             },
             Err(missed) => {
                 tracing::debug!(name = member.row.name, why = missed.why, "not checked");
-                return Ok(());
+                silent.insert(kept);
+                return Ok(false);
             }
         }
     }
-    if !sure.is_empty() {
-        core.catalog.strike_out(key, version, sure).await?;
+    if sure.is_empty() {
+        return Ok(false);
     }
-    Ok(())
+    core.catalog.strike_out(key, version, sure).await
 }
 
 /// The servers that a new stripe of this name would have, if all had room.
