@@ -2,7 +2,7 @@
 
 use codec::Geometry;
 use serde_json::{Value, json};
-use server::wire::{State, Status};
+use server::wire::{LedgerCounts, State, Status};
 
 use super::Global;
 use super::servers::{brake_text, state_text};
@@ -120,11 +120,19 @@ fn servers(status: &Status) -> Vec<String> {
     }
 }
 
-/// That repair waits, and what is at stake meanwhile.
+/// What is being repaired; that it waits, and what is at stake meanwhile.
 fn repair(status: &Status) -> Vec<String> {
-    let Some(brake) = &status.brake else { return Vec::new() };
+    let LedgerCounts { needed, repaired, failed, waiting, unknown } = status.repairs;
+    let mut lines = Vec::new();
+    if needed > 0 {
+        lines.push(format!(
+            "{}: {repaired} repaired, {failed} failed, {waiting} waiting, {unknown} unknown",
+            plural(needed, "stripe")
+        ));
+    }
+    let Some(brake) = &status.brake else { return lines };
     let thin = status.margins.iter().filter(|(margin, _)| *margin <= 0).map(|(_, n)| n).sum();
-    let mut lines = vec![brake_text(brake)];
+    lines.push(brake_text(brake));
     if thin > 0 {
         lines.push(format!("{} with nothing to spare meanwhile", plural(thin, "stripe")));
     }
@@ -168,6 +176,7 @@ mod tests {
             leftover_shards: 0,
             servers: vec![(State::Up, 6 - down), (State::Down, down)],
             brake: None,
+            repairs: LedgerCounts::default(),
         }
     }
 

@@ -169,6 +169,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         leftover_shards: counts.leftover_shards,
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
+        repairs: core.catalog.ledger_counts().await?,
     }))
 }
 

@@ -105,12 +105,20 @@ async fn trash(
     headers: HeaderMap,
     mut body: Body,
 ) -> Result<Json<TrashAnswer>> {
-    admit_coordinator(&server, &headers).await?;
+    let ticket = server.gate.admit(&headers, |grant| *grant == Grant::Control).await?;
     let TrashRequest { shards } = message(&server, &mut body).await?;
     let addresses = addresses(shards)?;
     let day = server.gate.now_ms()? / DAY_MS;
     let shelf = Arc::clone(&server.shelf);
-    let trashed = blocking(move || shelf.trash(&addresses, day)).await?;
+    // An order that waited longer than its ticket lasts was given again since, and what it names
+    // may have been stored anew.
+    let gate = Arc::clone(&server);
+    let stands = move || {
+        gate.gate.require_epoch(ticket.epoch)?;
+        let late = || Error::refuse(Code::Busy, "the order's ticket ended before its turn");
+        if gate.gate.now_ms()? < ticket.expires_ms { Ok(()) } else { Err(late()) }
+    };
+    let trashed = blocking(move || shelf.trash(&addresses, day, stands)).await?;
     Ok(Json(TrashAnswer { trashed }))
 }
 

@@ -168,8 +168,14 @@ impl Shelf {
         self.sync_or_trouble(&self.folder(address.folder()))
     }
 
-    /// Moves shards to the trash of `day`; says how many were there.
-    pub(super) fn trash(&self, addresses: &[Address], day: u64) -> Result<u32> {
+    /// Moves shards to the trash of `day`, as long as the order `stands` when it is their turn; says
+    /// how many were there.
+    pub(super) fn trash(
+        &self,
+        addresses: &[Address],
+        day: u64,
+        stands: impl Fn() -> Result<()>,
+    ) -> Result<u32> {
         self.room.require_sound()?;
         let trash = self.root.join("trash");
         let bin = trash.join(day.to_string());
@@ -177,8 +183,13 @@ impl Shelf {
         self.sync_or_trouble(&trash)?;
         let mut trashed = 0;
         let mut touched = BTreeSet::new();
+        let mut ended = Ok(());
         for &address in addresses {
             let mut names = self.lock(address.folder());
+            ended = stands();
+            if ended.is_err() {
+                break;
+            }
             let to = bin.join(self.unique_name(address));
             match durable::rename_new(&self.path(address), &to) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -196,7 +207,7 @@ impl Shelf {
             self.sync_or_trouble(&bin)?;
         }
         touched.into_iter().try_for_each(|folder| self.sync_or_trouble(&self.folder(folder)))?;
-        Ok(trashed)
+        ended.map(|()| trashed)
     }
 
     fn named(&self, renamed: io::Result<()>, to: &Path) -> Result<()> {

@@ -3,7 +3,7 @@
 use codec::VaultId;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, Brake, State};
+use super::{Blob, Brake, LedgerCounts, State};
 
 /// `GET /v1/vault`, with the owner token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,4 +66,7 @@ pub struct Status {
     /// That repair waits, if it does.
     #[serde(default)]
     pub brake: Option<Brake>,
+    /// The entries of the ledger of repair.
+    #[serde(default)]
+    pub repairs: LedgerCounts,
 }

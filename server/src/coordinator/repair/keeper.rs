@@ -95,7 +95,7 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
     core.catalog.settle_ledger(looked.whole, Vec::new()).await?;
     let urgent: Vec<Urgent> = looked.urgent.into_sorted().collect();
     if !urgent.is_empty() {
-        repair_all(core, urgent).await;
+        repair_all(core, urgent).await?;
         return Ok(Duration::ZERO);
     }
     sweep(core).await?;
@@ -217,7 +217,7 @@ pub(super) fn standing(
 }
 
 /// Repairs these, in their order, as long as no server's state changes that the order goes by.
-async fn repair_all(core: &Core, urgent: Vec<Urgent>) {
+async fn repair_all(core: &Core, urgent: Vec<Urgent>) -> Result<()> {
     let changed = core.fleet.changed();
     let mut urgent = urgent.into_iter();
     let mut running = FuturesUnordered::new();
@@ -229,8 +229,10 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) {
             let pace = share(&settings).filter(|_| !next.thin);
             running.push(try_one(core, next, pace));
         }
-        if running.next().await.is_none() {
-            return;
+        match running.next().await {
+            // What cannot be noted would be tried again at once.
+            Some(noted) => noted?,
+            None => return Ok(()),
         }
     }
 }
@@ -241,7 +243,7 @@ pub(super) fn share(settings: &RepairSettings) -> Option<u64> {
     Some(share(settings.bytes_per_second?).max(REBUILD_BYTES_PER_SECOND_MIN))
 }
 
-async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) {
+async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) -> Result<()> {
     let Urgent { key, stripe, attempts, thin } = urgent;
     let manner = Manner { thin, bytes_per_second, timeout: unwatched(bytes_per_second) };
     let origin = core.tokens[0].id;
@@ -254,9 +256,7 @@ async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) {
         }
     }
     let entry = Entry::tried(attempts, ended, core.catalog.clock.now_ms());
-    if let Err(error) = core.catalog.note_tried(key, entry).await {
-        tracing::warn!(%stripe, %error, "what became of a repair could not be noted");
-    }
+    core.catalog.note_tried(key, entry).await
 }
 
 /// What the end of a repair says to the ledger.
