@@ -240,7 +240,8 @@ fn why_not(member: &Member, file_bytes: u64, now_ms: u64) -> Option<String> {
         (Health::Up, _) if member.mode == Mode::ReadOnly => Some(format!("{name} is read-only")),
         (Health::Up, Some(trouble)) => Some(format!("{name} takes no writes: {trouble}")),
         (Health::Up, None) if member.row.free_bytes < file_bytes => {
-            Some(format!("{name} is full ({} bytes free)", member.row.free_bytes))
+            let free = member.row.free_bytes;
+            Some(format!("{name} is full: {free} bytes are free beyond the reserve"))
         }
         (Health::Up, None) => None,
         (Health::Unknown, _) => Some(format!("{name} has not answered for {silent_s} s")),
