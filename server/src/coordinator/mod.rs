@@ -9,6 +9,7 @@ mod audit;
 mod catalog;
 mod certifier;
 mod clock;
+mod facts;
 mod fleet;
 mod folder;
 mod health;
@@ -32,6 +33,7 @@ use tokio::task::AbortHandle;
 use self::catalog::{Catalog, TokenRow};
 use self::certifier::Certifier;
 use self::clock::millis;
+use self::facts::Facts;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
@@ -147,7 +149,8 @@ struct Core {
     rates: Rates,
     repairs: Repairs,
     comparisons: Comparisons,
-    signer: TicketSigner,
+    signer: Arc<TicketSigner>,
+    facts: Facts,
     tokens: [TokenRow; 2],
     /// The vault record, once there is one.
     record: watch::Sender<Option<Arc<[u8]>>>,
@@ -166,14 +169,18 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let place = (listen.address, advertise.as_deref());
     let certifier =
         Certifier::new(folder.authority()?, certificates.clone(), place, timings.certificate)?;
-    let signer = TicketSigner::from_seed(&folder.ticket_seed()?)?;
+    let signer = Arc::new(TicketSigner::from_seed(&folder.ticket_seed()?)?);
     let (catalog, record) = Catalog::open(&folder.catalog(), timings.pushes_outlive)?;
     let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
     let renew_ms = certifier.renew(catalog.clock.now_ms())?;
     let pins: Vec<String> = certifier.pins().iter().map(ToString::to_string).collect();
     let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
-    let repairs = Repairs::new(&catalog.settings().await?);
+    let settings = catalog.settings().await?;
+    let repairs = Repairs::new(&settings);
+    catalog.stamp_kept(Arc::clone(&signer)).await?;
+    let is_new = settings.iter().any(|(name, _)| name == catalog::IS_NEW);
+    let facts = Facts::new(catalog.heads().await?, is_new);
     let drain = timings.drain;
     let core = Arc::new(Core {
         fleet,
@@ -181,6 +188,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         repairs,
         comparisons: Comparisons::new(),
         signer,
+        facts,
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
         timings,

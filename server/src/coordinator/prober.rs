@@ -1,4 +1,5 @@
-//! Asks every server how it is doing, again and again, and gives it the vault record. What
+//! Asks every server how it is doing, again and again, and gives it the vault record and the
+//! facts. What
 //! the answers mean is decided in `health`.
 
 use std::sync::{Arc, Weak};
@@ -9,7 +10,7 @@ use serde::Serialize;
 
 use super::Core;
 use super::fleet::Member;
-use super::reconcile;
+use super::{facts, reconcile};
 use crate::auth::Grant;
 use crate::client::unreachable;
 use crate::wire::{
@@ -69,13 +70,15 @@ async fn probe(core: &Arc<Core>, member: &Member) {
             None
         }
     };
-    let findings = answer.as_ref().map(|answer| answer.findings);
+    let (findings, facts) = (answer.as_ref().map(|a| a.findings), answer.as_ref().map(|a| a.facts));
     let state = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
-    let Some(findings) = findings else { return };
+    let (Some(findings), Some(facts)) = (findings, facts) else { return };
     if let Some(state) = state {
         reconcile::consider(core, server, state, findings);
     }
     give_record(core, server).await;
+    facts::heard(core, member, facts).await;
+    facts::give(core, server).await;
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {

@@ -9,14 +9,14 @@ use codec::seal::PACK_KEY_FIELD_BYTES_MAX;
 use codec::shard::{Kind, PACK_BYTES_MAX};
 use codec::{Geometry, StripeId};
 
-use super::Core;
-use super::catalog::{Intended, NewStripe, Placing};
+use super::catalog::{Intended, NewStripe, Placing, Stamped};
 use super::clock::millis;
 use super::fleet::Member;
 use super::placement::{self, Candidate, Held, Question};
 use super::read::check_count;
 use super::router::{Body, Caller, bad_request};
 use super::servers::unknown_server;
+use super::{Core, facts};
 use crate::auth::{self, Grant};
 use crate::wire::{
     Begin, BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed,
@@ -39,6 +39,7 @@ pub(super) async fn begin(
     let nonce: [u8; NONCE_BYTES] = nonce.0.try_into().map_err(|n: Vec<u8>| {
         bad_request(format!("a nonce of {} bytes, not {NONCE_BYTES}", n.len()))
     })?;
+    core.facts.must_be_current(&core.fleet)?;
     let BeginRequest { source_set, parent } = request;
     let parent = core.catalog.parent(origin, source_set, parent).await?;
     let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
@@ -284,7 +285,17 @@ pub(super) async fn commit_snapshot(
     let new = checked(&core, stripe)?;
     let holders = servers_of(&new);
     let (stripe, is_short) = (new.stripe, holders.len() < new.geometry.shards());
-    let row = core.catalog.commit_snapshot(origin, lease, new, source_set).await?;
+    core.fleet.probed(core.timings.probe_timeout).await;
+    core.facts.must_be_current(&core.fleet)?;
+    let signer = Arc::clone(&core.signer);
+    let stamped = core.catalog.commit_snapshot(origin, lease, new, source_set, signer).await?;
+    let row = match stamped {
+        Stamped::Kept(row) => *row,
+        Stamped::Stamping(number) => {
+            facts::store(&core, number).await?;
+            core.catalog.snapshot(stripe).await?
+        }
+    };
     note_short(&core, stripe, &holders, is_short).await?;
     core.fleet.served(&holders, core.catalog.clock.now_ms());
     Ok(Json(row))

@@ -170,6 +170,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
         repairs: core.catalog.ledger_counts().await?,
+        catalog_old: core.facts.why_old(&core.fleet),
     }))
 }
 
@@ -241,6 +242,8 @@ fn vault_info(core: &Core) -> VaultInfo {
         servers: members.len() as u32,
         zones: zones.len() as u32,
         record_on: record_on as u32,
+        head: Some(core.facts.stored()),
+        catalog_old: core.facts.why_old(&core.fleet),
     }
 }
 
