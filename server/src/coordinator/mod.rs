@@ -5,6 +5,7 @@
 //! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
 //! `certifier` with the vault's CA, and the `folder` that it all lies in.
 
+mod adopt;
 mod audit;
 mod catalog;
 mod certifier;
@@ -18,8 +19,10 @@ mod placement;
 mod prober;
 mod push;
 mod read;
+mod rebuild;
 mod reconcile;
 mod repair;
+mod roster;
 mod router;
 mod servers;
 
@@ -31,6 +34,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::catalog::{Catalog, TokenRow};
+pub use self::rebuild::{Rebuilt, rebuild};
 use self::certifier::Certifier;
 use self::clock::millis;
 use self::facts::Facts;
@@ -159,6 +163,8 @@ struct Core {
     /// For what is asked of servers.
     servers: Servers,
     folder: Folder,
+    roster: roster::Written,
+    adoption: adopt::State,
 }
 
 /// Starts the coordinator: opens (or makes) its folder, takes its lock, raises the epoch, listens, probes.
@@ -166,6 +172,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let Config { data, listen, advertise, timings } = config;
     let certificates = listen.certificates(advertise.as_deref())?;
     let folder = Folder::take(&data)?;
+    folder.must_have_catalog()?;
     let place = (listen.address, advertise.as_deref());
     let certifier =
         Certifier::new(folder.authority()?, certificates.clone(), place, timings.certificate)?;
@@ -196,7 +203,10 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         certifier,
         catalog,
         folder,
+        roster: roster::Written::default(),
+        adoption: adopt::State::default(),
     });
+    roster::write(&core).await?;
     let running =
         serve::start(listen.address, certificates, router::router(Arc::clone(&core))).await?;
     let url = advertise.unwrap_or_else(|| running.url());
@@ -249,6 +259,7 @@ impl Coordinator {
         }
         self.running.stop(self.drain).await;
         self.core.comparisons.stop();
+        self.core.adoption.stop();
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;
         self.core.folder.release();

@@ -351,26 +351,38 @@ fn checked(core: &Core, commit: CommitStripe) -> Result<NewStripe> {
 }
 
 fn check_layout(commit: &CommitStripe) -> Result<()> {
-    let frames = commit.frames.len();
-    let (chunks, chunk_frames) = (commit.chunks.0.len(), commit.chunk_frames.len());
-    let ascending = |f: &[FrameEnd]| f.is_sorted_by(|a, b| a.1 < b.1);
-    let last = commit.frames.last().map_or(0, |f| u64::from(f.1));
-    let wrong = if !(1..=PACK_BYTES_MAX).contains(&commit.pack_bytes) {
-        format!("a pack of {} bytes", commit.pack_bytes)
+    let CommitStripe { stripe, pack_bytes, frames, chunks, chunk_frames, .. } = commit;
+    let wrong = if !(1..=PACK_BYTES_MAX).contains(pack_bytes) {
+        format!("a pack of {pack_bytes} bytes")
     } else if !(1..=PACK_KEY_FIELD_BYTES_MAX).contains(&commit.pack_key.0.len()) {
         format!("a pack key of {} bytes", commit.pack_key.0.len())
-    } else if !ascending(&commit.frames) || last > commit.pack_bytes {
-        format!("frames that do not follow each other in {} bytes", commit.pack_bytes)
-    } else if commit.frames.iter().any(|f| f.0 > FRAME_KIND_MAX) {
+    } else {
+        return check_frames(*stripe, *pack_bytes, frames, chunks.0.len(), chunk_frames);
+    };
+    Err(bad_request(format!("stripe {stripe:.12}: {wrong}")))
+}
+
+/// Refuses frames that do not fit a pack of so many bytes, and chunks that do not fit them.
+pub(super) fn check_frames(
+    stripe: StripeId,
+    pack_bytes: u64,
+    frames: &[FrameEnd],
+    chunks: usize,
+    chunk_frames: &[u32],
+) -> Result<()> {
+    let last = frames.last().map_or(0, |f| u64::from(f.1));
+    let wrong = if !frames.is_sorted_by(|a, b| a.1 < b.1) || last > pack_bytes {
+        format!("frames that do not follow each other in {pack_bytes} bytes")
+    } else if frames.iter().any(|f| f.0 > FRAME_KIND_MAX) {
         "a frame of an unknown kind".into()
-    } else if chunks != chunk_frames {
-        format!("{chunks} chunks in {chunk_frames} frame numbers")
-    } else if commit.chunk_frames.iter().any(|&f| f as usize >= frames) {
-        format!("a chunk beyond the last of {frames} frames")
+    } else if chunks != chunk_frames.len() {
+        format!("{chunks} chunks in {} frame numbers", chunk_frames.len())
+    } else if chunk_frames.iter().any(|&f| f as usize >= frames.len()) {
+        format!("a chunk beyond the last of {} frames", frames.len())
     } else {
         return Ok(());
     };
-    Err(bad_request(format!("stripe {:.12}: {wrong}", commit.stripe)))
+    Err(bad_request(format!("stripe {stripe:.12}: {wrong}")))
 }
 
 /// Refuses a receipt that is not genuine, or not of this stripe.

@@ -3,6 +3,7 @@
 //! One thread writes ([`writer`]), a few read-only connections read; each read sees one
 //! consistent state. What the tables are for stands in schema.sql.
 
+mod anew;
 mod commit;
 mod facts;
 mod inventory;
@@ -29,6 +30,7 @@ use super::clock::Clock;
 use crate::wire::Code;
 use crate::{Error, Result};
 
+pub(super) use self::anew::{Adopted, Indexed, make};
 pub(super) use self::commit::{Mended, NewStripe, Stamped};
 pub(super) use self::inventory::{Condition, MapDigests, Mapped, Standing};
 pub(super) use self::ledger::{Ledgered, Which};

@@ -135,6 +135,48 @@ fn make_schema(db: &mut Connection, path: &Path) -> Result<()> {
     }
 }
 
+/// Makes a catalog of `vault` at `path`, where none is: whole, or not at all.
+pub(super) fn make(
+    path: &Path,
+    vault: [u8; 16],
+    fill: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    if let Some(file) = present(path) {
+        let file = file.display();
+        return Err(Error::Config(format!(
+            "{file} is there: if it is bad, move it away yourself, with all files whose names \
+             begin with catalog.db; nothing was changed"
+        )));
+    }
+    let temporary = path.with_extension("new");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io("cannot remove", temporary)(error));
+        }
+        _ => {}
+    }
+    make_private(&temporary)?;
+    let mut db = Connection::open(&temporary)?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let tx = db.transaction()?;
+    tx.execute_batch(SCHEMA)?;
+    tx.execute("INSERT INTO meta VALUES (1, ?1, NULL, 0, 0, 0, 0)", [vault])?;
+    fill(&tx)?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    tx.commit()?;
+    db.close().map_err(|(_, error)| error)?;
+    fs::rename(&temporary, path).map_err(Error::io("cannot make", path))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let sync = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(Error::io("cannot sync", folder))
+}
+
+/// One of the catalog's files, if any is there: what one is left of is not taken for another's.
+pub(super) fn present(path: &Path) -> Option<PathBuf> {
+    let all = FILES.map(|suffix| with_suffix(path, suffix));
+    all.into_iter().find(|path| path.symlink_metadata().is_ok())
+}
+
 fn begin_epoch(mut db: Connection, pushes_outlive: bool) -> Result<Opened> {
     let tx = db.transaction()?;
     let (vault, record, epoch, stopped_ms) =
