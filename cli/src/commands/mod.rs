@@ -3,6 +3,7 @@
 //! Every flag can also come from the environment as `ARC_` and its name in
 //! capitals; secrets come from there or from files, never from argv.
 
+pub mod catalog;
 pub mod demo;
 pub mod explain;
 pub mod init;
@@ -85,6 +86,7 @@ pub enum Command {
     Explain(explain::Args),
     Status(status::Args),
     Servers(servers::Args),
+    Catalog(catalog::Args),
     Key(key::Args),
     Serve(serve::Args),
     Demo(demo::Args),
@@ -106,6 +108,7 @@ impl Command {
             Self::Explain(_) => "explain",
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
+            Self::Catalog(_) => "catalog",
             Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
@@ -158,6 +161,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
+        Command::Catalog(args) => catalog::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,

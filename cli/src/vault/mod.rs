@@ -114,6 +114,11 @@ pub async fn open(global: &Global) -> Result<Vault, Failure> {
     connect(global).await?.open(global).await
 }
 
+/// Reaches and opens a vault whose catalog may be older than this machine has seen.
+pub async fn open_to_rebuild(global: &Global) -> Result<Vault, Failure> {
+    open(global).await
+}
+
 /// Reaches the vault that the options mean, without its passphrase.
 pub async fn connect(global: &Global) -> Result<Connection, Failure> {
     let target = select(&Config::load()?, global.vault.as_deref())?;
