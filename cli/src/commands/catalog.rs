@@ -145,15 +145,13 @@ async fn rebuild(vault: &Vault, merge: bool, ui: &Ui) -> Result<Exit, Failure> {
 
 fn tell(outcome: &Outcome, below: u64, vault: &Vault, ui: &Ui) -> Exit {
     let Outcome { adoption, restored, unread } = outcome;
-    let mut lines = vec![
-        format!(
-            "{} known now, {} of them by this; {} taken in with {}",
-            plural(restored.snapshots, "snapshot"),
-            restored.restored,
-            plural(adoption.stripes, "stripe"),
-            plural(adoption.adopted_shards, "shard"),
-        ),
-    ];
+    let mut lines = vec![format!(
+        "{} known now, {} of them by this; {} taken in with {}",
+        plural(restored.snapshots, "snapshot"),
+        restored.restored,
+        plural(adoption.stripes, "stripe"),
+        plural(adoption.adopted_shards, "shard"),
+    )];
     let counted = [
         (adoption.incomplete, "stripe", "with too few shards: unfinished pushes, or lost"),
         (adoption.bad_shards, "shard", "damaged, and not taken in"),

@@ -66,6 +66,9 @@ pub struct Cli {
     /// Wait so long for another command on a local vault, then give up [default: without end]
     #[arg(long, global = true, value_name = "TIME", value_parser = quantity::parse_duration, help_heading = "Global options")]
     pub lock_wait: Option<Duration>,
+    /// Take the vault as it is now, though it is older than this machine has seen it
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub accept_rollback: bool,
     /// Log to stderr: error, warn, info, debug or a filter [default: info for services]
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Global options")]
     pub log: Option<String>,
@@ -132,6 +135,8 @@ pub struct Global {
     pub secret: SecretArgs,
     /// `--lock-wait`; `None` waits without end.
     pub lock_wait: Option<Duration>,
+    /// `--accept-rollback`
+    pub accept_rollback: bool,
 }
 
 /// Reads the command line, the environment and, for `serve`, the settings file.
@@ -147,8 +152,8 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 /// Runs it.
 pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
-    let Cli { command, vault, secret, lock_wait, .. } = cli;
-    let global = Global { ui: ui.clone(), vault, secret, lock_wait };
+    let Cli { command, vault, secret, lock_wait, accept_rollback, .. } = cli;
+    let global = Global { ui: ui.clone(), vault, secret, lock_wait, accept_rollback };
     match command {
         Command::Init(args) => init::run(args, &global).await,
         Command::Push(args) => push::run(args, &global).await,

@@ -35,8 +35,7 @@ pub async fn index_adopted(
             (fetcher.directory(&map).await, map.stripe)
         };
         let directories = futures_util::stream::iter(page.rows).map(read);
-        let mut directories =
-            std::pin::pin!(directories.buffer_unordered(DIRECTORIES_IN_FLIGHT));
+        let mut directories = std::pin::pin!(directories.buffer_unordered(DIRECTORIES_IN_FLIGHT));
         let (mut batch, mut chunks) = (Vec::new(), 0);
         while let Some((directory, stripe)) = directories.next().await {
             counters.done_files.fetch_add(1, Relaxed);

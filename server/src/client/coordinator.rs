@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
-    Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended,
-    FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, IndexRequest, Restored, StripeIndex,
-    HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
-    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed,
-    RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode,
-    SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
+    Comparison, Ended, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids,
+    IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES, Page,
+    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest,
+    RepairStatus, Repaired, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
+    SnapshotRow, Status, StripeIndex, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 

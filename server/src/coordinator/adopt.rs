@@ -101,9 +101,7 @@ pub(super) async fn begin(
 }
 
 /// `GET /v1/adoption`
-pub(super) async fn status(
-    extract::State(core): extract::State<Arc<Core>>,
-) -> Json<Adoption> {
+pub(super) async fn status(extract::State(core): extract::State<Arc<Core>>) -> Json<Adoption> {
     Json(core.adoption.told().clone())
 }
 

@@ -239,7 +239,8 @@ impl Fleet {
     /// asked.
     pub(super) fn has_facts(&self, server: ServerId, has: HasFacts, given: u64) {
         if let Some(member) = self.lock().members.get_mut(&server) {
-            let is_less = matches!((member.facts, has), (HasFacts::To(a), HasFacts::To(b)) if b < a);
+            let is_less =
+                matches!((member.facts, has), (HasFacts::To(a), HasFacts::To(b)) if b < a);
             if !is_less || member.given == given {
                 member.facts = has;
             }

@@ -34,13 +34,13 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::catalog::{Catalog, TokenRow};
-pub use self::rebuild::{Rebuilt, rebuild};
 use self::certifier::Certifier;
 use self::clock::millis;
 use self::facts::Facts;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
+pub use self::rebuild::{Rebuilt, rebuild};
 use self::reconcile::Comparisons;
 use self::repair::Repairs;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};

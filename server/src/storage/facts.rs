@@ -244,7 +244,8 @@ mod tests {
         assert_eq!(refused(&facts, &fixture.chain(2, 9)), Code::Conflict);
         assert_eq!(refused(&facts, &fixture.chain(5, 9)[4..]), Code::Conflict);
         assert_eq!(refused(&facts, &fixture.chain(7, 1)[5..]), Code::BadRequest);
-        let other = Fixture { signer: TicketSigner::from_seed(&[2; 32]).unwrap(), ..Fixture::new() };
+        let other =
+            Fixture { signer: TicketSigner::from_seed(&[2; 32]).unwrap(), ..Fixture::new() };
         assert_eq!(refused(&facts, &other.chain(5, 1)[4..]), Code::Damaged);
         assert_eq!(fixture.open().head(), facts.head());
     }

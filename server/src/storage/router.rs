@@ -155,11 +155,7 @@ async fn put_vault_record(
     server.keep_record(record.0).await.map(Json)
 }
 
-async fn put_facts(
-    Open(server): Open,
-    headers: HeaderMap,
-    mut body: Body,
-) -> Result<Json<Head>> {
+async fn put_facts(Open(server): Open, headers: HeaderMap, mut body: Body) -> Result<Json<Head>> {
     admit_coordinator(&server, &headers).await?;
     let PutFacts { facts } = message(&server, &mut body).await?;
     if facts.len() > FACTS_PER_PAGE_MAX {

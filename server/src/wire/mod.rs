@@ -103,7 +103,10 @@ impl Code {
             Self::Unauthorized | Self::Expired => 401,
             Self::Forbidden | Self::BadReceipt => 403,
             Self::NotFound | Self::NoVault => 404,
-            Self::Conflict | Self::StaleEpoch | Self::NameTaken | Self::VaultExists
+            Self::Conflict
+            | Self::StaleEpoch
+            | Self::NameTaken
+            | Self::VaultExists
             | Self::CatalogOld => 409,
             Self::LeaseOver => 410,
             Self::TooLarge => 413,

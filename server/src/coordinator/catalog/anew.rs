@@ -12,9 +12,7 @@ use super::rows::{column, encode_frames, shards_changed, stripe_key, stripe_map}
 use super::servers::{mode_name, mode_of, role_name, role_of};
 use super::{Catalog, IS_NEW, open, tick};
 use crate::coordinator::roster::{Roster, RosterServer, RosterToken};
-use crate::wire::{
-    Blob, Code, FrameEnd, NAMED_STAMPS_MAX, Page, Restored, ServerId, StripeMap,
-};
+use crate::wire::{Blob, Code, FrameEnd, NAMED_STAMPS_MAX, Page, Restored, ServerId, StripeMap};
 use crate::{Error, Result};
 
 /// A stripe by the headers of its shards.
@@ -258,8 +256,7 @@ impl Catalog {
             let count = |sql: &str, of: &[&dyn rusqlite::ToSql]| -> Result<u64> {
                 Ok(db.query_row(sql, of, |r| r.get(0))?)
             };
-            restored.snapshots =
-                count("SELECT count(*) FROM snapshots WHERE state = 'kept'", &[])?;
+            restored.snapshots = count("SELECT count(*) FROM snapshots WHERE state = 'kept'", &[])?;
             restored.unstamped = count(
                 "SELECT count(*) FROM stripes WHERE kind = ?1
                      AND NOT EXISTS (SELECT 1 FROM snapshots WHERE stripe = key)",

@@ -159,13 +159,7 @@ pub(super) fn keep(db: &Connection, stamp: &Stamp) -> Result<bool> {
             "INSERT INTO snapshots (stripe, sequence, received_ms, source_set, origin, state)
              VALUES (?1, ?2, ?3, ?4, ?5, 'kept') ON CONFLICT (stripe) DO NOTHING",
         )?
-        .execute(params![
-            key,
-            stamp.sequence,
-            stamp.received_ms,
-            stamp.source_set.0,
-            origin
-        ])?;
+        .execute(params![key, stamp.sequence, stamp.received_ms, stamp.source_set.0, origin])?;
     db.prepare_cached("UPDATE meta SET sequence = max(sequence, ?1)")?.execute([stamp.sequence])?;
     Ok(added > 0)
 }
@@ -179,8 +173,7 @@ pub(super) fn owner(db: &Connection) -> Result<i64> {
 
 /// The last of the facts that are `which`.
 pub(super) fn head(db: &Connection, which: &'static str) -> Result<Head> {
-    let sql =
-        format!("SELECT number, bytes FROM facts WHERE {which} ORDER BY number DESC LIMIT 1");
+    let sql = format!("SELECT number, bytes FROM facts WHERE {which} ORDER BY number DESC LIMIT 1");
     let last = db.prepare_cached(&sql)?.query_row([], |r| {
         Ok(Head { number: r.get(0)?, hash: fact::hash(&r.get::<_, Vec<u8>>(1)?) })
     });
