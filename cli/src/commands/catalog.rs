@@ -58,7 +58,10 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     if let Some(dir) = dir {
         let is_local = dir.join("arc.toml").is_file();
         let data = if is_local { dir.join("coordinator") } else { dir.clone() };
-        make(&data, &global.ui)?;
+        // One that ended halfway in a local vault goes on.
+        if !is_local || !data.join("catalog.db").exists() {
+            make(&data, &global.ui)?;
+        }
         if !is_local {
             let lines = [
                 format!("a new catalog is in {}; it knows the servers only", path_text(&data)),

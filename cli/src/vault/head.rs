@@ -91,7 +91,7 @@ fn rolled_back(place: &str, why: String) -> Failure {
         .why(why)
         .why("an old copy of the catalog was put back, or somebody withholds snapshots")
         .state("nothing was read or changed")
-        .next("arc catalog rebuild --merge    # the servers may know the snapshots still")
+        .next("arc catalog rebuild --merge    # the servers may know more still (a new catalog: without --merge)")
         .next("the same with --accept-rollback    # takes the vault as it is now, from here on")
 }
 

@@ -107,6 +107,7 @@ pub(super) async fn status(extract::State(core): extract::State<Arc<Core>>) -> J
 
 async fn adopt(core: &Arc<Core>) -> Result<()> {
     core.fleet.probed(core.timings.probe_timeout).await;
+    core.catalog.begin_adoption().await?;
     let members: Vec<Member> =
         core.fleet.members().into_iter().filter(|m| m.health.state != Health::Lost).collect();
     adopt_facts(core, &members).await?;

@@ -128,7 +128,7 @@ async fn compared(core: &Core, member: &Member, said: Head) -> Result<HasFacts, 
         }
     }
     // Only what the coordinator itself once signed shows that the catalog is not whole.
-    let after = if said.number > all.number { all.number } else { said.number - 1 };
+    let after = all.number.min(said.number.saturating_sub(1));
     let page = page_of(core, member, after).await?;
     let bytes = page.first().ok_or("it has not the facts that it names")?;
     let fact = Fact::open(bytes, &core.signer.public_key()).map_err(text)?;
@@ -168,7 +168,7 @@ pub(super) async fn give(core: &Core, server: ServerId) {
 async fn give_all(core: &Core, server: ServerId) -> Result<()> {
     loop {
         let Some(member) = core.fleet.get(server) else { return Ok(()) };
-        let HasFacts::To(has) = member.facts else { return Ok(()) };
+        let HasFacts::To(has) = member.facts else { return settle(core).await };
         if has >= core.facts.all().number {
             return settle(core).await;
         }

@@ -86,10 +86,16 @@ impl Fixture {
     }
 
     pub(crate) async fn restart(&mut self, timings: Timings) {
+        self.restart_with(timings, || ()).await;
+    }
+
+    /// The same, and `between` while none runs.
+    pub(crate) async fn restart_with(&mut self, timings: Timings, between: impl FnOnce()) {
         // The old one must let the folder go before the new one takes it.
         let placeholder = tempfile::tempdir().unwrap();
         let other = start_in(&placeholder, timings.clone()).await;
         std::mem::replace(&mut self.coordinator, other).stop().await;
+        between();
         let again = start_in(&self.folder, timings).await;
         std::mem::replace(&mut self.coordinator, again).stop().await;
     }

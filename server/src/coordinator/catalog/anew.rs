@@ -7,8 +7,10 @@ use codec::shard::Kind;
 use codec::{Geometry, StripeId};
 use rusqlite::{Connection, params};
 
+use super::commit::set_frames;
 use super::facts::{head, keep, owner};
-use super::rows::{column, encode_frames, shards_changed, stripe_key, stripe_map};
+use super::inventory::is_condemned;
+use super::rows::{column, shards_changed, stripe_key, stripe_map};
 use super::servers::{mode_name, mode_of, role_name, role_of};
 use super::{Catalog, IS_NEW, open, tick};
 use crate::coordinator::roster::{Roster, RosterServer, RosterToken};
@@ -117,6 +119,23 @@ impl Catalog {
         .await
     }
 
+    /// What was intended before this start is no reason to leave a shard out: the catalog may be a
+    /// copy that was made before its push committed it. Such a push is over.
+    pub(in crate::coordinator) async fn begin_adoption(&self) -> Result<()> {
+        let epoch = self.epoch();
+        self.write(move |db| {
+            let sql = "UPDATE meta SET whole_since_epoch = max(whole_since_epoch, ?1)";
+            db.execute(sql, [epoch])?;
+            db.execute(
+                "UPDATE leases SET state = 'closed' WHERE state = 'open'
+                     AND id IN (SELECT lease FROM intents WHERE epoch < ?1)",
+                [epoch],
+            )?;
+            Ok(())
+        })
+        .await
+    }
+
     /// Takes facts that servers have into the chain, which ends with `from`. Their snapshots
     /// become known with [`Catalog::restore`].
     pub(in crate::coordinator) async fn adopt_facts(
@@ -170,6 +189,10 @@ impl Catalog {
                 };
                 let mut added = 0;
                 for (index, server) in adopted.holders {
+                    // It is on its way to the trash.
+                    if is_condemned(db, adopted.stripe, server)? {
+                        continue;
+                    }
                     added += db
                         .prepare_cached(
                             "INSERT INTO shards (stripe, server, idx, state)
@@ -222,13 +245,7 @@ impl Catalog {
                     let what = format!("stripe {stripe:.12} has other frames; nothing was changed");
                     return Err(Error::refuse(Code::Conflict, what));
                 }
-                db.prepare_cached("UPDATE stripes SET frames = ?2 WHERE key = ?1")?
-                    .execute(params![key, encode_frames(&frames)])?;
-                let mut insert =
-                    db.prepare_cached("INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3)")?;
-                for (chunk, frame) in chunks {
-                    insert.execute(params![chunk.0, key, frame])?;
-                }
+                set_frames(db, key, &frames, &chunks)?;
             }
             Ok(())
         })

@@ -218,24 +218,49 @@ fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {
             ],
             |r| r.get(0),
         )?;
+    insert_chunks(db, key, &new.chunks)?;
+    Ok(key)
+}
+
+/// Notes what is in a stripe that was known by its shards alone.
+pub(super) fn set_frames(
+    db: &Connection,
+    key: i64,
+    frames: &[FrameEnd],
+    chunks: &[ChunkRow],
+) -> Result<()> {
+    db.prepare_cached("UPDATE stripes SET frames = ?2 WHERE key = ?1")?
+        .execute(params![key, encode_frames(frames)])?;
+    insert_chunks(db, key, chunks)
+}
+
+fn insert_chunks(db: &Connection, key: i64, chunks: &[ChunkRow]) -> Result<()> {
     let mut insert = db.prepare_cached("INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3)")?;
-    for (chunk, frame) in &new.chunks {
+    for (chunk, frame) in chunks {
         insert.execute(params![chunk.0, key, frame])?;
     }
-    Ok(key)
+    Ok(())
 }
 
 /// The key of a known stripe, if `new` says the same of it.
 fn same_stripe(db: &Connection, key: i64, new: &NewStripe) -> Result<i64> {
     let known = stripe_map(db, key)?;
+    // One that was found by its shards alone: now it is known what is in it.
+    let is_bare = known.frames.is_empty() && !new.frames.is_empty();
     let same = known.kind == new.kind
         && known.geometry == new.geometry
         && known.pack_bytes == new.pack_bytes
         && known.pack_key.0 == new.pack_key
-        && known.frames == new.frames;
+        && (is_bare || known.frames == new.frames);
     let other =
         || format!("stripe {:.12} is known with another content; nothing was changed", new.stripe);
-    if same { Ok(key) } else { Err(Error::refuse(Code::Conflict, other())) }
+    if !same {
+        return Err(Error::refuse(Code::Conflict, other()));
+    }
+    if is_bare {
+        set_frames(db, key, &new.frames, &new.chunks)?;
+    }
+    Ok(key)
 }
 
 /// Notes that a server holds a shard, by its intent under this lease; gives how many rows that
