@@ -187,8 +187,8 @@ async fn chain(
     loop {
         let page = match facts::page_of(core, member, head.number).await {
             // Its build is from before them.
-            Err(why) if why.starts_with("status 404") => Vec::new(),
-            page => page?,
+            Err(missed) if missed.code == Some(Code::NotFound) => Vec::new(),
+            page => page.map_err(|missed| missed.why)?,
         };
         if page.is_empty() {
             return Ok((head, epoch, facts));

@@ -15,6 +15,7 @@ use reqwest::Method;
 use tokio::sync::watch;
 
 use super::fleet::{Fleet, HasFacts, Member};
+use super::prober::Missed;
 use super::router::bad_request;
 use super::{Core, prober};
 use crate::wire::{
@@ -106,17 +107,44 @@ pub(super) async fn grown(core: &Core) -> Result<()> {
 /// A server said with a probe, which `before` was sent to, how far its facts go.
 pub(super) async fn heard(core: &Core, before: &Member, said: Option<Head>) {
     let has = match said {
-        None => HasFacts::None,
-        Some(said) => match compared(core, before, said).await {
-            Ok(has) => has,
-            Err(why) => {
-                let name = &before.row.name;
-                tracing::warn!(name, why, "what a server says of its facts does not hold");
-                HasFacts::Unknown
-            }
-        },
+        None => Ok(HasFacts::None),
+        Some(said) => compared(core, before, said).await,
     };
+    let has = has.unwrap_or_else(|why| {
+        let name = &before.row.name;
+        tracing::warn!(name, why, "what a server says of its facts does not hold");
+        HasFacts::Unknown
+    });
     core.fleet.has_facts(before.row.server, has, before.given);
+}
+
+/// Has those servers say how far their facts go that are here and have not said it yet.
+pub(super) async fn ask_all(core: &Core) {
+    let open = |m: &&Member| {
+        m.facts == HasFacts::Unknown && matches!(m.health.state, Health::Up | Health::Returned)
+    };
+    let members: Vec<Member> =
+        core.fleet.with_members(|members| members.values().filter(open).cloned().collect());
+    let asks: Vec<_> = members.iter().map(|member| ask(core, member)).collect();
+    join_all(asks).await;
+}
+
+async fn ask(core: &Core, member: &Member) {
+    match put(core, member, Vec::new()).await {
+        Ok(said) => heard(core, member, Some(said)).await,
+        Err(missed) if missed.code == Some(Code::NotFound) => heard(core, member, None).await,
+        Err(missed) => {
+            tracing::debug!(name = member.row.name, why = missed.why, "it did not say its facts");
+        }
+    }
+}
+
+/// Gives a server facts, none perhaps; how far its own go then.
+async fn put(core: &Core, member: &Member, facts: Vec<Vec<u8>>) -> Result<Head, Missed> {
+    let body = PutFacts { facts: facts.into_iter().map(Blob).collect() };
+    let (put, epoch) = (Method::PUT, core.catalog.epoch());
+    let bytes = prober::control(core, member, epoch, put, "facts", &body, PAGE_TIMEOUT).await?;
+    Ok(serde_json::from_slice(&bytes).map_err(text)?)
 }
 
 async fn compared(core: &Core, member: &Member, said: Head) -> Result<HasFacts, String> {
@@ -129,7 +157,7 @@ async fn compared(core: &Core, member: &Member, said: Head) -> Result<HasFacts, 
     }
     // Only what the coordinator itself once signed shows that the catalog is not whole.
     let after = all.number.min(said.number.saturating_sub(1));
-    let page = page_of(core, member, after).await?;
+    let page = page_of(core, member, after).await.map_err(|missed| missed.why)?;
     let bytes = page.first().ok_or("it has not the facts that it names")?;
     let fact = Fact::open(bytes, &core.signer.public_key()).map_err(text)?;
     let is = (fact.vault, fact.number) == (core.catalog.vault, after + 1);
@@ -146,14 +174,14 @@ pub(super) async fn page_of(
     core: &Core,
     member: &Member,
     after: u64,
-) -> Result<Vec<Vec<u8>>, String> {
+) -> Result<Vec<Vec<u8>>, Missed> {
     let path = format!("facts?after={after}");
     let (get, epoch) = (Method::GET, core.catalog.epoch());
     let sent = prober::control(core, member, epoch, get, &path, &(), PAGE_TIMEOUT);
-    let bytes = sent.await.map_err(|missed| missed.why)?;
+    let bytes = sent.await?;
     let FactsPage { facts } = serde_json::from_slice(&bytes).map_err(text)?;
     if facts.len() > FACTS_PER_PAGE_MAX {
-        return Err(format!("{} facts in one page", facts.len()));
+        return Err(format!("{} facts in one page", facts.len()).into());
     }
     Ok(facts.into_iter().map(|fact| fact.0).collect())
 }
@@ -173,13 +201,8 @@ async fn give_all(core: &Core, server: ServerId) -> Result<()> {
             return settle(core).await;
         }
         let facts = core.catalog.facts(has, FACTS_PER_PAGE_MAX, false).await?;
-        let body = PutFacts { facts: facts.into_iter().map(Blob).collect() };
-        let (put, epoch) = (Method::PUT, core.catalog.epoch());
-        let sent = prober::control(core, &member, epoch, put, "facts", &body, PAGE_TIMEOUT);
-        match sent.await {
-            Ok(bytes) => {
-                let head: Head = serde_json::from_slice(&bytes)
-                    .map_err(|e| Error::refuse(Code::Internal, e.to_string()))?;
+        match put(core, &member, facts).await {
+            Ok(head) => {
                 let known = core.catalog.fact_hash(head.number).await?;
                 if head.number <= has || known != Some(head.hash) {
                     let what = format!("{} has other facts than it was given", member.row.name);
@@ -225,6 +248,7 @@ fn counts(fleet: &Fleet, number: u64) -> (usize, usize) {
 /// Has a fact that is in the catalog stored on enough servers; all are asked at once.
 pub(super) async fn store(core: &Arc<Core>, number: u64) -> Result<()> {
     grown(core).await?;
+    ask_all(core).await;
     let mut heads = core.facts.heads.subscribe();
     let asked: Vec<ServerId> = core.fleet.with_members(|members| {
         let here = |m: &&Member| !matches!(m.health.state, Health::Down | Health::Lost);

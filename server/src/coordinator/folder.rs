@@ -219,6 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn a_catalog_is_missed_where_there_was_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::take(dir.path()).unwrap();
+        // A first start that was cut off made keys only.
+        folder.ticket_seed().unwrap();
+        folder.must_have_catalog().unwrap();
+        fs::write(dir.path().join("servers"), "{}").unwrap();
+        let said = folder.must_have_catalog().unwrap_err().to_string();
+        assert!(said.contains("is gone") && said.contains("arc catalog rebuild"), "{said}");
+        fs::write(folder.catalog(), "").unwrap();
+        folder.must_have_catalog().unwrap();
+    }
+
+    #[test]
     fn the_ticket_key_is_made_once_and_missed_later() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::take(&dir.path().join("data")).unwrap();

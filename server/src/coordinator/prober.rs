@@ -83,7 +83,7 @@ async fn probe(core: &Arc<Core>, member: &Member) {
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
     let bytes = match send_probe(core, member).await {
-        Err(Missed { seen_epoch: Some(seen), why }) => {
+        Err(Missed { seen_epoch: Some(seen), why, .. }) => {
             if !go_above(core, member, seen).await {
                 return Err(why);
             }
@@ -158,13 +158,15 @@ async fn give_record(core: &Core, server: ServerId) {
 /// Why an order was not carried out.
 pub(super) struct Missed {
     pub(super) why: String,
+    /// Why the server refused, if it did.
+    pub(super) code: Option<Code>,
     /// The highest epoch that the server has seen, if the order's was lower.
     seen_epoch: Option<u64>,
 }
 
 impl From<String> for Missed {
     fn from(why: String) -> Self {
-        Self { why, seen_epoch: None }
+        Self { why, code: None, seen_epoch: None }
     }
 }
 
@@ -246,9 +248,11 @@ pub(super) async fn send(
         return Ok(bytes);
     }
     let refusal = serde_json::from_slice::<Refusal>(&bytes).ok();
+    let code = refusal.as_ref().map(|refusal| refusal.code);
     let stale = refusal.filter(|refusal| refusal.code == Code::StaleEpoch);
     Err(Missed {
         why: format!("status {}: {}", response.status(), String::from_utf8_lossy(&bytes)),
+        code,
         seen_epoch: stale.and_then(|refusal| refusal.epoch),
     })
 }

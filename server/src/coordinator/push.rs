@@ -286,6 +286,7 @@ pub(super) async fn commit_snapshot(
     let holders = servers_of(&new);
     let (stripe, is_short) = (new.stripe, holders.len() < new.geometry.shards());
     core.fleet.probed(core.timings.probe_timeout).await;
+    facts::ask_all(&core).await;
     core.facts.must_be_current(&core.fleet)?;
     let signer = Arc::clone(&core.signer);
     let stamped = core.catalog.commit_snapshot(origin, lease, new, source_set, signer).await?;

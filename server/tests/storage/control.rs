@@ -238,7 +238,8 @@ async fn facts_are_for_the_coordinator_alone_and_outlive_a_restart() {
         let request = server.request(Method::GET, &path, &server.sign(grant));
         answer(request.send().await.unwrap()).await
     };
-    for wrong in [Grant::Read, Grant::Put { stripe: codec::StripeId([1; 32]), index: 0, file_bytes: 1 }]
+    for wrong in
+        [Grant::Read, Grant::Put { stripe: codec::StripeId([1; 32]), index: 0, file_bytes: 1 }]
     {
         assert_eq!(put(&server, wrong, &facts).await.unwrap_err().code, Code::Forbidden);
         assert_eq!(get(&server, wrong, "").await.unwrap_err().code, Code::Forbidden);

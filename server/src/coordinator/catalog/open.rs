@@ -278,6 +278,33 @@ mod tests {
     }
 
     #[test]
+    fn a_catalog_is_made_anew_only_where_nothing_is_left_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        let made = |epoch: u64| {
+            make(&path, [7; 16], |db| {
+                db.execute("UPDATE meta SET epoch = ?1", [epoch])?;
+                Ok(())
+            })
+        };
+        for suffix in FILES {
+            let left = with_suffix(&path, suffix);
+            fs::write(&left, b"left").unwrap();
+            let error = made(1).unwrap_err().to_string();
+            assert!(error.contains("move it away yourself"), "{error}");
+            assert_eq!(fs::read(&left).unwrap(), b"left");
+            fs::remove_file(left).unwrap();
+        }
+        // One that was cut off, and one that fails, leave nothing under the name.
+        fs::write(path.with_extension("new"), b"half of one").unwrap();
+        assert!(make(&path, [7; 16], |_| Err(Error::Config("no".into()))).is_err());
+        assert_eq!(present(&path), None);
+        made(5).unwrap();
+        let opened = writer(&path, true).unwrap();
+        assert_eq!((opened.epoch, opened.vault), (6, VaultId([7; 16])));
+    }
+
+    #[test]
     fn a_catalog_of_a_newer_arc_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("catalog.db");
