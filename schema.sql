@@ -181,3 +181,20 @@ CREATE TABLE tombstones (
 
 -- Placing a stripe asks for its own.
 CREATE INDEX tombstones_by_stripe ON tombstones (stripe);
+
+-- What was put on record for good, here and on servers: signed, each with the hash of the one
+-- before, numbered without gaps. A snapshot whose stamp is not stored yet is none.
+CREATE TABLE facts (
+    number INTEGER PRIMARY KEY,
+    bytes  BLOB    NOT NULL,
+    -- So many servers must have it before it counts.
+    copies INTEGER NOT NULL,
+    -- Whether they had it, and all before it, once.
+    stored INTEGER NOT NULL CHECK (stored IN (0, 1))
+) STRICT;
+
+-- The few that servers still have to be given.
+CREATE INDEX facts_to_store ON facts (number) WHERE stored = 0;
+
+-- Stripes that a rebuild found by their shards: what is in them is not known yet.
+CREATE INDEX stripes_without_frames ON stripes (key) WHERE frames = x'';

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use codec::VaultId;
+use codec::fact::Head;
 use etcetera::base_strategy::{BaseStrategy as _, Xdg};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,14 @@ pub struct Known {
     pub vault: VaultId,
     /// The highest generation of its record that was seen: an older one is refused.
     pub generation: u64,
+    /// The end of the chain of stamps, the farthest that was seen: one that does not go on from
+    /// there is refused. What stands there and is none counts as nothing seen.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "head_or_none")]
+    pub head: Option<Head>,
+}
+
+fn head_or_none<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Head>, D::Error> {
+    Ok(toml::Value::deserialize(d)?.try_into().ok())
 }
 
 /// The file.
@@ -159,8 +168,12 @@ impl Config {
 
     /// Remembers a vault under `wish` or, when another has that name, under `wish-2`, …; what
     /// was known of the same place is replaced. The first one becomes the default.
-    pub fn remember(&mut self, wish: &str, known: Known) -> String {
-        let here = self.at(&known.location).map(|(name, _)| name.to_owned());
+    /// The stamps that were seen of the same vault stay.
+    pub fn remember(&mut self, wish: &str, mut known: Known) -> String {
+        let here = self.at(&known.location);
+        let same = here.filter(|(_, before)| before.vault == known.vault);
+        known.head = known.head.or(same.and_then(|(_, before)| before.head));
+        let here = here.map(|(name, _)| name.to_owned());
         let name = here.unwrap_or_else(|| self.free_name(wish));
         if self.vaults.is_empty() {
             self.default = Some(name.clone());
@@ -232,6 +245,7 @@ mod tests {
             token: Location::is_url(location).then(|| "arc1.owner.x".into()),
             vault: VaultId([7; 16]),
             generation: 3,
+            head: None,
         }
     }
 
@@ -250,6 +264,26 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left.len(), 2, "no temporary file is left: {left:?}");
+    }
+
+    #[test]
+    fn the_stamps_that_were_seen_are_kept_unless_they_are_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("arc");
+        let path = folder.join("config.toml");
+        let head = Some(Head { number: 7, hash: codec::Digest([0xab; 32]) });
+        let seen = Known { head, ..known("/srv/vault") };
+        Config::update_in(&folder, |c| c.remember("v", seen)).unwrap();
+        // Made known once more, as by `arc init`.
+        Config::update_in(&folder, |c| c.remember("v", known("/srv/vault"))).unwrap();
+        assert_eq!(Config::read(&path).unwrap().vaults["v"].head, head);
+        let other = Known { vault: VaultId([8; 16]), ..known("/srv/vault") };
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("abababab", "?")).unwrap();
+        assert_eq!(Config::read(&path).unwrap().vaults["v"], known("/srv/vault"));
+        fs::write(&path, text).unwrap();
+        Config::update_in(&folder, |c| c.remember("v", other)).unwrap();
+        assert_eq!(Config::read(&path).unwrap().vaults["v"].head, None);
     }
 
     #[test]

@@ -298,6 +298,11 @@ fn of_refusal(code: Code, what: String) -> Failure {
         Code::BadReceipt => {
             Failure::new(Failed, what).next("look at that server, it is not to be trusted as it is")
         }
+        Code::CatalogOld => Failure::new(WrongKey, what)
+            .state("nothing was changed; what is stored already is used by the next run")
+            .next(
+                "arc catalog rebuild --merge    # without --merge where the catalog was made anew",
+            ),
         Code::StaleEpoch => Failure::new(Failed, what).next("run the same command again"),
         Code::Conflict | Code::BadRequest | Code::TooLarge => Failure::new(Failed, what),
         Code::Internal => Failure::new(Failed, what).next("see the log of that service"),

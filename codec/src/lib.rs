@@ -9,6 +9,7 @@ pub mod chunker;
 pub mod digest;
 pub mod erasure;
 pub mod error;
+pub mod fact;
 pub mod frame;
 pub mod geometry;
 pub mod keys;

@@ -13,6 +13,7 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublic
 use aws_lc_rs::{constant_time, digest, hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use codec::fact::{self, Fact};
 use codec::{Digest, StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
@@ -167,6 +168,17 @@ impl TicketSigner {
             serde_json::to_vec(ticket).map_err(|e| Error::Config(format!("ticket: {e}")))?;
         let signature = self.0.sign(&[TICKET_DOMAIN, &claims].concat());
         Ok(format!("{}.{}", BASE64URL.encode(claims), BASE64URL.encode(signature.as_ref())))
+    }
+}
+
+impl TicketSigner {
+    /// Encodes a fact with its signature.
+    pub fn sign_fact(&self, fact: &Fact) -> Result<Vec<u8>> {
+        // Ed25519 signatures have 64 bytes.
+        let sign = |bytes: &[u8]| {
+            self.0.sign(bytes).as_ref().try_into().unwrap_or([0; fact::SIGNATURE_BYTES])
+        };
+        Ok(fact.encode(sign)?)
     }
 }
 

@@ -235,6 +235,7 @@ async fn tell(
         token: token.map(Token::to_string),
         vault: vault.record.vault,
         generation: vault.record.generation,
+        head: None,
     };
     let wish = name.unwrap_or_else(|| default_name(&vault.location));
     let name = Config::update(|config| config.remember(&wish, known))?;

@@ -3,6 +3,7 @@
 //! Every flag can also come from the environment as `ARC_` and its name in
 //! capitals; secrets come from there or from files, never from argv.
 
+pub mod catalog;
 pub mod demo;
 pub mod explain;
 pub mod init;
@@ -65,6 +66,9 @@ pub struct Cli {
     /// Wait so long for another command on a local vault, then give up [default: without end]
     #[arg(long, global = true, value_name = "TIME", value_parser = quantity::parse_duration, help_heading = "Global options")]
     pub lock_wait: Option<Duration>,
+    /// Take the vault as it is now, though it is older than this machine has seen it
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub accept_rollback: bool,
     /// Log to stderr: error, warn, info, debug or a filter [default: info for services]
     #[arg(long, global = true, value_name = "LEVEL", help_heading = "Global options")]
     pub log: Option<String>,
@@ -85,6 +89,7 @@ pub enum Command {
     Explain(explain::Args),
     Status(status::Args),
     Servers(servers::Args),
+    Catalog(catalog::Args),
     Key(key::Args),
     Serve(serve::Args),
     Demo(demo::Args),
@@ -106,6 +111,7 @@ impl Command {
             Self::Explain(_) => "explain",
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
+            Self::Catalog(_) => "catalog",
             Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
@@ -129,6 +135,8 @@ pub struct Global {
     pub secret: SecretArgs,
     /// `--lock-wait`; `None` waits without end.
     pub lock_wait: Option<Duration>,
+    /// `--accept-rollback`
+    pub accept_rollback: bool,
 }
 
 /// Reads the command line, the environment and, for `serve`, the settings file.
@@ -144,8 +152,8 @@ pub fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 /// Runs it.
 pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
-    let Cli { command, vault, secret, lock_wait, .. } = cli;
-    let global = Global { ui: ui.clone(), vault, secret, lock_wait };
+    let Cli { command, vault, secret, lock_wait, accept_rollback, .. } = cli;
+    let global = Global { ui: ui.clone(), vault, secret, lock_wait, accept_rollback };
     match command {
         Command::Init(args) => init::run(args, &global).await,
         Command::Push(args) => push::run(args, &global).await,
@@ -158,6 +166,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
+        Command::Catalog(args) => catalog::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,

@@ -45,8 +45,9 @@ fn fields(status: &Status, geometry: Geometry) -> Value {
 /// Every stripe has all its shards, and every server answers.
 fn is_well(status: &Status, geometry: Geometry) -> bool {
     let full = status.margins.iter().all(|&(margin, _)| margin >= geometry.parity() as i32);
+    let is_current = status.catalog_old.is_none();
     let all_up = status.servers.iter().all(|&(state, count)| state == State::Up || count == 0);
-    status.stripes_below_target == 0 && full && all_up
+    status.stripes_below_target == 0 && full && all_up && is_current
 }
 
 fn page(status: &Status, geometry: Geometry) -> Vec<String> {
@@ -60,6 +61,7 @@ fn page(status: &Status, geometry: Geometry) -> Vec<String> {
     labelled("servers", servers(status));
     labelled("repair", repair(status));
     labelled("pushes", pushes(status));
+    labelled("catalog", status.catalog_old.iter().map(|why| escaped(why.as_bytes())).collect());
     lines
 }
 
@@ -177,6 +179,7 @@ mod tests {
             servers: vec![(State::Up, 6 - down), (State::Down, down)],
             brake: None,
             repairs: LedgerCounts::default(),
+            catalog_old: None,
         }
     }
 

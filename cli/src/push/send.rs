@@ -105,7 +105,19 @@ impl Sender {
             let receipts = &mut commit.stripe.receipts;
             self.put_shards(&shards, receipts).await?;
             let holders = receipts.len() as u8;
-            match self.coordinator.commit_snapshot(&commit).await {
+            let committed = loop {
+                match self.coordinator.commit_snapshot(&commit).await {
+                    // It is stored, and its stamp on too few servers yet.
+                    Err(error)
+                        if error.code() == Some(Code::TooFewServers)
+                            && self.patience.lasts(Instant::now()) =>
+                    {
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
+                    committed => break committed,
+                }
+            };
+            match committed {
                 Ok(row) => {
                     let committed = Committed { holders, target: geometry.shards() as u8 };
                     return Ok((row, sent(&shards, &commit.stripe, committed)));

@@ -7,6 +7,7 @@
 mod dirs;
 mod folders;
 mod index;
+mod packs;
 mod records;
 mod scan;
 
@@ -28,6 +29,7 @@ use crate::ui::Counters;
 pub use dirs::{check_dirs, must_be_elsewhere};
 pub use folders::Folders;
 pub use index::Index;
+pub use packs::index_adopted;
 pub use records::find as find_records;
 pub use scan::{Scan, scan};
 

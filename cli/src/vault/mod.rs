@@ -5,6 +5,7 @@
 //! the command does. Past this module nothing knows which of the two it is.
 
 mod folders;
+mod head;
 mod local;
 mod lock;
 mod survival;
@@ -22,7 +23,7 @@ use crate::commands::Global;
 use crate::config::{Config, Known, Location};
 use crate::exit::{Exit, Failure};
 use crate::secret;
-use crate::ui::path_text;
+use crate::ui::{escaped, path_text};
 use local::Embedded;
 
 pub use survival::{any as survives_any, proposals, words as survival_words, zone_sizes};
@@ -109,13 +110,33 @@ async fn stop(embedded: Option<Embedded>) {
     }
 }
 
-/// Reaches and opens the vault that the options mean.
+/// Reaches and opens the vault that the options mean. One that is older than this machine has seen
+/// it is refused.
 pub async fn open(global: &Global) -> Result<Vault, Failure> {
-    connect(global).await?.open(global).await
+    reach(global, Rollback::Refused).await?.open(global).await
 }
 
-/// Reaches the vault that the options mean, without its passphrase.
+/// Reaches and opens a vault whose catalog may be older than this machine has seen.
+pub async fn open_to_rebuild(global: &Global) -> Result<Vault, Failure> {
+    reach(global, Rollback::Mended).await?.open(global).await
+}
+
+/// Reaches the vault that the options mean, without its passphrase: to look at it, so that one that
+/// is older than this machine has seen it is warned of.
 pub async fn connect(global: &Global) -> Result<Connection, Failure> {
+    reach(global, Rollback::Told).await
+}
+
+/// What is done about a vault that is older than this machine has seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rollback {
+    Refused,
+    Told,
+    /// The command is about that.
+    Mended,
+}
+
+async fn reach(global: &Global, rollback: Rollback) -> Result<Connection, Failure> {
     let target = select(&Config::load()?, global.vault.as_deref())?;
     let embedded = match &target.location {
         Location::Dir(dir) => Some(Embedded::start(dir, global.lock_wait, &global.ui).await?),
@@ -129,6 +150,16 @@ pub async fn connect(global: &Global) -> Result<Connection, Failure> {
         let info = coordinator.vault().await?;
         let record = record_of(&info, &target.location)?;
         recognise(&target, &record)?;
+        if rollback != Rollback::Mended {
+            let seen = recognise_head(&target, &info, &coordinator, global.accept_rollback).await;
+            match seen {
+                Err(failure) if rollback == Rollback::Told && failure.code == Exit::WrongKey => {
+                    let why = failure.why.join("; ");
+                    global.ui.warn(&format!("{}: {why}", failure.what), None);
+                }
+                seen => seen?,
+            }
+        }
         Ok(record)
     };
     match checked.await {
@@ -370,6 +401,38 @@ fn recognise(target: &Target, record: &VaultRecord) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Refuses a vault whose stamps do not go on from those that were seen, and remembers its own.
+async fn recognise_head(
+    target: &Target,
+    info: &VaultInfo,
+    coordinator: &CoordinatorClient,
+    accept: bool,
+) -> Result<(), Failure> {
+    let (Some(name), Some(known)) = (&target.name, &target.known) else { return Ok(()) };
+    let given = info.head.unwrap_or_default();
+    if known.head == Some(given) {
+        return Ok(());
+    }
+    if !accept {
+        let place = target.location.to_string();
+        head::check(info.vault, known.head, given, coordinator, &place).await.map_err(
+            |failure| match &info.catalog_old {
+                Some(why) => failure.why(escaped(why.as_bytes())),
+                None => failure,
+            },
+        )?;
+    }
+    Config::update(|config| {
+        if let Some(known) = config.vaults.get_mut(name).filter(|k| k.vault == info.vault) {
+            // Another command may have seen more meanwhile.
+            let is_newer = known.head.is_none_or(|seen| seen.number < given.number);
+            if accept || is_newer {
+                known.head = Some(given);
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use codec::VaultId;
@@ -377,7 +440,7 @@ mod tests {
     use super::*;
 
     fn known(location: Location) -> Known {
-        Known { location, token: None, vault: VaultId([1; 16]), generation: 5 }
+        Known { location, token: None, vault: VaultId([1; 16]), generation: 5, head: None }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod source;
 mod trees;
 
 mod bits;
+mod catalog;
 mod command_line;
 mod coordinator_fails;
 mod damage;

@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
-    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended,
-    HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
-    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed,
-    RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode,
-    SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
+    Comparison, Ended, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids,
+    IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES, Page,
+    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest,
+    RepairStatus, Repaired, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
+    SnapshotRow, Status, StripeIndex, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -25,7 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// How often it looks whether all servers have been compared.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A coordinator, spoken to with one token. Every request is idempotent, so all are
 /// repeated while the coordinator is away, for as long as `patience` lasts.
@@ -227,6 +228,46 @@ impl CoordinatorClient {
     /// Tickets for reading on every server.
     pub async fn read_tickets(&self) -> Result<ReadTickets> {
         self.post("/v1/read-tickets", &()).await
+    }
+
+    /// A page of the stored facts after this number.
+    pub async fn facts(&self, after: u64) -> Result<Vec<Vec<u8>>> {
+        let query = FactsQuery { after, limit: None };
+        let FactsPage { facts } = self.get("/v1/facts", &query).await?;
+        if facts.len() > FACTS_PER_PAGE_MAX {
+            return Err(super::nonsense(&self.name(), "more facts than a page has"));
+        }
+        Ok(facts.into_iter().map(|fact| fact.0).collect())
+    }
+
+    /// Has the catalog take in what servers hold and it does not know; `told` hears how far that
+    /// is, until its end.
+    pub async fn adopt(&self, merge: bool, mut told: impl FnMut(&Adoption)) -> Result<Adoption> {
+        let mut adoption: Adoption = self.post("/v1/adoption", &Adopt { merge }).await?;
+        while adoption.running {
+            told(&adoption);
+            tokio::time::sleep(LOOK_EVERY).await;
+            adoption = self.get("/v1/adoption", &()).await?;
+        }
+        told(&adoption);
+        Ok(adoption)
+    }
+
+    /// Makes the stamped snapshots known again whose records were found.
+    pub async fn finish_adoption(&self) -> Result<Restored> {
+        self.post("/v1/adoption/finish", &()).await
+    }
+
+    /// A page of adopted stripes of which only the shards are known.
+    pub async fn unindexed(&self, query: &PageQuery) -> Result<Page<StripeMap>> {
+        let page: Page<StripeMap> = self.get("/v1/unindexed", query).await?;
+        self.check_maps(&page.rows)?;
+        Ok(page)
+    }
+
+    /// Says what is in them.
+    pub async fn index(&self, stripes: Vec<StripeIndex>) -> Result<()> {
+        self.post("/v1/index", &IndexRequest { stripes }).await
     }
 
     /// Tells of a shard that was found missing, damaged or whole.

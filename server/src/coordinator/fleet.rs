@@ -25,6 +25,10 @@ pub(super) struct Member {
     pub(super) trouble: Option<String>,
     /// Hash of the vault record that it was given.
     pub(super) record: Option<blake3::Hash>,
+    /// What it has of the facts.
+    pub(super) facts: HasFacts,
+    /// How often it was given some.
+    pub(super) given: u64,
     /// Whether it has said since the start that it knows a later epoch.
     pub(super) outran: bool,
     /// Has it probed at once.
@@ -41,6 +45,19 @@ impl Member {
     pub(super) fn takes_writes(&self) -> bool {
         self.health.state.takes_writes(self.mode) && self.trouble.is_none()
     }
+}
+
+/// What a server has of the facts in the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HasFacts {
+    /// It was not asked yet.
+    Unknown,
+    /// Its build is from before them.
+    None,
+    /// All up to this number.
+    To(u64),
+    /// Others, which the coordinator signed: the catalog is not whole.
+    Others,
 }
 
 /// When things change.
@@ -96,6 +113,8 @@ impl Fleet {
             mode: row.mode,
             trouble: None,
             record: None,
+            facts: HasFacts::Unknown,
+            given: 0,
             outran: false,
             wake: Arc::default(),
             row,
@@ -214,6 +233,34 @@ impl Fleet {
             member.record = Some(hash);
         }
         self.probes.send_modify(|n| *n += 1);
+    }
+
+    /// Notes what a server said that it has of the facts, unless it was given more since it was
+    /// asked.
+    pub(super) fn has_facts(&self, server: ServerId, has: HasFacts, given: u64) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
+            let is_less =
+                matches!((member.facts, has), (HasFacts::To(a), HasFacts::To(b)) if b < a);
+            if !is_less || member.given == given {
+                member.facts = has;
+            }
+        }
+    }
+
+    /// Notes that a server was given the facts up to this number.
+    pub(super) fn gave_facts(&self, server: ServerId, number: u64) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
+            member.facts = HasFacts::To(number);
+            member.given += 1;
+        }
+    }
+
+    /// Has all servers asked anew what they have of the facts: the catalog has more now.
+    pub(super) fn ask_facts(&self) {
+        for member in self.lock().members.values_mut() {
+            member.facts = HasFacts::Unknown;
+            member.wake.notify_one();
+        }
     }
 
     /// Waits until every server that is up has the vault record with this hash, for `patience` at

@@ -1,13 +1,15 @@
 //! The coordinator's folder: what lies beside the catalog, and how it is written.
 //!
 //! `lock` keeps a second coordinator out, `keys/ticket.key` signs tickets, `keys/ca.pem`
-//! certificates, `owner.token` and `join.token` are what people hand on. Every write is durable before it counts.
+//! certificates, `owner.token` and `join.token` are what people hand on, `servers` is who the
+//! servers are. Every write is durable before it counts.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::roster;
 use crate::auth::{self, Role, Token};
 use crate::tls::Authority;
 use crate::{Error, Result};
@@ -40,10 +42,30 @@ impl Folder {
         }
     }
 
+    /// Refuses a folder that had a catalog, and has it no more: a new one would know nothing.
+    pub(super) fn must_have_catalog(&self) -> Result<()> {
+        let had = [roster::FILE, "owner.token", "join.token"].map(|name| self.path.join(name));
+        let Some(left) = had.iter().find(|path| path.exists()) else { return Ok(()) };
+        if self.catalog().exists() {
+            return Ok(());
+        }
+        let (catalog, left, dir) = (self.catalog(), left.display(), self.path.display());
+        Err(Error::Config(format!(
+            "{} is gone, though there was one ({left} is here). Put it back from a copy, or have \
+             it made again from what the servers hold: arc catalog rebuild {dir}",
+            catalog.display(),
+        )))
+    }
+
     /// Lets others have it.
     pub(super) fn release(&self) {
         // Closing the file does the same, should this fail.
         let _ = self.lock.unlock();
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The database's path.
@@ -161,7 +183,7 @@ fn make_private(path: &Path) -> Result<()> {
 }
 
 /// Puts `bytes` at `path`, readable for its owner only: all of them or what was there before.
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
     let write = || {
         let mut options = OpenOptions::new();
@@ -194,6 +216,20 @@ mod tests {
         assert!(error.contains("another coordinator runs on"), "{error}");
         first.release();
         Folder::take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_catalog_is_missed_where_there_was_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::take(dir.path()).unwrap();
+        // A first start that was cut off made keys only.
+        folder.ticket_seed().unwrap();
+        folder.must_have_catalog().unwrap();
+        fs::write(dir.path().join("servers"), "{}").unwrap();
+        let said = folder.must_have_catalog().unwrap_err().to_string();
+        assert!(said.contains("is gone") && said.contains("arc catalog rebuild"), "{said}");
+        fs::write(folder.catalog(), "").unwrap();
+        folder.must_have_catalog().unwrap();
     }
 
     #[test]

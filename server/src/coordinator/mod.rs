@@ -5,10 +5,12 @@
 //! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
 //! `certifier` with the vault's CA, and the `folder` that it all lies in.
 
+mod adopt;
 mod audit;
 mod catalog;
 mod certifier;
 mod clock;
+mod facts;
 mod fleet;
 mod folder;
 mod health;
@@ -17,8 +19,10 @@ mod placement;
 mod prober;
 mod push;
 mod read;
+mod rebuild;
 mod reconcile;
 mod repair;
+mod roster;
 mod router;
 mod servers;
 
@@ -32,9 +36,11 @@ use tokio::task::AbortHandle;
 use self::catalog::{Catalog, TokenRow};
 use self::certifier::Certifier;
 use self::clock::millis;
+use self::facts::Facts;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
+pub use self::rebuild::{Rebuilt, rebuild};
 use self::reconcile::Comparisons;
 use self::repair::Repairs;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
@@ -147,7 +153,8 @@ struct Core {
     rates: Rates,
     repairs: Repairs,
     comparisons: Comparisons,
-    signer: TicketSigner,
+    signer: Arc<TicketSigner>,
+    facts: Facts,
     tokens: [TokenRow; 2],
     /// The vault record, once there is one.
     record: watch::Sender<Option<Arc<[u8]>>>,
@@ -156,6 +163,8 @@ struct Core {
     /// For what is asked of servers.
     servers: Servers,
     folder: Folder,
+    roster: roster::Written,
+    adoption: adopt::State,
 }
 
 /// Starts the coordinator: opens (or makes) its folder, takes its lock, raises the epoch, listens, probes.
@@ -163,17 +172,22 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let Config { data, listen, advertise, timings } = config;
     let certificates = listen.certificates(advertise.as_deref())?;
     let folder = Folder::take(&data)?;
+    folder.must_have_catalog()?;
     let place = (listen.address, advertise.as_deref());
     let certifier =
         Certifier::new(folder.authority()?, certificates.clone(), place, timings.certificate)?;
-    let signer = TicketSigner::from_seed(&folder.ticket_seed()?)?;
+    let signer = Arc::new(TicketSigner::from_seed(&folder.ticket_seed()?)?);
     let (catalog, record) = Catalog::open(&folder.catalog(), timings.pushes_outlive)?;
     let (owner, owner_row) = token(&catalog, &folder, Role::Owner).await?;
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
     let renew_ms = certifier.renew(catalog.clock.now_ms())?;
     let pins: Vec<String> = certifier.pins().iter().map(ToString::to_string).collect();
     let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
-    let repairs = Repairs::new(&catalog.settings().await?);
+    let settings = catalog.settings().await?;
+    let repairs = Repairs::new(&settings);
+    catalog.stamp_kept(Arc::clone(&signer)).await?;
+    let is_new = settings.iter().any(|(name, _)| name == catalog::IS_NEW);
+    let facts = Facts::new(catalog.heads().await?, is_new);
     let drain = timings.drain;
     let core = Arc::new(Core {
         fleet,
@@ -181,6 +195,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         repairs,
         comparisons: Comparisons::new(),
         signer,
+        facts,
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
         timings,
@@ -188,7 +203,10 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         certifier,
         catalog,
         folder,
+        roster: roster::Written::default(),
+        adoption: adopt::State::default(),
     });
+    roster::write(&core).await?;
     let running =
         serve::start(listen.address, certificates, router::router(Arc::clone(&core))).await?;
     let url = advertise.unwrap_or_else(|| running.url());
@@ -241,6 +259,7 @@ impl Coordinator {
         }
         self.running.stop(self.drain).await;
         self.core.comparisons.stop();
+        self.core.adoption.stop();
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;
         self.core.folder.release();

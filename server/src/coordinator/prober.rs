@@ -1,4 +1,5 @@
-//! Asks every server how it is doing, again and again, and gives it the vault record. What
+//! Asks every server how it is doing, again and again, and gives it the vault record and the
+//! facts. What
 //! the answers mean is decided in `health`.
 
 use std::sync::{Arc, Weak};
@@ -9,7 +10,7 @@ use serde::Serialize;
 
 use super::Core;
 use super::fleet::Member;
-use super::reconcile;
+use super::{facts, reconcile};
 use crate::auth::Grant;
 use crate::client::unreachable;
 use crate::wire::{
@@ -69,18 +70,20 @@ async fn probe(core: &Arc<Core>, member: &Member) {
             None
         }
     };
-    let findings = answer.as_ref().map(|answer| answer.findings);
+    let (findings, facts) = (answer.as_ref().map(|a| a.findings), answer.as_ref().map(|a| a.facts));
     let state = core.fleet.observe(server, answer, core.catalog.clock.now_ms());
-    let Some(findings) = findings else { return };
+    let (Some(findings), Some(facts)) = (findings, facts) else { return };
     if let Some(state) = state {
         reconcile::consider(core, server, state, findings);
     }
     give_record(core, server).await;
+    facts::heard(core, member, facts).await;
+    facts::give(core, server).await;
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
     let bytes = match send_probe(core, member).await {
-        Err(Missed { seen_epoch: Some(seen), why }) => {
+        Err(Missed { seen_epoch: Some(seen), why, .. }) => {
             if !go_above(core, member, seen).await {
                 return Err(why);
             }
@@ -155,13 +158,15 @@ async fn give_record(core: &Core, server: ServerId) {
 /// Why an order was not carried out.
 pub(super) struct Missed {
     pub(super) why: String,
+    /// Why the server refused, if it did.
+    pub(super) code: Option<Code>,
     /// The highest epoch that the server has seen, if the order's was lower.
     seen_epoch: Option<u64>,
 }
 
 impl From<String> for Missed {
     fn from(why: String) -> Self {
-        Self { why, seen_epoch: None }
+        Self { why, code: None, seen_epoch: None }
     }
 }
 
@@ -243,9 +248,11 @@ pub(super) async fn send(
         return Ok(bytes);
     }
     let refusal = serde_json::from_slice::<Refusal>(&bytes).ok();
+    let code = refusal.as_ref().map(|refusal| refusal.code);
     let stale = refusal.filter(|refusal| refusal.code == Code::StaleEpoch);
     Err(Missed {
         why: format!("status {}: {}", response.status(), String::from_utf8_lossy(&bytes)),
+        code,
         seen_epoch: stale.and_then(|refusal| refusal.epoch),
     })
 }

@@ -9,14 +9,14 @@ use codec::seal::PACK_KEY_FIELD_BYTES_MAX;
 use codec::shard::{Kind, PACK_BYTES_MAX};
 use codec::{Geometry, StripeId};
 
-use super::Core;
-use super::catalog::{Intended, NewStripe, Placing};
+use super::catalog::{Intended, NewStripe, Placing, Stamped};
 use super::clock::millis;
 use super::fleet::Member;
 use super::placement::{self, Candidate, Held, Question};
 use super::read::check_count;
 use super::router::{Body, Caller, bad_request};
 use super::servers::unknown_server;
+use super::{Core, facts};
 use crate::auth::{self, Grant};
 use crate::wire::{
     Begin, BeginRequest, CHUNKS_PER_REQUEST_MAX, Code, CommitSnapshot, CommitStripe, Committed,
@@ -39,6 +39,7 @@ pub(super) async fn begin(
     let nonce: [u8; NONCE_BYTES] = nonce.0.try_into().map_err(|n: Vec<u8>| {
         bad_request(format!("a nonce of {} bytes, not {NONCE_BYTES}", n.len()))
     })?;
+    core.facts.must_be_current(&core.fleet)?;
     let BeginRequest { source_set, parent } = request;
     let parent = core.catalog.parent(origin, source_set, parent).await?;
     let (lost_chunks, stripes_below_target) = core.catalog.deficits().await?;
@@ -284,7 +285,18 @@ pub(super) async fn commit_snapshot(
     let new = checked(&core, stripe)?;
     let holders = servers_of(&new);
     let (stripe, is_short) = (new.stripe, holders.len() < new.geometry.shards());
-    let row = core.catalog.commit_snapshot(origin, lease, new, source_set).await?;
+    core.fleet.probed(core.timings.probe_timeout).await;
+    facts::ask_all(&core).await;
+    core.facts.must_be_current(&core.fleet)?;
+    let signer = Arc::clone(&core.signer);
+    let stamped = core.catalog.commit_snapshot(origin, lease, new, source_set, signer).await?;
+    let row = match stamped {
+        Stamped::Kept(row) => *row,
+        Stamped::Stamping(number) => {
+            facts::store(&core, number).await?;
+            core.catalog.snapshot(stripe).await?
+        }
+    };
     note_short(&core, stripe, &holders, is_short).await?;
     core.fleet.served(&holders, core.catalog.clock.now_ms());
     Ok(Json(row))
@@ -340,26 +352,38 @@ fn checked(core: &Core, commit: CommitStripe) -> Result<NewStripe> {
 }
 
 fn check_layout(commit: &CommitStripe) -> Result<()> {
-    let frames = commit.frames.len();
-    let (chunks, chunk_frames) = (commit.chunks.0.len(), commit.chunk_frames.len());
-    let ascending = |f: &[FrameEnd]| f.is_sorted_by(|a, b| a.1 < b.1);
-    let last = commit.frames.last().map_or(0, |f| u64::from(f.1));
-    let wrong = if !(1..=PACK_BYTES_MAX).contains(&commit.pack_bytes) {
-        format!("a pack of {} bytes", commit.pack_bytes)
+    let CommitStripe { stripe, pack_bytes, frames, chunks, chunk_frames, .. } = commit;
+    let wrong = if !(1..=PACK_BYTES_MAX).contains(pack_bytes) {
+        format!("a pack of {pack_bytes} bytes")
     } else if !(1..=PACK_KEY_FIELD_BYTES_MAX).contains(&commit.pack_key.0.len()) {
         format!("a pack key of {} bytes", commit.pack_key.0.len())
-    } else if !ascending(&commit.frames) || last > commit.pack_bytes {
-        format!("frames that do not follow each other in {} bytes", commit.pack_bytes)
-    } else if commit.frames.iter().any(|f| f.0 > FRAME_KIND_MAX) {
+    } else {
+        return check_frames(*stripe, *pack_bytes, frames, chunks.0.len(), chunk_frames);
+    };
+    Err(bad_request(format!("stripe {stripe:.12}: {wrong}")))
+}
+
+/// Refuses frames that do not fit a pack of so many bytes, and chunks that do not fit them.
+pub(super) fn check_frames(
+    stripe: StripeId,
+    pack_bytes: u64,
+    frames: &[FrameEnd],
+    chunks: usize,
+    chunk_frames: &[u32],
+) -> Result<()> {
+    let last = frames.last().map_or(0, |f| u64::from(f.1));
+    let wrong = if !frames.is_sorted_by(|a, b| a.1 < b.1) || last > pack_bytes {
+        format!("frames that do not follow each other in {pack_bytes} bytes")
+    } else if frames.iter().any(|f| f.0 > FRAME_KIND_MAX) {
         "a frame of an unknown kind".into()
-    } else if chunks != chunk_frames {
-        format!("{chunks} chunks in {chunk_frames} frame numbers")
-    } else if commit.chunk_frames.iter().any(|&f| f as usize >= frames) {
-        format!("a chunk beyond the last of {frames} frames")
+    } else if chunks != chunk_frames.len() {
+        format!("{chunks} chunks in {} frame numbers", chunk_frames.len())
+    } else if chunk_frames.iter().any(|&f| f as usize >= frames.len()) {
+        format!("a chunk beyond the last of {} frames", frames.len())
     } else {
         return Ok(());
     };
-    Err(bad_request(format!("stripe {:.12}: {wrong}", commit.stripe)))
+    Err(bad_request(format!("stripe {stripe:.12}: {wrong}")))
 }
 
 /// Refuses a receipt that is not genuine, or not of this stripe.

@@ -12,7 +12,7 @@ use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Core, push, read, reconcile, repair, servers};
+use super::{Core, adopt, facts, push, read, reconcile, repair, servers};
 use crate::auth::{self, Role, Token};
 use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
@@ -36,6 +36,11 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/servers/{id}/mode", put(servers::set_mode))
         .route("/v1/servers/{id}/replace", post(servers::replace))
         .route("/v1/status", get(servers::status))
+        .route("/v1/facts", get(facts::page))
+        .route("/v1/adoption", get(adopt::status).post(adopt::begin))
+        .route("/v1/adoption/finish", post(adopt::finish))
+        .route("/v1/unindexed", get(adopt::unindexed))
+        .route("/v1/index", post(adopt::index))
         .route("/v1/leases", post(push::begin))
         .route("/v1/leases/{id}", delete(push::close))
         .route("/v1/leases/{id}/renew", post(push::renew))

@@ -10,7 +10,7 @@ use codec::keys::VaultRecord;
 
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
-use super::{Core, prober};
+use super::{Core, prober, roster};
 use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
     ServerInfo, SetMode, State as Health, Status, VaultInfo,
@@ -45,6 +45,7 @@ async fn take_in(core: Arc<Core>, request: JoinRequest) -> Result<JoinAnswer> {
     let (server, shared_key) = (row.server, row.shared_key);
     tracing::info!(name = row.name, zone = row.zone, url = row.url, "server joined");
     let now_ms = core.catalog.clock.now_ms();
+    roster::write(&core).await?;
     if core.fleet.add(row, now_ms) {
         tokio::spawn(prober::watch(Arc::downgrade(&core), server));
     }
@@ -73,7 +74,7 @@ pub(super) async fn hello(
     to_the_end(async move {
         moving.catalog.hello(hello.server, moved.clone(), hello.starts).await?;
         moving.fleet.moved(hello.server, moved);
-        Ok(())
+        roster::write(&moving).await
     })
     .await?;
     let now_ms = core.catalog.clock.now_ms();
@@ -102,6 +103,7 @@ pub(super) async fn put_vault(
     let making = Arc::clone(&core);
     to_the_end(async move {
         making.catalog.put_record(record.0.clone()).await?;
+        roster::write(&making).await?;
         let hash = blake3::hash(&record.0);
         making.record.send_replace(Some(record.0.into()));
         making.fleet.wake_all();
@@ -170,6 +172,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
         repairs: core.catalog.ledger_counts().await?,
+        catalog_old: core.facts.why_old(&core.fleet),
     }))
 }
 
@@ -185,6 +188,7 @@ pub(super) async fn set_mode(
     to_the_end(async move {
         core.catalog.set_mode(server, mode).await?;
         core.fleet.has_mode(server, mode);
+        roster::write(&core).await?;
         Ok(Json(()))
     })
     .await
@@ -206,6 +210,7 @@ pub(super) async fn replace(
     to_the_end(async move {
         core.catalog.give_up(server, former.clone()).await?;
         core.fleet.replace(server, former.clone(), core.catalog.clock.now_ms());
+        roster::write(&core).await?;
         Ok(Json(Replaced { former }))
     })
     .await
@@ -222,6 +227,7 @@ pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<u32>) -
         core.catalog.remove_server(server, up).await?;
         core.fleet.remove(server);
         core.comparisons.forget(server);
+        roster::write(&core).await?;
         Ok(Json(()))
     })
     .await
@@ -241,6 +247,8 @@ fn vault_info(core: &Core) -> VaultInfo {
         servers: members.len() as u32,
         zones: zones.len() as u32,
         record_on: record_on as u32,
+        head: Some(core.facts.stored()),
+        catalog_old: core.facts.why_old(&core.fleet),
     }
 }
 

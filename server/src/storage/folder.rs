@@ -1,7 +1,8 @@
 //! A server's folder: its lock, its layout, and its small files.
 //!
 //! `server.id`, `keys`, `tls`, `starts`, `epoch`, `scrub`, `vault.record` are replaced whole;
-//! `shards/<2 hex>/` holds the shard files, `bad/` which of them are bad, `tmp/`
+//! `shards/<2 hex>/` holds the shard files, `bad/` which of them are bad, `facts/` what the
+//! coordinator has on record, `tmp/`
 //! what is being written, `trash/<day>/` and `quarantine/` what was put aside. Until `server.id` is
 //! there, the empty file `arc-first-start` says whose folder it will be.
 
@@ -25,7 +26,8 @@ const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// The mark of a first start that is under way: it is the first thing in the empty folder.
 const FIRST_START: &str = "arc-first-start";
 /// What a first start that was cut off may have left beside its mark.
-const FIRST_LEFT: [&str; 7] = ["lock", "keys", "shards", "bad", "tmp", "trash", "quarantine"];
+const FIRST_LEFT: [&str; 8] =
+    ["lock", "keys", "shards", "bad", "facts", "tmp", "trash", "quarantine"];
 
 const RECORD_FILE: &str = "vault.record";
 
@@ -84,7 +86,7 @@ impl Folder {
 
     /// Makes the subfolders that are missing, and removes what a crash left in `tmp`.
     pub(super) fn prepare(&self) -> Result<()> {
-        for name in ["shards", "bad", "tmp", "trash", "quarantine"] {
+        for name in ["shards", "bad", "facts", "tmp", "trash", "quarantine"] {
             durable::make_dir(&self.root.join(name))?;
         }
         let shards = self.root.join("shards");

@@ -2,7 +2,8 @@
 //!
 //! `folder` and `identity` are its folder and who it is, `gate` decides who is
 //! let in, `shelf` keeps the shard files (`incoming`, `inspect`, `inventory`,
-//! `tally` are its longer verbs) and `bad` which of them are bad, `room` watches the disk; `router`, `put` and `get`
+//! `tally` are its longer verbs) and `bad` which of them are bad,
+//! `facts` what the coordinator has on record, `room` watches the disk; `router`, `put` and `get`
 //! speak HTTP, `rebuild` makes a stripe's missing shards again out of its
 //! peers', at the pace of `throttle`; `scrub` reads all shards again and again; `hello` speaks to
 //! the coordinator, `papers` are what it gives for TLS.
@@ -11,6 +12,7 @@ mod address;
 mod bad;
 mod clock;
 mod durable;
+mod facts;
 mod fault;
 mod folder;
 mod gate;

@@ -22,8 +22,9 @@ use super::scrub;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
-    BUCKETS, CheckAnswer, CheckRequest, Code, Digests, DigestsQuery, InventoryRow, PAGE_ROWS_MAX,
-    Page, PageQuery, Probe, ProbeAnswer, PutVault, TrashAnswer, TrashRequest,
+    BUCKETS, Blob, CheckAnswer, CheckRequest, Code, Digests, DigestsQuery, FACTS_PER_PAGE_MAX,
+    FactsPage, FactsQuery, Head, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery, Probe, ProbeAnswer,
+    PutFacts, PutVault, TrashAnswer, TrashRequest,
 };
 use crate::{Error, Result};
 
@@ -43,6 +44,7 @@ pub(super) fn router(door: Door) -> Router {
         .route("/v1/scrub", get(scrub::status).put(scrub::change))
         .route("/v1/probe", post(probe))
         .route("/v1/vault-record", put(put_vault_record))
+        .route("/v1/facts", get(get_facts).put(put_facts))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_path)
         .layer(map_response(say_when_to_retry))
@@ -139,6 +141,7 @@ async fn probe(
         free_bytes: space.free_bytes,
         trouble: server.room.trouble(),
         findings: server.shelf.bad.findings(),
+        facts: Some(server.facts.head()),
     }))
 }
 
@@ -150,6 +153,31 @@ async fn put_vault_record(
     admit_coordinator(&server, &headers).await?;
     let PutVault { record } = message(&server, &mut body).await?;
     server.keep_record(record.0).await.map(Json)
+}
+
+async fn put_facts(Open(server): Open, headers: HeaderMap, mut body: Body) -> Result<Json<Head>> {
+    admit_coordinator(&server, &headers).await?;
+    let PutFacts { facts } = message(&server, &mut body).await?;
+    if facts.len() > FACTS_PER_PAGE_MAX {
+        let why = format!("{} facts at once, {FACTS_PER_PAGE_MAX} are the most", facts.len());
+        return Err(Error::refuse(Code::TooLarge, why));
+    }
+    let kept = Arc::clone(&server.facts);
+    blocking(move || kept.take(facts.into_iter().map(|fact| fact.0))).await.map(Json)
+}
+
+async fn get_facts(
+    Open(server): Open,
+    headers: HeaderMap,
+    query: std::result::Result<Query<FactsQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<FactsPage>> {
+    admit_coordinator(&server, &headers).await?;
+    let Query(FactsQuery { after, limit }) =
+        query.map_err(|error| Error::refuse(Code::BadRequest, error.to_string()))?;
+    let limit = limit.map_or(FACTS_PER_PAGE_MAX, |limit| limit as usize);
+    let kept = Arc::clone(&server.facts);
+    let facts = blocking(move || kept.page(after, limit.clamp(1, FACTS_PER_PAGE_MAX))).await?;
+    Ok(Json(FactsPage { facts: facts.into_iter().map(Blob).collect() }))
 }
 
 async fn no_such_path() -> Error {

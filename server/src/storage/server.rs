@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Limits;
 use super::address::Address;
 use super::clock::Clock;
+use super::facts::Facts;
 use super::fault::Fault;
 use super::folder::Folder;
 use super::gate::Gate;
@@ -42,6 +43,7 @@ pub(super) struct Server {
     pub(super) gate: Gate,
     pub(super) shelf: Arc<Shelf>,
     pub(super) room: Arc<Room>,
+    pub(super) facts: Arc<Facts>,
     pub(super) limits: Limits,
     pub(super) scrub: Scrub,
     pub(super) checks: Arc<Semaphore>,
@@ -74,6 +76,8 @@ impl Server {
         }
         let root = folder.root().to_owned();
         let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault)?;
+        let (root, key) = (folder.root(), identity.ticket_key.0.clone());
+        let facts = Facts::open(root, identity.vault, key, Arc::clone(&room), starts)?;
         let patience = limits.busy_wait.min(PEER_PATIENCE_MAX);
         let peers = StorageClient::new(limits.client_silence, &papers.trust);
         Ok(Self {
@@ -82,6 +86,7 @@ impl Server {
             gate: Gate::open(Arc::clone(&folder), identity, clock)?,
             folder,
             shelf: Arc::new(shelf),
+            facts: Arc::new(facts),
             room,
             checks: Arc::new(Semaphore::new(CHECKS)),
             puts: Arc::new(Semaphore::new(limits.puts)),

@@ -4,6 +4,7 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod facts;
 mod inventory;
 mod ledger;
 mod push;
@@ -21,6 +22,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use facts::*;
 pub use inventory::*;
 pub use ledger::*;
 pub use push::*;
@@ -88,6 +90,8 @@ pub enum Code {
     Protocol,
     /// The server does not know the coordinator's time yet.
     NotReady,
+    /// Servers know of snapshots that the catalog does not: it is an older copy, or a new one.
+    CatalogOld,
     /// Unforeseen; the service's log has more.
     Internal,
 }
@@ -99,7 +103,11 @@ impl Code {
             Self::Unauthorized | Self::Expired => 401,
             Self::Forbidden | Self::BadReceipt => 403,
             Self::NotFound | Self::NoVault => 404,
-            Self::Conflict | Self::StaleEpoch | Self::NameTaken | Self::VaultExists => 409,
+            Self::Conflict
+            | Self::StaleEpoch
+            | Self::NameTaken
+            | Self::VaultExists
+            | Self::CatalogOld => 409,
             Self::LeaseOver => 410,
             Self::TooLarge => 413,
             Self::BadRequest | Self::Damaged => 422,

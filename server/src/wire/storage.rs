@@ -3,7 +3,7 @@
 use codec::{StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use super::ServerId;
+use super::{Head, ServerId};
 
 /// `POST /v1/probe` of a storage server, with a control ticket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct ProbeAnswer {
     /// holds is worth comparing again.
     #[serde(default)]
     pub findings: u64,
+    /// The facts that it has; builds from before them say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Head>,
 }
 
 /// How thorough a check is.

@@ -3,7 +3,7 @@
 use codec::VaultId;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, Brake, LedgerCounts, State};
+use super::{Blob, Brake, Head, LedgerCounts, State};
 
 /// `GET /v1/vault`, with the owner token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +23,12 @@ pub struct VaultInfo {
     /// Those of them that have said since the coordinator's start that they have the record.
     #[serde(default)]
     pub record_on: u32,
+    /// The stamps that are stored; older coordinators have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
+    /// Why the catalog takes no pushes, if it is an older copy or a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog_old: Option<String>,
 }
 
 /// `PUT /v1/vault`: the first record, by `arc init`, refused with `VaultExists` when there is one; or
@@ -69,4 +75,7 @@ pub struct Status {
     /// The entries of the ledger of repair.
     #[serde(default)]
     pub repairs: LedgerCounts,
+    /// Why the catalog takes no pushes, if it is an older copy or a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog_old: Option<String>,
 }

@@ -86,10 +86,16 @@ impl Fixture {
     }
 
     pub(crate) async fn restart(&mut self, timings: Timings) {
+        self.restart_with(timings, || ()).await;
+    }
+
+    /// The same, and `between` while none runs.
+    pub(crate) async fn restart_with(&mut self, timings: Timings, between: impl FnOnce()) {
         // The old one must let the folder go before the new one takes it.
         let placeholder = tempfile::tempdir().unwrap();
         let other = start_in(&placeholder, timings.clone()).await;
         std::mem::replace(&mut self.coordinator, other).stop().await;
+        between();
         let again = start_in(&self.folder, timings).await;
         std::mem::replace(&mut self.coordinator, again).stop().await;
     }
@@ -335,6 +341,8 @@ struct Inner {
     answers: Mutex<Answers>,
     /// The vault record that it was given.
     record: watch::Sender<Option<Vec<u8>>>,
+    /// The facts that it was given.
+    facts: Mutex<Vec<Vec<u8>>>,
 }
 
 #[derive(Clone)]
@@ -345,20 +353,30 @@ pub(crate) struct Answers {
     pub(crate) findings: u64,
     /// The highest epoch that it has seen.
     pub(crate) epoch: u64,
+    /// Whether it takes facts.
+    pub(crate) takes_facts: bool,
 }
 
 impl FakeServer {
     pub(crate) async fn start(name: &str) -> Self {
-        let answers =
-            Answers { silent: false, free_bytes: 1 << 40, trouble: None, findings: 0, epoch: 0 };
+        let answers = Answers {
+            silent: false,
+            free_bytes: 1 << 40,
+            trouble: None,
+            findings: 0,
+            epoch: 0,
+            takes_facts: true,
+        };
         let inner = Arc::new(Inner {
             identity: Mutex::default(),
             answers: Mutex::new(answers),
             record: watch::Sender::new(None),
+            facts: Mutex::default(),
         });
         let router = Router::new()
             .route("/v1/probe", post(probe))
             .route("/v1/vault-record", put(take_record))
+            .route("/v1/facts", put(take_facts).get(give_facts))
             .with_state(Arc::clone(&inner));
         let shelf = Shelf::new();
         let router = router.merge(shelf.router());
@@ -392,6 +410,11 @@ impl FakeServer {
         let mut record = self.inner.record.subscribe();
         let given = tokio::time::timeout(PATIENCE, record.wait_for(Option::is_some)).await;
         given.expect("no vault record came").unwrap().clone().unwrap()
+    }
+
+    /// The facts that it has, which a test may change.
+    pub(crate) fn facts(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+        self.inner.facts.lock().unwrap()
     }
 
     pub(crate) fn forget_record(&self) {
@@ -430,6 +453,7 @@ async fn probe(
         free_bytes: answers.free_bytes,
         trouble: answers.trouble,
         findings: answers.findings,
+        facts: Some(head_of(&inner.facts.lock().unwrap())),
     }))
 }
 
@@ -444,6 +468,43 @@ async fn take_record(
     }
     inner.record.send_replace(Some(record.0));
     axum::http::StatusCode::OK
+}
+
+fn head_of(facts: &[Vec<u8>]) -> Head {
+    let hash = facts.last().map(|bytes| codec::fact::hash(bytes)).unwrap_or_default();
+    Head { number: facts.len() as u64, hash }
+}
+
+async fn take_facts(
+    Shared(inner): Shared<Arc<Inner>>,
+    headers: axum::http::HeaderMap,
+    Json(PutFacts { facts }): Json<PutFacts>,
+) -> Result<Json<Head>, Refusal> {
+    let identity = inner.identity.lock().unwrap().clone();
+    let takes = inner.answers.lock().unwrap().takes_facts;
+    if !takes || !identity.is_some_and(|identity| controlled(&identity, &headers, None)) {
+        return Err(Refusal::new(Code::Busy, "not now"));
+    }
+    let mut kept = inner.facts.lock().unwrap();
+    for Blob(bytes) in facts {
+        let number = codec::fact::Fact::peek(&bytes).unwrap().number as usize;
+        match kept.get(number - 1) {
+            Some(known) if *known == bytes => {}
+            Some(_) => return Err(Refusal::new(Code::Conflict, "another one")),
+            None if number == kept.len() + 1 => kept.push(bytes),
+            None => return Err(Refusal::new(Code::BadRequest, "a gap")),
+        }
+    }
+    Ok(Json(head_of(&kept)))
+}
+
+async fn give_facts(
+    Shared(inner): Shared<Arc<Inner>>,
+    axum::extract::Query(query): axum::extract::Query<FactsQuery>,
+) -> Json<FactsPage> {
+    let facts = inner.facts.lock().unwrap();
+    let after = facts.iter().skip(query.after as usize);
+    Json(FactsPage { facts: after.cloned().map(Blob).collect() })
 }
 
 /// Whether a request came with the coordinator's control ticket for this server.

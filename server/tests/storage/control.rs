@@ -205,3 +205,58 @@ async fn nonsense_gets_a_refusal() {
     let refusal = server.post::<()>("/v1/trash", Grant::Control, &long).await.unwrap_err();
     assert_eq!(refusal.code, Code::TooLarge);
 }
+
+#[tokio::test]
+async fn facts_are_for_the_coordinator_alone_and_outlive_a_restart() {
+    use arc_server::auth::TicketSigner;
+    use codec::fact::{Body, Stamp};
+
+    let world = World::new().await;
+    let server = world.server().await;
+    let signer = TicketSigner::from_seed(&[7; 32]).unwrap();
+    let (mut head, mut facts) = (Head::default(), Vec::new());
+    for number in 1..=5_u8 {
+        let stamp = Stamp {
+            snapshot: codec::StripeId([number; 32]),
+            sequence: number.into(),
+            received_ms: 0,
+            source_set: codec::Digest([0; 32]),
+            origin: 1,
+        };
+        let fact = head.next(VAULT, 1, Body::Stamp(stamp));
+        let bytes = signer.sign_fact(&fact).unwrap();
+        head = head.after(&fact, &bytes).unwrap();
+        facts.push(Blob(bytes));
+    }
+    let put = async |server: &Server<'_>, grant, facts: &[Blob]| -> Result<Head, Refusal> {
+        let body = PutFacts { facts: facts.to_vec() };
+        let request = server.request(Method::PUT, "/v1/facts", &server.sign(grant)).json(&body);
+        answer(request.send().await.unwrap()).await
+    };
+    let get = async |server: &Server<'_>, grant, query: &str| -> Result<FactsPage, Refusal> {
+        let path = format!("/v1/facts{query}");
+        let request = server.request(Method::GET, &path, &server.sign(grant));
+        answer(request.send().await.unwrap()).await
+    };
+    for wrong in
+        [Grant::Read, Grant::Put { stripe: codec::StripeId([1; 32]), index: 0, file_bytes: 1 }]
+    {
+        assert_eq!(put(&server, wrong, &facts).await.unwrap_err().code, Code::Forbidden);
+        assert_eq!(get(&server, wrong, "").await.unwrap_err().code, Code::Forbidden);
+    }
+    assert_eq!(put(&server, Grant::Control, &facts[..3]).await.unwrap().number, 3);
+    for _ in 0..2 {
+        assert_eq!(put(&server, Grant::Control, &facts).await.unwrap(), head);
+    }
+    let many = vec![facts[0].clone(); FACTS_PER_PAGE_MAX + 1];
+    assert_eq!(put(&server, Grant::Control, &many).await.unwrap_err().code, Code::TooLarge);
+    let bent = [Blob(vec![0; 300])];
+    assert_eq!(put(&server, Grant::Control, &bent).await.unwrap_err().code, Code::Damaged);
+    assert_eq!(get(&server, Grant::Control, "?after=2&limit=2").await.unwrap().facts, facts[2..4]);
+    assert!(get(&server, Grant::Control, "?after=5").await.unwrap().facts.is_empty());
+    server.storage.stop().await;
+    let server = world.server().await;
+    let probe = Probe { epoch: 4, now_ms: NOW_MS };
+    let answer: ProbeAnswer = server.post("/v1/probe", Grant::Control, &probe).await.unwrap();
+    assert_eq!(answer.facts, Some(head));
+}

@@ -1,5 +1,8 @@
 //! Making stripes and snapshots known. A repeated commit adds holders and removes nothing.
 
+use std::sync::Arc;
+
+use codec::fact::Stamp;
 use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -9,7 +12,8 @@ use super::push::{no_intent, open_lease};
 use super::rows::{
     encode_frames, kept_snapshot, note_found, shards_changed, stripe_key, stripe_map,
 };
-use super::{Catalog, tick};
+use super::{Catalog, facts, tick};
+use crate::auth::TicketSigner;
 use crate::wire::{Code, Committed, Found, FrameEnd, LeaseId, ServerId, SnapshotRow};
 use crate::{Error, Result};
 
@@ -41,6 +45,15 @@ pub(in crate::coordinator) struct Mended {
     pub(in crate::coordinator) found: Vec<(u8, ServerId, Found)>,
     /// Shards with a receipt.
     pub(in crate::coordinator) made: Vec<(u8, ServerId)>,
+}
+
+/// How far the commit of a snapshot is.
+#[derive(Debug)]
+pub(in crate::coordinator) enum Stamped {
+    /// It is kept.
+    Kept(Box<SnapshotRow>),
+    /// Servers have to be given the fact of this number first.
+    Stamping(u64),
 }
 
 impl Catalog {
@@ -96,16 +109,18 @@ impl Catalog {
         .await
     }
 
-    /// Makes a snapshot and the stripe with its record part of the catalog, or neither. The
-    /// same one again gives the first row, under a lease that is over too.
+    /// Makes the stripe with a snapshot's record and the snapshot's stamp part of the catalog, or
+    /// neither; the snapshot is kept once that is stored. The same one again gives the first row,
+    /// under a lease that is over too.
     pub(in crate::coordinator) async fn commit_snapshot(
         &self,
         origin: i64,
         lease: LeaseId,
         new: NewStripe,
         source_set: Digest,
-    ) -> Result<SnapshotRow> {
-        let clock = self.clock;
+        signer: Arc<TicketSigner>,
+    ) -> Result<Stamped> {
+        let (clock, vault, epoch) = (self.clock, self.vault, self.epoch());
         self.write(move |db| {
             let now_ms = clock.now_ms();
             let open = open_lease(db, origin, lease, now_ms);
@@ -114,18 +129,39 @@ impl Catalog {
                 if open.is_ok() {
                     add_stripe(db, origin, lease, &new)?;
                 }
-                return Ok(first);
+                return Ok(Stamped::Kept(Box::new(first)));
+            }
+            if let Some(number) = facts::stamping(db, new.stripe)? {
+                if open.is_ok() {
+                    add_stripe(db, origin, lease, &new)?;
+                }
+                return Ok(Stamped::Stamping(number));
             }
             open?;
             let key = add_stripe(db, origin, lease, &new)?;
-            let sequence = tick(db)?;
-            db.prepare_cached(
-                "INSERT INTO snapshots (stripe, sequence, received_ms, source_set, origin, state)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'kept') ON CONFLICT (stripe) DO NOTHING",
-            )?
-            .execute(params![key, sequence, now_ms, source_set.0, origin])?;
-            let gone = || Error::refuse(Code::Conflict, "this snapshot was forgotten");
-            kept_snapshot(db, key)?.ok_or_else(gone)
+            if db.prepare_cached("SELECT 1 FROM snapshots WHERE stripe = ?1")?.exists([key])? {
+                return Err(Error::refuse(Code::Conflict, "this snapshot was forgotten"));
+            }
+            let stamp = Stamp {
+                snapshot: new.stripe,
+                sequence: tick(db)?,
+                received_ms: now_ms,
+                source_set,
+                origin: u64::try_from(origin).unwrap_or_default(),
+            };
+            // A rebuild that misses fewer servers than may be lost finds one that has it.
+            let copies = new.holders.len().min(new.geometry.shards());
+            facts::append(db, vault, epoch, stamp, copies, &signer).map(Stamped::Stamping)
+        })
+        .await
+    }
+
+    /// A snapshot that is kept.
+    pub(in crate::coordinator) async fn snapshot(&self, id: StripeId) -> Result<SnapshotRow> {
+        self.read(move |db| {
+            let key = stripe_key(db, id)?;
+            let kept = key.map(|key| kept_snapshot(db, key)).transpose()?.flatten();
+            kept.ok_or_else(|| Error::refuse(Code::NotFound, format!("no snapshot {id:.12}")))
         })
         .await
     }
@@ -182,24 +218,49 @@ fn insert_stripe(db: &Connection, origin: i64, new: &NewStripe) -> Result<i64> {
             ],
             |r| r.get(0),
         )?;
+    insert_chunks(db, key, &new.chunks)?;
+    Ok(key)
+}
+
+/// Notes what is in a stripe that was known by its shards alone.
+pub(super) fn set_frames(
+    db: &Connection,
+    key: i64,
+    frames: &[FrameEnd],
+    chunks: &[ChunkRow],
+) -> Result<()> {
+    db.prepare_cached("UPDATE stripes SET frames = ?2 WHERE key = ?1")?
+        .execute(params![key, encode_frames(frames)])?;
+    insert_chunks(db, key, chunks)
+}
+
+fn insert_chunks(db: &Connection, key: i64, chunks: &[ChunkRow]) -> Result<()> {
     let mut insert = db.prepare_cached("INSERT OR IGNORE INTO chunks VALUES (?1, ?2, ?3)")?;
-    for (chunk, frame) in &new.chunks {
+    for (chunk, frame) in chunks {
         insert.execute(params![chunk.0, key, frame])?;
     }
-    Ok(key)
+    Ok(())
 }
 
 /// The key of a known stripe, if `new` says the same of it.
 fn same_stripe(db: &Connection, key: i64, new: &NewStripe) -> Result<i64> {
     let known = stripe_map(db, key)?;
+    // One that was found by its shards alone: now it is known what is in it.
+    let is_bare = known.frames.is_empty() && !new.frames.is_empty();
     let same = known.kind == new.kind
         && known.geometry == new.geometry
         && known.pack_bytes == new.pack_bytes
         && known.pack_key.0 == new.pack_key
-        && known.frames == new.frames;
+        && (is_bare || known.frames == new.frames);
     let other =
         || format!("stripe {:.12} is known with another content; nothing was changed", new.stripe);
-    if same { Ok(key) } else { Err(Error::refuse(Code::Conflict, other())) }
+    if !same {
+        return Err(Error::refuse(Code::Conflict, other()));
+    }
+    if is_bare {
+        set_frames(db, key, &new.frames, &new.chunks)?;
+    }
+    Ok(key)
 }
 
 /// Notes that a server holds a shard, by its intent under this lease; gives how many rows that

@@ -3,7 +3,9 @@
 //! One thread writes ([`writer`]), a few read-only connections read; each read sees one
 //! consistent state. What the tables are for stands in schema.sql.
 
+mod anew;
 mod commit;
+mod facts;
 mod inventory;
 mod ledger;
 mod open;
@@ -28,7 +30,8 @@ use super::clock::Clock;
 use crate::wire::Code;
 use crate::{Error, Result};
 
-pub(super) use self::commit::{Mended, NewStripe};
+pub(super) use self::anew::{Adopted, Indexed, make};
+pub(super) use self::commit::{Mended, NewStripe, Stamped};
 pub(super) use self::inventory::{Condition, MapDigests, Mapped, Standing};
 pub(super) use self::ledger::{Ledgered, Which};
 pub(super) use self::push::{Intended, Placing};
@@ -39,6 +42,8 @@ pub(super) use self::surplus::Held as HeldStripe;
 const READERS: usize = 3;
 /// An epoch farther ahead than this was never reached by starts.
 const EPOCH_LEAP_MAX: u64 = 1 << 32;
+/// The setting of a catalog that was made anew and waits for what servers hold.
+pub(super) const IS_NEW: &str = "is_new";
 
 /// The open catalog.
 pub(super) struct Catalog {

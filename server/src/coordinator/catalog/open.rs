@@ -15,9 +15,9 @@ use crate::{Error, Result, auth};
 /// The schema that this build writes.
 const SCHEMA: &str = include_str!("../../../../schema.sql");
 /// Its number, in `user_version`: one more than there are [`MIGRATIONS`].
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
 /// What makes the schema of version n + 1 of that of version n, from 1 on; only ever added to.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/2.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
 /// Older ones can lose commits when the WAL is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Memory for pages: the writer's, and that of each reader.
@@ -134,6 +134,48 @@ fn make_schema(db: &mut Connection, path: &Path) -> Result<()> {
     }
 }
 
+/// Makes a catalog of `vault` at `path`, where none is: whole, or not at all.
+pub(super) fn make(
+    path: &Path,
+    vault: [u8; 16],
+    fill: impl FnOnce(&Connection) -> Result<()>,
+) -> Result<()> {
+    if let Some(file) = present(path) {
+        let file = file.display();
+        return Err(Error::Config(format!(
+            "{file} is there: if it is bad, move it away yourself, with all files whose names \
+             begin with catalog.db; nothing was changed"
+        )));
+    }
+    let temporary = path.with_extension("new");
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(Error::io("cannot remove", temporary)(error));
+        }
+        _ => {}
+    }
+    make_private(&temporary)?;
+    let mut db = Connection::open(&temporary)?;
+    db.pragma_update(None, "synchronous", "FULL")?;
+    let tx = db.transaction()?;
+    tx.execute_batch(SCHEMA)?;
+    tx.execute("INSERT INTO meta VALUES (1, ?1, NULL, 0, 0, 0, 0)", [vault])?;
+    fill(&tx)?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    tx.commit()?;
+    db.close().map_err(|(_, error)| error)?;
+    fs::rename(&temporary, path).map_err(Error::io("cannot make", path))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let sync = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    sync.map_err(Error::io("cannot sync", folder))
+}
+
+/// One of the catalog's files, if any is there: what one is left of is not taken for another's.
+pub(super) fn present(path: &Path) -> Option<PathBuf> {
+    let all = FILES.map(|suffix| with_suffix(path, suffix));
+    all.into_iter().find(|path| path.symlink_metadata().is_ok())
+}
+
 fn begin_epoch(mut db: Connection, pushes_outlive: bool) -> Result<Opened> {
     let tx = db.transaction()?;
     let (vault, record, epoch, stopped_ms) =
@@ -176,9 +218,12 @@ mod tests {
         truth.execute_batch(SCHEMA).unwrap();
         assert_eq!(schema_of(&db), schema_of(&truth));
         assert!(schema_of(&db).len() > 10);
-        for (pragma, value) in
-            [("synchronous", 2), ("foreign_keys", 1), ("mmap_size", 0), ("user_version", 2)]
-        {
+        for (pragma, value) in [
+            ("synchronous", 2),
+            ("foreign_keys", 1),
+            ("mmap_size", 0),
+            ("user_version", SCHEMA_VERSION.into()),
+        ] {
             let actual: i64 = db.pragma_query_value(None, pragma, |r| r.get(0)).unwrap();
             assert_eq!(actual, value, "{pragma}");
         }
@@ -230,6 +275,33 @@ mod tests {
                           (SELECT group_concat(mode || lost) FROM servers) FROM meta";
         let row = opened.db.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
         assert_eq!(row.unwrap(), (0, 1, "normal0,normal0".to_owned()));
+    }
+
+    #[test]
+    fn a_catalog_is_made_anew_only_where_nothing_is_left_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("catalog.db");
+        let made = |epoch: u64| {
+            make(&path, [7; 16], |db| {
+                db.execute("UPDATE meta SET epoch = ?1", [epoch])?;
+                Ok(())
+            })
+        };
+        for suffix in FILES {
+            let left = with_suffix(&path, suffix);
+            fs::write(&left, b"left").unwrap();
+            let error = made(1).unwrap_err().to_string();
+            assert!(error.contains("move it away yourself"), "{error}");
+            assert_eq!(fs::read(&left).unwrap(), b"left");
+            fs::remove_file(left).unwrap();
+        }
+        // One that was cut off, and one that fails, leave nothing under the name.
+        fs::write(path.with_extension("new"), b"half of one").unwrap();
+        assert!(make(&path, [7; 16], |_| Err(Error::Config("no".into()))).is_err());
+        assert_eq!(present(&path), None);
+        made(5).unwrap();
+        let opened = writer(&path, true).unwrap();
+        assert_eq!((opened.epoch, opened.vault), (6, VaultId([7; 16])));
     }
 
     #[test]

@@ -313,7 +313,8 @@ pub(super) fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-fn mode_of(name: &str) -> Mode {
+/// The mode of that name.
+pub(super) fn mode_of(name: &str) -> Mode {
     match name {
         "draining" => Mode::Draining,
         "read-only" => Mode::ReadOnly,
@@ -340,7 +341,16 @@ fn must_follow(present: &[u8], next: &[u8]) -> Result<()> {
     Err(Error::refuse(Code::Conflict, why))
 }
 
-fn role_name(role: Role) -> &'static str {
+/// The role of that name.
+pub(super) fn role_of(name: &str) -> Role {
+    match name {
+        "join" => Role::Join,
+        _ => Role::Owner,
+    }
+}
+
+/// How a role stands in the catalog.
+pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Owner => "owner",
         Role::Join => "join",

@@ -222,3 +222,110 @@ async fn i4_an_older_copy_takes_nothing_for_left_over_that_it_may_have_forgotten
     let both = [1, 2].map(|number| (StripeId([number; 32]), 0)).to_vec();
     assert_eq!(catalog.condemn(server, both).await.unwrap(), 1);
 }
+
+#[tokio::test]
+async fn snapshots_from_before_stamps_get_them_in_order_and_the_same_each_time() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    for number in 1..=3 {
+        fixture.commit(lease, number).await.unwrap();
+    }
+    let kept = "INSERT INTO snapshots VALUES
+                    (1, 70, 5, zeroblob(32), 1, 'kept'), (2, 60, 6, zeroblob(32), 1, 'kept'),
+                    (3, 65, 7, zeroblob(32), 1, 'forgotten')";
+    fixture.catalog.write(|db| Ok(db.execute_batch(kept)?)).await.unwrap();
+    let signer = || Arc::new(crate::auth::TicketSigner::from_seed(&[1; 32]).unwrap());
+    let stamp = async || {
+        fixture.catalog.stamp_kept(signer()).await.unwrap();
+        fixture.catalog.facts(0, 10, false).await.unwrap()
+    };
+    let first = stamp().await;
+    let ids = first.iter().map(|bytes| {
+        let codec::fact::Body::Stamp(stamp) = codec::fact::Fact::peek(bytes).unwrap().body;
+        (stamp.snapshot.0[0], stamp.sequence)
+    });
+    assert_eq!(ids.collect::<Vec<_>>(), [(2, 60), (1, 70)]);
+    assert_eq!(stamp().await, first);
+    // An older copy that is opened anew in a later epoch has the same.
+    fixture.catalog.raise_epoch(99).await.unwrap();
+    fixture.catalog.write(|db| Ok(db.execute_batch("DELETE FROM facts")?)).await.unwrap();
+    assert_eq!(stamp().await, first);
+    // They are kept all the while.
+    fixture.catalog.facts_stored(2).await.unwrap();
+    assert_eq!(fixture.catalog.snapshots(None, 10).await.unwrap().rows.len(), 2);
+    assert_eq!(fixture.catalog.unstored().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_was_adopted_is_vouched_for_once_it_is_known_what_is_in_it() {
+    let fixture = Fixture::new().await;
+    let (catalog, [a, b]) = (&fixture.catalog, [fixture.servers[0], fixture.servers[1]]);
+    let adopted = |number, k, holders: &[(u8, ServerId)]| Adopted {
+        stripe: StripeId([number; 32]),
+        kind: Kind::Data,
+        geometry: Geometry::new(k, 1).unwrap(),
+        pack_bytes: 100,
+        pack_key: vec![0; 64],
+        holders: holders.to_vec(),
+    };
+    let all = || vec![adopted(1, 1, &[(0, a), (1, b)]), adopted(2, 2, &[(0, a)])];
+    assert_eq!(catalog.adopt(all()).await.unwrap(), (1, 2, 1));
+    assert_eq!(catalog.adopt(all()).await.unwrap(), (0, 0, 1), "again, nothing is new");
+    // Two shards of one index do not make two.
+    let copies = vec![adopted(2, 2, &[(0, a), (0, b)])];
+    assert_eq!(catalog.adopt(copies).await.unwrap(), (0, 0, 1));
+
+    let lease = fixture.begin().await;
+    let have = async |number: u8| {
+        let asked = vec![ChunkId([number; 32])];
+        catalog.have(fixture.owner, lease, asked).await.unwrap()[0]
+    };
+    let bare = async || catalog.unindexed(0, 10).await.unwrap().rows.len();
+    let indexed = |number: u8, end| Indexed {
+        stripe: StripeId([number; 32]),
+        frames: vec![(0, end)],
+        chunks: vec![(ChunkId([number; 32]), 0)],
+    };
+    assert_eq!((have(1).await, bare().await), (false, 1));
+    let beyond = catalog.index(vec![indexed(1, 101)]).await.unwrap_err();
+    assert_eq!(beyond.code(), Some(Code::Conflict));
+    for _ in 0..2 {
+        catalog.index(vec![indexed(1, 90)]).await.unwrap();
+        assert_eq!((have(1).await, bare().await), (true, 0));
+    }
+    let other = catalog.index(vec![indexed(1, 80)]).await.unwrap_err();
+    assert_eq!(other.code(), Some(Code::Conflict));
+    assert_eq!(catalog.index(vec![indexed(9, 9)]).await.unwrap_err().code(), Some(Code::NotFound));
+
+    // A push that commits what was adopted meanwhile says what is in it.
+    let late = || vec![adopted(3, 1, &[(0, a), (1, b)])];
+    assert_eq!(catalog.adopt(late()).await.unwrap(), (1, 2, 0));
+    fixture.commit(lease, 3).await.unwrap();
+    assert_eq!((have(3).await, bare().await), (true, 0));
+
+    // What is on its way to the trash is not relied on.
+    let stripe = StripeId([1; 32]);
+    let (_, version) = catalog.versioned_map(stripe).await.unwrap().unwrap();
+    let surplus = vec![Surplus { index: 1, kept: a, dropped: b }];
+    assert!(catalog.strike_out(1, version, surplus).await.unwrap());
+    assert_eq!(catalog.adopt(all()).await.unwrap(), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn what_an_older_copy_intended_is_no_reason_to_leave_a_shard_out() {
+    let fixture = Fixture::new().await;
+    let (catalog, server) = (&fixture.catalog, fixture.servers[0]);
+    let lease = fixture.begin().await;
+    let (stripe, places) = (StripeId([1; 32]), vec![(0, server)]);
+    let intended = Intended { lease, stripe, stored: vec![], places };
+    catalog.record_intent(fixture.owner, intended).await.unwrap();
+    let standing = async || catalog.standings(server, vec![(stripe, 0)]).await.unwrap()[0];
+    catalog.begin_adoption().await.unwrap();
+    assert_eq!(standing().await, Standing::Pending, "it is of this start");
+    // The copy is opened again: its push is over, and may have been committed elsewhere.
+    assert!(catalog.raise_epoch(catalog.epoch()).await.unwrap());
+    catalog.begin_adoption().await.unwrap();
+    assert_eq!(standing().await, Standing::Unknown);
+    let error = fixture.commit(lease, 1).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::LeaseOver));
+}

@@ -233,8 +233,11 @@ impl Comparing<'_> {
                 list.push(shard);
             }
         };
+        // An older copy takes what was committed after it was made for left over.
+        let is_old = self.core.facts.why_old(&self.core.fleet).is_some();
         for (shard, standing) in strangers.into_iter().zip(standings) {
             match standing {
+                Standing::LeftOver if is_old => found.pending += 1,
                 Standing::Pending => found.pending += 1,
                 Standing::LeftOver => left_over.push(shard),
                 Standing::Surplus => {
