@@ -32,16 +32,17 @@ pub(in crate::coordinator) enum Which {
 }
 
 impl Catalog {
-    /// Takes stripes that have fewer good shards than they should into the ledger.
-    pub(in crate::coordinator) async fn note_deficits(&self) -> Result<()> {
+    /// Takes stripes that have fewer good shards than they should into the ledger; gives whether
+    /// there were any that it had not.
+    pub(in crate::coordinator) async fn note_deficits(&self) -> Result<bool> {
         let clock = self.clock;
         let new = "SELECT key FROM stripes WHERE good < k + m AND NOT EXISTS
                        (SELECT 1 FROM repairs WHERE stripe = key AND state <> 'repaired')";
         let any = self.read(move |db| Ok(db.prepare_cached(new)?.exists([])?)).await?;
-        if !any {
-            return Ok(());
+        if any {
+            self.write(move |db| note(db, new, params![], clock.now_ms())).await?;
         }
-        self.write(move |db| note(db, new, params![], clock.now_ms())).await
+        Ok(any)
     }
 
     /// Takes up to `limit` stripes of which `server` has a good shard into the ledger, those after
