@@ -20,6 +20,7 @@ mod full_disks;
 mod healing;
 mod hostile;
 mod key;
+mod killed;
 mod local;
 mod nonsense;
 mod output;

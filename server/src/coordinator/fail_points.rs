@@ -27,6 +27,12 @@ points! {
         TryNoted = "try-noted",
         /// What is whole is struck out of the ledger.
         LedgerSettled = "ledger-settled",
+        /// A move has its lease.
+        MoveBegun = "move-begun",
+        /// What was moved is in the catalog, in both places.
+        MoveBooked = "move-booked",
+        /// The lease of the move is over.
+        MoveEnded = "move-ended",
         /// The copy that stays was read to its last byte.
         KeptChecked = "kept-checked",
         /// The one that goes is struck out, and to be trashed.
@@ -37,11 +43,5 @@ points! {
         TrashAnswered = "trash-answered",
         /// What it trashed is forgotten.
         TrashBooked = "trash-booked",
-        /// A move has its lease.
-        MoveBegun = "move-begun",
-        /// What was moved is in the catalog, in both places.
-        MoveBooked = "move-booked",
-        /// The lease of the move is over.
-        MoveEnded = "move-ended",
     }
 }

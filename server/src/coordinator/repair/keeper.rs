@@ -256,7 +256,7 @@ async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) -> 
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),
-        Ended::Short(why) | Ended::Unknown(why) => {
+        Ended::Short(why) | Ended::Unknown(why) | Ended::TargetFailed(why) => {
             tracing::warn!(%stripe, why, attempts, "not repaired");
         }
     }
@@ -271,6 +271,9 @@ fn ended(repaired: Result<Repaired>) -> Ended {
     let repaired = match repaired {
         Ok(repaired) => repaired,
         Err(Error::Refuse(refusal)) if refusal.code == Code::Conflict => return Ended::Changed,
+        Err(Error::Refuse(refusal)) if refusal.code == Code::TooFewServers => {
+            return Ended::TargetFailed(refusal.message);
+        }
         Err(error) => return Ended::Unknown(error.to_string()),
     };
     let Repaired { outcome, lacking, unreachable, .. } = repaired;
