@@ -157,17 +157,18 @@ impl Catalog {
         .await
     }
 
-    /// Lets what failed be tried at once: a server has come.
-    pub(in crate::coordinator) async fn retry_repairs(&self) -> Result<()> {
+    /// Lets what failed be tried at once: a server has come, or can take shards again. Gives whether
+    /// anything had.
+    pub(in crate::coordinator) async fn retry_repairs(&self) -> Result<bool> {
         let any = "SELECT 1 FROM repairs WHERE state IN ('failed', 'unknown') AND due_ms > 0";
         if !self.read(move |db| Ok(db.prepare_cached(any)?.exists([])?)).await? {
-            return Ok(());
+            return Ok(false);
         }
         self.write(move |db| {
             let sql = "UPDATE repairs SET due_ms = 0
                        WHERE state IN ('failed', 'unknown') AND due_ms > 0";
             db.prepare_cached(sql)?.execute([])?;
-            Ok(())
+            Ok(true)
         })
         .await
     }

@@ -123,6 +123,10 @@ pub(in crate::coordinator) async fn trash(core: &Core, server: ServerId) -> Resu
                 core.planted.reach(FailPoint::TrashAnswered);
                 core.catalog.buried(server, shards).await?;
                 core.planted.reach(FailPoint::TrashBooked);
+                // A server takes no other shard of a stripe before: some may have waited for it.
+                if core.catalog.retry_repairs().await? {
+                    core.fleet.has_changed();
+                }
             }
             Err(missed) => return Err(Error::refuse(Code::Busy, missed.why)),
         }
