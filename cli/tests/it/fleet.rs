@@ -148,11 +148,9 @@ impl Fleet {
         self.servers[number] = Some(self.serve_storage(number, &address, options));
     }
 
-    /// Waits until a server has killed itself at a fail point.
-    #[track_caller]
-    pub(crate) fn until_died(&mut self, number: usize, point: &str) {
-        let mut service = self.servers[number].take().unwrap();
-        eventually(&format!("it dies at {point}"), || service.was_killed());
+    /// Whether a server has killed itself at a fail point.
+    pub(crate) fn has_died(&mut self, number: usize) -> bool {
+        self.servers[number].as_mut().unwrap().was_killed()
     }
 
     /// SIGKILL of the coordinator.

@@ -11,7 +11,6 @@ use codec::Digest;
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Config, Limits};
 use super::address::Address;
 use super::clock::Clock;
 use super::folder::Folder;
@@ -21,6 +20,7 @@ use super::papers::Papers;
 use super::room::Room;
 use super::scrub::Scrub;
 use super::shelf::Shelf;
+use super::{Config, Limits};
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
 use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};

@@ -146,11 +146,9 @@ async fn a_crash_leaves_the_rebuilt_shard_or_what_was_there() {
     let shards = stripe(VAULT, pack_bytes, 1);
     let shard = &shards[2];
     let damage = flipped(&shard.file, shard.header_bytes + 200_000);
-    for (point, left, whole) in [
-        ("roots-checked", 1, false),
-        ("own-synced", 1, false),
-        ("own-named", 0, true),
-    ] {
+    for (point, left, whole) in
+        [("roots-checked", 1, false), ("own-synced", 1, false), ("own-named", 0, true)]
+    {
         let world = World::new().await;
         let (process, url) = start_process(&world, Some(point)).await;
         let (mut sources, mut others) = (Vec::new(), Vec::new());

@@ -97,7 +97,8 @@ impl World {
         prop_assert!(named.iter().all(|server| open.iter().any(|c| c.server == *server)));
         let lacking = self.geometry.shards() - shards.len();
         prop_assert_eq!(places.len(), lacking.min(open.len()));
-        let indexes: BTreeSet<u8> = places.iter().map(|p| p.0).chain(shards.keys().copied()).collect();
+        let indexes: BTreeSet<u8> =
+            places.iter().map(|p| p.0).chain(shards.keys().copied()).collect();
         prop_assert_eq!(indexes.len(), places.len() + shards.len());
         prop_assert_eq!(named.len(), places.len(), "one shard a server");
 
