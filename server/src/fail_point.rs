@@ -24,10 +24,10 @@ pub trait Point: Copy + Eq + 'static {
 
 /// The list of a service's points: each with what has happened by then, and its name.
 macro_rules! points {
-    ($(#[$of:meta])* $points:ident { $($(#[$says:meta])* $point:ident = $name:literal,)* }) => {
+    ($(#[$of:meta])* $vis:vis $points:ident { $($(#[$says:meta])* $point:ident = $name:literal,)* }) => {
         $(#[$of])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $points { $($(#[$says])* $point,)* }
+        $vis enum $points { $($(#[$says])* $point,)* }
 
         impl $crate::fail_point::Point for $points {
             const ALL: &'static [(&'static str, Self)] = &[$(($name, Self::$point),)*];

@@ -220,7 +220,6 @@ fn key(file: &ShardFile) -> Key {
 fn i3_i4_i5_a_coordinator_killed_at_any_step_of_a_repair_goes_on_after_it() {
     let mut walk = Walk::new();
     for (nth, point) in points(&walk.fleet, "coordinator").iter().enumerate() {
-        let began = std::time::Instant::now();
         let (work, x, y) = (work_for(point), nth % SERVERS, (nth + 3) % SERVERS);
         if work == Work::Undrain {
             walk.set_mode("drain", x);
@@ -253,7 +252,6 @@ fn i3_i4_i5_a_coordinator_killed_at_any_step_of_a_repair_goes_on_after_it() {
         }
         walk.fleet.until_up(SERVERS);
         walk.until_whole(point);
-        println!("{point}: {:?}", began.elapsed());
     }
     walk.until_tidy();
 }
@@ -262,7 +260,6 @@ fn i3_i4_i5_a_coordinator_killed_at_any_step_of_a_repair_goes_on_after_it() {
 fn i3_i4_i5_a_storage_server_killed_at_any_step_of_a_repair_is_no_loss() {
     let mut walk = Walk::new();
     for (nth, point) in points(&walk.fleet, "storage").iter().enumerate() {
-        let began = std::time::Instant::now();
         let (work, x) = (work_for(point), nth % SERVERS);
         walk.fleet.kill(x);
         walk.fleet.revive_with(x, &[&format!("--fail-at={point}")]);
@@ -295,7 +292,6 @@ fn i3_i4_i5_a_storage_server_killed_at_any_step_of_a_repair_is_no_loss() {
             walk.set_mode("undrain", x);
         }
         walk.until_whole(point);
-        println!("{point}: {:?}", began.elapsed());
     }
     walk.until_tidy();
 }

@@ -4,7 +4,7 @@ use crate::fail_point::points;
 
 points! {
     /// How far the coordinator has come with a repair. Each name says what is done by then.
-    FailPoint {
+    pub FailPoint {
         /// A server is on record as lost.
         LossNoted = "loss-noted",
         /// The stripes of servers that went, or are drained, are in the ledger.

@@ -5,7 +5,7 @@ use crate::fail_point::points;
 
 points! {
     /// How far a storage server has come. Each name says what is done by then.
-    FailPoint {
+    pub FailPoint {
         /// It is this order's turn.
         OrderReceived = "order-received",
         /// The temporary files are there, and empty.

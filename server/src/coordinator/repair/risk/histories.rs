@@ -25,7 +25,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (any::<usize>(), any::<usize>()).prop_map(|(s, h)| Event::Rots(s, h)),
         4 => Just(Event::Repair),
     ];
-    prop::collection::vec(event, 1..30)
+    prop::collection::vec(event, 1..20)
 }
 
 struct World {
@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn through_any_history_the_thinnest_stripe_is_repaired_first_and_all_in_the_end(
-        servers in prop::collection::vec(0..SERVERS, 1..8),
+        servers in prop::collection::vec(0..SERVERS, 1..5),
         events in events(),
     ) {
         let mut world = World::new(&servers);
