@@ -3,7 +3,7 @@
 //! `wire` has every type that crosses HTTP, `auth` who may ask for what,
 //! `client` how either service is asked, with timeouts and retries, `storage`
 //! one server on one disk, `coordinator` the catalog and what decides by it,
-//! `tls` who either of them is.
+//! `tls` who either of them is, `fail_point` where either can be made to end.
 //! Shard bytes flow between clients and servers, never through the coordinator.
 
 pub mod auth;
@@ -11,6 +11,7 @@ pub mod client;
 pub mod coordinator;
 pub mod cpu;
 pub mod error;
+pub mod fail_point;
 pub mod serve;
 pub mod storage;
 pub mod tls;

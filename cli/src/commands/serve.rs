@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::json;
 use server::auth::Token;
 use server::coordinator::{self, Timings};
+use server::fail_point::{FailAt, Point};
 use server::serve::{Listen, Transport};
 use server::storage::{self, Fault, Limits, ScrubRules};
 use server::tls::OwnCertificate;
@@ -110,6 +111,12 @@ pub struct Coordinator {
     /// How long a ticket lasts
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = parse_duration)]
     pub ticket: Duration,
+    /// Kill this process when it gets there, for tests
+    #[arg(long, hide = true, value_name = "NAME[:NTH]")]
+    pub fail_at: Option<FailAt<coordinator::FailPoint>>,
+    /// List where it can be made to, one name a line
+    #[arg(long, hide = true)]
+    pub list_fail_points: bool,
     /// How long requests under way may take to finish when it stops
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub drain: Duration,
@@ -175,6 +182,12 @@ pub struct Storage {
     /// A failure to plant, for tests
     #[arg(long, hide = true)]
     pub fault: Option<Fault>,
+    /// Kill this process when it gets there, for tests
+    #[arg(long, hide = true, value_name = "NAME[:NTH]")]
+    pub fail_at: Option<FailAt<storage::FailPoint>>,
+    /// List where it can be made to, one name a line
+    #[arg(long, hide = true)]
+    pub list_fail_points: bool,
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -237,6 +250,9 @@ async fn serve_coordinator(
     global: &Global,
     stop: Stop,
 ) -> Result<Exit, Failure> {
+    if args.list_fail_points {
+        return Ok(list::<coordinator::FailPoint>(global));
+    }
     let config = coordinator::Config {
         data: needed(args.data, "data")?,
         listen: Listen { address: args.listen, transport: args.transport.chosen()? },
@@ -260,6 +276,7 @@ async fn serve_coordinator(
             drain: args.drain,
             ..Timings::default()
         },
+        fail_at: args.fail_at,
     };
     let mut stop = stop;
     let Some(started) = stop.unless_before(coordinator::start(config)).await else {
@@ -274,6 +291,9 @@ async fn serve_coordinator(
 }
 
 async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exit, Failure> {
+    if args.list_fail_points {
+        return Ok(list::<storage::FailPoint>(global));
+    }
     let config = storage::Config {
         data: needed(args.data, "data")?,
         listen: Listen { address: args.listen, transport: args.transport.chosen()? },
@@ -293,6 +313,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
         },
         scrub: ScrubRules { every: args.scrub_every, bytes_per_second: args.scrub_rate },
         fault: args.fault,
+        fail_at: args.fail_at,
     };
     let mut stop = stop;
     let Some(started) = stop.unless_before(storage::start(config)).await else {
@@ -304,6 +325,14 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
     tracing::info!("stopping");
     storage.stop().await;
     Ok(Exit::Done)
+}
+
+/// Prints the names of a service's fail points.
+fn list<P: Point>(global: &Global) -> Exit {
+    for (name, _) in P::ALL {
+        global.ui.data(name);
+    }
+    Exit::Done
 }
 
 /// The one line on stdout that says where it serves.

@@ -263,6 +263,7 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             drain: DRAIN,
             ..Timings::default()
         },
+        fail_at: None,
     };
     let failed = format!("cannot start the coordinator of the vault at {}", path_text(dir));
     coordinator::start(config).await.map_err(Failure::when(failed))
@@ -289,6 +290,7 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
         // A command is too short for a pass that is spread over weeks.
         scrub: ScrubRules { every: Duration::ZERO, ..ScrubRules::default() },
         fault: None,
+        fail_at: None,
     }
 }
 

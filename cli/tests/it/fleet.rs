@@ -139,8 +139,18 @@ impl Fleet {
 
     /// Starts a server again at its address.
     pub(crate) fn revive(&mut self, number: usize) {
+        self.revive_with(number, &[]);
+    }
+
+    /// The same, with more options.
+    pub(crate) fn revive_with(&mut self, number: usize, options: &[&str]) {
         let address = self.addresses[number].clone();
-        self.servers[number] = Some(self.serve_storage(number, &address, &[]));
+        self.servers[number] = Some(self.serve_storage(number, &address, options));
+    }
+
+    /// Whether a server has killed itself at a fail point.
+    pub(crate) fn has_died(&mut self, number: usize) -> bool {
+        self.servers[number].as_mut().unwrap().was_killed()
     }
 
     /// SIGKILL of the coordinator.
@@ -160,9 +170,28 @@ impl Fleet {
 
     /// Starts the coordinator again at its address.
     pub(crate) fn revive_coordinator(&mut self) {
-        let coordinator =
-            serve_coordinator(&self.sandbox, self.coordinator_address(), &self.coordinator_options);
+        self.revive_coordinator_with(&[]);
+    }
+
+    /// The same, with more options.
+    pub(crate) fn revive_coordinator_with(&mut self, options: &[&str]) {
+        let more = options.iter().map(|&option| option.to_owned());
+        let options: Vec<String> = self.coordinator_options.iter().cloned().chain(more).collect();
+        let coordinator = serve_coordinator(&self.sandbox, self.coordinator_address(), &options);
         self.coordinator = Some(coordinator);
+    }
+
+    /// Waits until the coordinator has killed itself at a fail point.
+    #[track_caller]
+    pub(crate) fn until_coordinator_died(&mut self, point: &str) {
+        let mut service = self.coordinator.take().unwrap();
+        eventually(&format!("it dies at {point}"), || service.was_killed());
+    }
+
+    /// Has all shards checked, and what is bad reported, whatever that comes to.
+    pub(crate) fn verify_any(&self) {
+        let code = self.sandbox.arc(["verify"]).code();
+        assert!([0, 4].contains(&code), "{code}");
     }
 
     /// Waits until so many servers are up in the coordinator's eyes.

@@ -21,6 +21,7 @@ mod full_disks;
 mod healing;
 mod hostile;
 mod key;
+mod killed;
 mod local;
 mod nonsense;
 mod output;

@@ -15,7 +15,7 @@ use crate::fleet::{Fleet, Setup, ShardFile, eventually, name};
 use crate::source;
 
 impl Fleet {
-    fn client(&self) -> CoordinatorClient {
+    pub(crate) fn client(&self) -> CoordinatorClient {
         let token = self.sandbox.path("coordinator/owner.token");
         let token: Token = fs::read_to_string(token).unwrap().trim().parse().unwrap();
         let trust = Trust::of(&token).unwrap();
@@ -53,7 +53,7 @@ impl Fleet {
     }
 }
 
-fn wait_for<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn wait_for<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(work)
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -252,6 +253,13 @@ impl Service {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Whether it has ended, which must have been by SIGKILL.
+    #[track_caller]
+    pub(crate) fn was_killed(&mut self) -> bool {
+        let ended = self.child.try_wait().unwrap();
+        ended.inspect(|status| assert_eq!(status.signal(), Some(9), "{status}")).is_some()
     }
 
     /// SIGTERM, and the exit code.

@@ -220,3 +220,6 @@ pub(super) fn step(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod histories;

@@ -11,6 +11,7 @@ mod catalog;
 mod certifier;
 mod clock;
 mod facts;
+mod fail_points;
 mod fleet;
 mod folder;
 mod health;
@@ -33,6 +34,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+pub use self::fail_points::FailPoint;
+
 use self::catalog::{Catalog, TokenRow};
 use self::certifier::Certifier;
 use self::clock::millis;
@@ -45,6 +48,7 @@ use self::reconcile::Comparisons;
 use self::repair::Repairs;
 use crate::auth::{Grant, Role, Ticket, TicketSigner, Token};
 use crate::client::Servers;
+use crate::fail_point::{FailAt, Planted};
 use crate::serve::{self, Listen, Running};
 use crate::wire::ServerId;
 use crate::{Error, Result};
@@ -60,6 +64,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// Timings.
     pub timings: Timings,
+    /// Where it is to kill itself, for a test.
+    pub fail_at: Option<FailAt<FailPoint>>,
 }
 
 /// The coordinator's timings; the defaults are the design's.
@@ -159,6 +165,7 @@ struct Core {
     /// The vault record, once there is one.
     record: watch::Sender<Option<Arc<[u8]>>>,
     timings: Timings,
+    planted: Planted<FailPoint>,
     certifier: Certifier,
     /// For what is asked of servers.
     servers: Servers,
@@ -169,7 +176,7 @@ struct Core {
 
 /// Starts the coordinator: opens (or makes) its folder, takes its lock, raises the epoch, listens, probes.
 pub async fn start(config: Config) -> Result<Coordinator> {
-    let Config { data, listen, advertise, timings } = config;
+    let Config { data, listen, advertise, timings, fail_at } = config;
     let certificates = listen.certificates(advertise.as_deref())?;
     let folder = Folder::take(&data)?;
     folder.must_have_catalog()?;
@@ -199,6 +206,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokens: [owner_row, join_row],
         record: watch::Sender::new(record.map(Into::into)),
         timings,
+        planted: Planted::new(fail_at),
         servers: Servers::new(&certifier.trust(catalog.clock)),
         certifier,
         catalog,

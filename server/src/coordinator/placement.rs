@@ -203,3 +203,6 @@ fn solve(servers: &[(ServerId, f64)], n: usize) -> BTreeMap<ServerId, f64> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod histories;

@@ -6,6 +6,7 @@ use codec::Digest;
 use codec::shard::{BodyCheck, Header, PEEK_BYTES};
 
 use super::address::Address;
+use super::fail_points::FailPoint;
 use super::inspect::{Inspection, check_address};
 use super::shelf::Shelf;
 use super::temporary::Temporary;
@@ -27,8 +28,10 @@ impl Shelf {
         }
         let _promise = self.room.promise(file_bytes)?;
         let mut incoming = Incoming::create(self, address, file_bytes)?;
+        self.planted.reach(FailPoint::PutBegun);
         for piece in pieces {
             incoming.take(piece)?;
+            self.planted.reach(FailPoint::PutPartWritten);
         }
         incoming.finish()
     }
@@ -116,8 +119,11 @@ impl<'a> Incoming<'a> {
             return Err(cut_short(self.seen_bytes, self.file_bytes));
         }
         check.finish()?;
+        self.shelf.planted.reach(FailPoint::PutWritten);
         self.shelf.sync(&self.temporary)?;
+        self.shelf.planted.reach(FailPoint::PutSynced);
         self.shelf.publish(self.temporary.path(), self.address)?;
+        self.shelf.planted.reach(FailPoint::PutKept);
         Ok(header_hash)
     }
 }

@@ -13,6 +13,7 @@ mod bad;
 mod clock;
 mod durable;
 mod facts;
+mod fail_points;
 mod fault;
 mod folder;
 mod gate;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use self::clock::Clock;
+pub use self::fail_points::FailPoint;
 pub use self::fault::Fault;
 use self::folder::Folder;
 use self::hello::Coordinator;
@@ -50,6 +52,7 @@ use self::room::Room;
 pub use self::scrub::ScrubRules;
 use self::server::{Door, Server, blocking};
 use crate::auth::Token;
+use crate::fail_point::FailAt;
 use crate::serve::{self, Listen, Running};
 use crate::wire::{JoinRequest, ServerId};
 use crate::{Error, Result};
@@ -91,6 +94,8 @@ pub struct Config {
     pub scrub: ScrubRules,
     /// A failure that a test plants.
     pub fault: Option<Fault>,
+    /// Where it is to kill itself, for a test.
+    pub fail_at: Option<FailAt<FailPoint>>,
 }
 
 /// How much a server does at once: its memory is bounded by these.
@@ -172,10 +177,8 @@ pub async fn start(config: Config) -> Result<Storage> {
     };
     folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
-    let limits = config.limits.clone();
     let (known, keeping) = ((identity, keys), (papers, clock));
-    let open = Server::open(folder, known, keeping, room, limits, &config.scrub, config.fault)?;
-    let open = Arc::new(open);
+    let open = Arc::new(Server::open(folder, known, keeping, room, &config)?);
     let _ = door.set(Arc::clone(&open));
     let mut tasks = JoinSet::new();
     tasks.spawn(scrub::run(Arc::clone(&open)));

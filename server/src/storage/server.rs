@@ -11,18 +11,17 @@ use codec::Digest;
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Limits;
 use super::address::Address;
 use super::clock::Clock;
 use super::facts::Facts;
-use super::fault::Fault;
 use super::folder::Folder;
 use super::gate::Gate;
 use super::identity::{Identity, Keys};
 use super::papers::Papers;
 use super::room::Room;
-use super::scrub::{Scrub, ScrubRules};
+use super::scrub::Scrub;
 use super::shelf::Shelf;
+use super::{Config, Limits};
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
 use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
@@ -66,22 +65,22 @@ impl Server {
         (identity, keys): (Identity, Keys),
         (papers, clock): (Arc<Papers>, Arc<Clock>),
         room: Arc<Room>,
-        limits: Limits,
-        scrub: &ScrubRules,
-        fault: Option<Fault>,
+        config: &Config,
     ) -> Result<Self> {
         let starts = folder.read_number(STARTS_FILE)? + 1;
         if let Err(error) = folder.write_number(STARTS_FILE, starts) {
             room.report_trouble(&error);
         }
         let root = folder.root().to_owned();
-        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, fault)?;
+        let limits = config.limits.clone();
+        let planted = (config.fault, config.fail_at);
+        let shelf = Shelf::new(root, identity.vault, Arc::clone(&room), starts, planted)?;
         let (root, key) = (folder.root(), identity.ticket_key.0.clone());
         let facts = Facts::open(root, identity.vault, key, Arc::clone(&room), starts)?;
         let patience = limits.busy_wait.min(PEER_PATIENCE_MAX);
         let peers = StorageClient::new(limits.client_silence, &papers.trust);
         Ok(Self {
-            scrub: Scrub::open(&folder, scrub)?,
+            scrub: Scrub::open(&folder, &config.scrub)?,
             peers: peers.with_patience(patience),
             gate: Gate::open(Arc::clone(&folder), identity, clock)?,
             folder,

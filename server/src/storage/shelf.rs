@@ -14,9 +14,11 @@ use rustix::io::Errno;
 use super::address::Address;
 use super::bad::Bad;
 use super::durable;
+use super::fail_points::FailPoint;
 use super::fault::Fault;
 use super::inspect::Inspection;
 use super::room::Room;
+use crate::fail_point::{FailAt, Planted};
 use crate::wire::Bucket;
 use crate::{Error, Result};
 
@@ -30,6 +32,7 @@ pub(super) struct Shelf {
     pub(super) vault: VaultId,
     pub(super) room: Arc<Room>,
     pub(super) fault: Option<Fault>,
+    pub(super) planted: Planted<FailPoint>,
     /// How often the server has started, and a count since: together unique names.
     starts: u64,
     count: AtomicU64,
@@ -45,11 +48,12 @@ impl Shelf {
         vault: VaultId,
         room: Arc<Room>,
         starts: u64,
-        fault: Option<Fault>,
+        (fault, fail_at): (Option<Fault>, Option<FailAt<FailPoint>>),
     ) -> Result<Self> {
         let folders = (0..=u8::MAX).map(|_| Mutex::default()).collect();
         let (count, bad) = (AtomicU64::new(0), Bad::open(&root, starts)?);
-        Ok(Self { root, vault, room, fault, starts, count, bad, folders })
+        let planted = Planted::new(fail_at);
+        Ok(Self { root, vault, room, fault, planted, starts, count, bad, folders })
     }
 
     /// Where the shard of `address` lies, or would.
@@ -122,7 +126,7 @@ impl Shelf {
                 true
             }
         };
-        self.reach(Fault::AbortAfterRename);
+        self.planted.reach(FailPoint::PutNamed);
         self.sync_or_trouble(&self.folder(address.folder())).inspect_err(|_| {
             if !made {
                 return;
@@ -148,6 +152,7 @@ impl Shelf {
                 self.named(durable::rename_new(&path, &to), &to)?;
                 self.note_departure(names, address);
                 self.sync_or_trouble(&aside)?;
+                self.planted.reach(FailPoint::PutDamagedAside);
             }
         }
         self.named(durable::rename_new(written, &path), &path)?;
@@ -164,7 +169,7 @@ impl Shelf {
         let replaced = path.symlink_metadata().is_ok();
         self.named(fs::rename(written, &path), &path)?;
         self.note_arrival(&mut names, address, replaced);
-        self.reach(Fault::AbortAfterRename);
+        self.planted.reach(FailPoint::OwnNamed);
         self.sync_or_trouble(&self.folder(address.folder()))
     }
 
@@ -181,6 +186,7 @@ impl Shelf {
         let bin = trash.join(day.to_string());
         self.room.told_of_name(durable::make_dir(&bin))?;
         self.sync_or_trouble(&trash)?;
+        self.planted.reach(FailPoint::TrashBegun);
         let mut trashed = 0;
         let mut touched = BTreeSet::new();
         let mut ended = Ok(());
@@ -198,6 +204,7 @@ impl Shelf {
                 renamed => {
                     self.named(renamed, &to)?;
                     self.note_departure(&mut names, address);
+                    self.planted.reach(FailPoint::TrashMoved);
                     trashed += 1;
                     touched.insert(address.folder());
                 }
@@ -207,6 +214,7 @@ impl Shelf {
             self.sync_or_trouble(&bin)?;
         }
         touched.into_iter().try_for_each(|folder| self.sync_or_trouble(&self.folder(folder)))?;
+        self.planted.reach(FailPoint::TrashSynced);
         ended.map(|()| trashed)
     }
 
@@ -224,12 +232,5 @@ impl Shelf {
             return Err(Errno::IO.into());
         }
         Ok(())
-    }
-
-    /// Stops the process here if a test planted that.
-    pub(super) fn reach(&self, point: Fault) {
-        if self.fault == Some(point) {
-            std::process::abort();
-        }
     }
 }

@@ -48,14 +48,11 @@ impl Shelf {
 
     /// Syncs the bytes of a file that is all written.
     pub(super) fn sync(&self, written: &Temporary) -> Result<()> {
-        self.reach(Fault::AbortBeforeSync);
         let synced = match self.fault {
             Some(Fault::SyncFails) => Err(io::Error::other("a planted failure")),
             _ => written.file.sync_all(),
         };
-        self.room.told(synced.map_err(Error::io("cannot sync", &written.path)))?;
-        self.reach(Fault::AbortBeforeRename);
-        Ok(())
+        self.room.told(synced.map_err(Error::io("cannot sync", &written.path)))
     }
 }
 

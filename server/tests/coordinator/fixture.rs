@@ -254,7 +254,8 @@ impl Fixture {
 
 pub(crate) async fn start_in(folder: &TempDir, timings: Timings) -> Coordinator {
     let data = folder.path().join("coordinator");
-    coordinator::start(Config { data, listen: listen(), advertise: None, timings }).await.unwrap()
+    let config = Config { data, listen: listen(), advertise: None, timings, fail_at: None };
+    coordinator::start(config).await.unwrap()
 }
 
 pub(crate) fn stripe(number: u8) -> StripeId {

@@ -108,6 +108,7 @@ async fn a_second_coordinator_on_the_folder_is_refused() {
         listen: listen(),
         advertise: Some("http://vault.example:7070".into()),
         timings: timings(),
+        fail_at: None,
     };
     let Err(Error::Config(said)) = coordinator::start(config.clone()).await else {
         panic!("two coordinators on one folder")

@@ -14,7 +14,7 @@ const KIB_MAX: u64 = 64 * 1024;
 const DATA: &str = "ARC_TEST_STORAGE_DATA";
 const COORDINATOR: &str = "ARC_TEST_STORAGE_COORDINATOR";
 const SECRET: &str = "ARC_TEST_STORAGE_SECRET";
-const FAULT: &str = "ARC_TEST_STORAGE_FAULT";
+const FAIL_AT: &str = "ARC_TEST_STORAGE_FAIL_AT";
 
 /// The other process: serves until it is killed.
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn serve_until_killed() {
     if let Some(token) = &mut config.join_token {
         token.secret = std::env::var(SECRET).unwrap();
     }
-    config.fault = std::env::var(FAULT).ok().map(|name| name.parse().unwrap());
+    config.fail_at = std::env::var(FAIL_AT).ok().map(|name| name.parse().unwrap());
     let storage = storage::start(config.clone()).await.unwrap();
     let url = config.data.join("url");
     std::fs::write(url.with_extension("new"), storage.running.url()).unwrap();
@@ -51,13 +51,13 @@ fn peak_kib(process: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-pub(crate) async fn start_process(world: &World, fault: Option<&str>) -> (Killed, String) {
+pub(crate) async fn start_process(world: &World, fail_at: Option<&str>) -> (Killed, String) {
     let data = world.data();
     let config = world.config();
     let process = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "process::serve_until_killed", "--ignored"])
         .env(DATA, &data)
-        .envs(fault.map(|name| (FAULT, name)))
+        .envs(fail_at.map(|name| (FAIL_AT, name)))
         .env(COORDINATOR, config.coordinator)
         .env(SECRET, config.join_token.unwrap().secret)
         .stdout(Stdio::null())
@@ -118,25 +118,25 @@ async fn dozens_of_requests_at_once_fit_in_64_mib() {
 
 #[tokio::test]
 async fn a_crash_leaves_the_whole_shard_or_nothing() {
-    for (fault, left, found) in [
-        ("abort-before-sync", 1, Found::Missing),
-        ("abort-before-rename", 1, Found::Missing),
-        ("abort-after-rename", 0, Found::Good),
+    for (point, left, found) in [
+        ("put-written", 1, Found::Missing),
+        ("put-synced", 1, Found::Missing),
+        ("put-named", 0, Found::Good),
     ] {
         let world = World::new().await;
         let shard = shard(1 << 20);
-        let (process, url) = start_process(&world, Some(fault)).await;
+        let (process, url) = start_process(&world, Some(point)).await;
         let put = request(&world, Method::PUT, &url, &shard, shard.grant());
-        assert!(put.body(shard.file.clone()).send().await.is_err(), "{fault}");
+        assert!(put.body(shard.file.clone()).send().await.is_err(), "{point}");
         drop(process);
-        assert_eq!(names(&world.data().join("tmp")).len(), left, "{fault}");
+        assert_eq!(names(&world.data().join("tmp")).len(), left, "{point}");
 
         let server = world.server().await;
-        assert_eq!(names(&world.data().join("tmp")).len(), 0, "{fault}");
-        assert_eq!(server.found(&shard, Thoroughness::Whole).await, found, "{fault}");
+        assert_eq!(names(&world.data().join("tmp")).len(), 0, "{point}");
+        assert_eq!(server.found(&shard, Thoroughness::Whole).await, found, "{point}");
         let receipt = server.put(&shard).await.unwrap();
-        assert_eq!(receipt.header_hash, shard.header_hash, "{fault}");
-        assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good, "{fault}");
+        assert_eq!(receipt.header_hash, shard.header_hash, "{point}");
+        assert_eq!(server.found(&shard, Thoroughness::Whole).await, Found::Good, "{point}");
     }
 }
 
@@ -146,13 +146,11 @@ async fn a_crash_leaves_the_rebuilt_shard_or_what_was_there() {
     let shards = stripe(VAULT, pack_bytes, 1);
     let shard = &shards[2];
     let damage = flipped(&shard.file, shard.header_bytes + 200_000);
-    for (fault, left, whole) in [
-        ("abort-before-sync", 1, false),
-        ("abort-before-rename", 1, false),
-        ("abort-after-rename", 0, true),
-    ] {
+    for (point, left, whole) in
+        [("roots-checked", 1, false), ("own-synced", 1, false), ("own-named", 0, true)]
+    {
         let world = World::new().await;
-        let (process, url) = start_process(&world, Some(fault)).await;
+        let (process, url) = start_process(&world, Some(point)).await;
         let (mut sources, mut others) = (Vec::new(), Vec::new());
         for shard in &shards[..2] {
             let server = world.server_with(|config| {
@@ -182,17 +180,17 @@ async fn a_crash_leaves_the_rebuilt_shard_or_what_was_there() {
         let rebuild = world.http.post(format!("{url}/v1/rebuild"));
         let rebuild = rebuild.header(PROTOCOL_HEADER, PROTOCOL);
         let rebuild = rebuild.header("authorization", format!("Ticket {ticket}")).json(&order);
-        assert!(rebuild.send().await.is_err(), "{fault}");
+        assert!(rebuild.send().await.is_err(), "{point}");
         drop(process);
-        assert_eq!(names(&world.data().join("tmp")).len(), left, "{fault}");
+        assert_eq!(names(&world.data().join("tmp")).len(), left, "{point}");
 
         let server = world.server().await;
-        assert_eq!(names(&world.data().join("tmp")).len(), 0, "{fault}");
+        assert_eq!(names(&world.data().join("tmp")).len(), 0, "{point}");
         let expected = if whole { &shard.file } else { &damage };
-        assert!(std::fs::read(&path).unwrap() == *expected, "{fault}");
+        assert!(std::fs::read(&path).unwrap() == *expected, "{point}");
         let answer: RebuildAnswer =
             server.post("/v1/rebuild", Grant::Control, &order).await.unwrap();
-        assert_eq!(answer.receipts[0].header_hash, shard.header_hash, "{fault}");
-        assert!(std::fs::read(&path).unwrap() == shard.file, "{fault}");
+        assert_eq!(answer.receipts[0].header_hash, shard.header_hash, "{point}");
+        assert!(std::fs::read(&path).unwrap() == shard.file, "{point}");
     }
 }

@@ -160,6 +160,7 @@ impl World {
             limits: Limits::default(),
             scrub: ScrubRules { every: Duration::ZERO, ..ScrubRules::default() },
             fault: None,
+            fail_at: None,
         }
     }
 

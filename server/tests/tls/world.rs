@@ -46,6 +46,7 @@ impl World {
                 drain: Duration::from_secs(5),
                 ..Timings::default()
             },
+            fail_at: None,
         }
     }
 
@@ -72,6 +73,7 @@ impl World {
             limits: Limits::default(),
             scrub: storage::ScrubRules::default(),
             fault: None,
+            fail_at: None,
         }
     }
 

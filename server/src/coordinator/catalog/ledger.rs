@@ -32,16 +32,17 @@ pub(in crate::coordinator) enum Which {
 }
 
 impl Catalog {
-    /// Takes stripes that have fewer good shards than they should into the ledger.
-    pub(in crate::coordinator) async fn note_deficits(&self) -> Result<()> {
+    /// Takes stripes that have fewer good shards than they should into the ledger; gives whether
+    /// there were any that it had not.
+    pub(in crate::coordinator) async fn note_deficits(&self) -> Result<bool> {
         let clock = self.clock;
         let new = "SELECT key FROM stripes WHERE good < k + m AND NOT EXISTS
                        (SELECT 1 FROM repairs WHERE stripe = key AND state <> 'repaired')";
         let any = self.read(move |db| Ok(db.prepare_cached(new)?.exists([])?)).await?;
-        if !any {
-            return Ok(());
+        if any {
+            self.write(move |db| note(db, new, params![], clock.now_ms())).await?;
         }
-        self.write(move |db| note(db, new, params![], clock.now_ms())).await
+        Ok(any)
     }
 
     /// Takes up to `limit` stripes of which `server` has a good shard into the ledger, those after
@@ -156,17 +157,18 @@ impl Catalog {
         .await
     }
 
-    /// Lets what failed be tried at once: a server has come.
-    pub(in crate::coordinator) async fn retry_repairs(&self) -> Result<()> {
+    /// Lets what failed be tried at once: a server has come, or can take shards again. Gives whether
+    /// anything had.
+    pub(in crate::coordinator) async fn retry_repairs(&self) -> Result<bool> {
         let any = "SELECT 1 FROM repairs WHERE state IN ('failed', 'unknown') AND due_ms > 0";
         if !self.read(move |db| Ok(db.prepare_cached(any)?.exists([])?)).await? {
-            return Ok(());
+            return Ok(false);
         }
         self.write(move |db| {
             let sql = "UPDATE repairs SET due_ms = 0
                        WHERE state IN ('failed', 'unknown') AND due_ms > 0";
             db.prepare_cached(sql)?.execute([])?;
-            Ok(())
+            Ok(true)
         })
         .await
     }

@@ -6,7 +6,8 @@ use crate::wire::LedgerState;
 const BACKOFF_MS: u64 = 60_000;
 /// The longest pause.
 const BACKOFF_MS_MAX: u64 = 64 * BACKOFF_MS;
-/// A stripe that changed so often while it was repaired is tried again later.
+/// A stripe that changed, or whose target failed, so often while it was repaired is tried again
+/// later.
 const CHANGES_MAX: u32 = 3;
 
 /// How a try ended.
@@ -20,6 +21,8 @@ pub(in crate::coordinator) enum Ended {
     Short(String),
     /// Servers that may have what it lacks did not answer.
     Unknown(String),
+    /// The server that was to make it failed; it is not asked again soon, another may do it.
+    TargetFailed(String),
 }
 
 /// What the ledger has of a stripe.
@@ -48,6 +51,10 @@ impl Entry {
             Ended::Changed => (LedgerState::Waiting, failed, later, None),
             Ended::Short(why) => (LedgerState::Failed, failed, later, Some(why)),
             Ended::Unknown(why) => (LedgerState::Unknown, failed, later, Some(why)),
+            Ended::TargetFailed(why) => {
+                let due_ms = if failed <= CHANGES_MAX { now_ms } else { later };
+                (LedgerState::Unknown, failed, due_ms, Some(why))
+            }
         };
         Self { state, attempts, tried_ms: Some(now_ms), due_ms, why }
     }
@@ -85,5 +92,13 @@ mod tests {
         assert_eq!([0, 1, 2].map(due), [5; 3]);
         assert_eq!(due(3), 5 + 8 * 60_000);
         assert_eq!(Entry::tried(3, Ended::Unknown("x".into()), 5).due_ms, 5 + 8 * 60_000);
+    }
+
+    #[test]
+    fn another_server_is_asked_at_once_where_one_failed_but_not_for_ever() {
+        let tried = |attempts| Entry::tried(attempts, Ended::TargetFailed("gone".into()), 5);
+        assert_eq!([0, 1, 2].map(|n| tried(n).due_ms), [5; 3]);
+        assert_eq!(tried(3).due_ms, 5 + 8 * 60_000);
+        assert_eq!((tried(0).state, tried(0).why), (LedgerState::Unknown, Some("gone".into())));
     }
 }

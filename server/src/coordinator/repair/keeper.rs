@@ -16,6 +16,7 @@ use super::trim::trim_some;
 use super::unwatched;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
+use crate::coordinator::fail_points::FailPoint;
 use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
 use crate::wire::{
@@ -87,7 +88,9 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
     let every = core.timings.repair_every;
     core.fleet.probed(core.timings.probe_timeout).await;
     note_servers(core, known).await?;
-    core.catalog.note_deficits().await?;
+    if core.catalog.note_deficits().await? {
+        core.planted.reach(FailPoint::DeficitsNoted);
+    }
     if core.repairs.settings().paused {
         return Ok(Duration::from_millis(LOOK_EVERY_MS));
     }
@@ -120,6 +123,7 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
         let (server, is_lost) = (member.row.server, member.health.state == Health::Lost);
         if is_lost != member.row.lost && (is_lost || member.health.state == Health::Up) {
             core.catalog.note_lost(server, is_lost).await?;
+            core.planted.reach(FailPoint::LossNoted);
             core.fleet.has_lost(server, is_lost);
         }
     }
@@ -155,6 +159,7 @@ async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
         while let Some(last) = core.catalog.note_stripes_of(server, after, PAGE_ENTRIES).await? {
             after = last;
         }
+        core.planted.reach(FailPoint::AbsenceNoted);
     }
     // One that came may give what was lacking, of one that is lost it is known that it will not.
     if !now.up.is_subset(&known.up) || !now.lost.is_subset(&known.lost) {
@@ -251,12 +256,14 @@ async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) -> 
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),
-        Ended::Short(why) | Ended::Unknown(why) => {
+        Ended::Short(why) | Ended::Unknown(why) | Ended::TargetFailed(why) => {
             tracing::warn!(%stripe, why, attempts, "not repaired");
         }
     }
     let entry = Entry::tried(attempts, ended, core.catalog.clock.now_ms());
-    core.catalog.note_tried(key, entry).await
+    core.catalog.note_tried(key, entry).await?;
+    core.planted.reach(FailPoint::TryNoted);
+    Ok(())
 }
 
 /// What the end of a repair says to the ledger.
@@ -264,6 +271,9 @@ fn ended(repaired: Result<Repaired>) -> Ended {
     let repaired = match repaired {
         Ok(repaired) => repaired,
         Err(Error::Refuse(refusal)) if refusal.code == Code::Conflict => return Ended::Changed,
+        Err(Error::Refuse(refusal)) if refusal.code == Code::TooFewServers => {
+            return Ended::TargetFailed(refusal.message);
+        }
         Err(error) => return Ended::Unknown(error.to_string()),
     };
     let Repaired { outcome, lacking, unreachable, .. } = repaired;
@@ -288,5 +298,6 @@ async fn sweep(core: &Core) -> Result<()> {
             page.iter().partition(|entry| look_at(core, entry).is_whole());
         let keys = |entries: Vec<&Ledgered>| entries.into_iter().map(|e| e.key).collect();
         core.catalog.settle_ledger(keys(whole), keys(lacking)).await?;
+        core.planted.reach(FailPoint::LedgerSettled);
     }
 }

@@ -180,3 +180,7 @@ impl<T> Worst<T> {
 #[cfg(test)]
 #[path = "risk/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "risk/histories.rs"]
+mod histories;

@@ -12,6 +12,7 @@ use crate::auth::{self, Grant};
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Intended, Mended};
 use crate::coordinator::clock::millis;
+use crate::coordinator::fail_points::FailPoint;
 use crate::coordinator::fleet::Member;
 use crate::coordinator::placement::{self, Held, Question};
 use crate::coordinator::prober;
@@ -77,8 +78,10 @@ pub(super) async fn repair_stripe(
     // What a repair that fails leaves behind is a left-over of this lease.
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
     repair.lease = lease;
+    core.planted.reach(FailPoint::LeaseBegun);
     let repaired = repair.run(&plan, &places).await;
     core.catalog.end_repair(lease).await?;
+    core.planted.reach(FailPoint::LeaseEnded);
     repaired
 }
 
@@ -108,9 +111,12 @@ pub(super) async fn move_shards(
     }
     plan.lacking = places.iter().map(|(index, _)| *index).collect();
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
+    core.planted.reach(FailPoint::MoveBegun);
     let repair = Repair { core, origin, lease, manner, map: &map, version, members: &members };
     let moved = repair.run(&plan, &places).await;
+    core.planted.reach(FailPoint::MoveBooked);
     core.catalog.end_repair(lease).await?;
+    core.planted.reach(FailPoint::MoveEnded);
     Ok(moved?.rebuilt.len() as u64)
 }
 
@@ -203,6 +209,7 @@ impl Repair<'_> {
             places: places.to_vec(),
         };
         let terms = core.catalog.record_intent(self.origin, intended).await?;
+        core.planted.reach(FailPoint::IntentRecorded);
         let (epoch, now_ms) = (core.catalog.epoch(), core.catalog.clock.now_ms());
         let expires_ms = terms.ticket_end(now_ms, millis(core.timings.ticket));
         let ticket = |grant, server| core.ticket(grant, server, epoch, now_ms, expires_ms);
@@ -229,10 +236,15 @@ impl Repair<'_> {
         let target = core.repairs.target(places);
         let gone = || Error::refuse(Code::TooFewServers, "the server that shall rebuild is gone");
         let member = self.members.get(&target.server).ok_or_else(gone)?;
-        let answer = self.send(member, &order).await.inspect_err(|_| {
+        let answer = tokio::select! {
+            answer = self.send(member, &order) => answer,
+            never = core.planted.reach_during(FailPoint::OrderSent) => match never {},
+        };
+        let answer = answer.inspect_err(|_| {
             core.repairs.shun(target.server);
             core.fleet.failed(&[target.server], core.catalog.clock.now_ms());
         })?;
+        core.planted.reach(FailPoint::AnswerReceived);
         self.book(plan, member, places, answer).await
     }
 
@@ -325,6 +337,7 @@ impl Repair<'_> {
         rebuilt.retain(|made| places.contains(made));
         let mended = Mended { stripe, version: self.version, found, made: rebuilt.clone() };
         core.catalog.book_repair(self.origin, self.lease, mended).await?;
+        core.planted.reach(FailPoint::RepairBooked);
         core.repairs.made(rebuilt.len() as u64, self.map.file_bytes(), answer.read_bytes);
         let mut lacking: BTreeMap<u8, String> =
             plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();

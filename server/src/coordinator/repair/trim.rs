@@ -9,6 +9,7 @@ use super::keeper::standing;
 use super::surplus::{Surplus, surplus};
 use crate::coordinator::Core;
 use crate::coordinator::catalog::HeldStripe;
+use crate::coordinator::fail_points::FailPoint;
 use crate::coordinator::placement::{self, Question};
 use crate::coordinator::prober::{self, CONTROL_TICKET_MS};
 use crate::coordinator::push::candidates;
@@ -82,7 +83,10 @@ async fn trim(core: &Core, surfeit: HeldStripe, silent: &mut BTreeSet<ServerId>)
     if sure.is_empty() {
         return Ok(false);
     }
-    core.catalog.strike_out(key, version, sure).await
+    core.planted.reach(FailPoint::KeptChecked);
+    let struck = core.catalog.strike_out(key, version, sure).await?;
+    core.planted.reach(FailPoint::SurplusStruckOut);
+    Ok(struck)
 }
 
 /// The servers that a new stripe of this name would have, if all had room.
@@ -111,10 +115,19 @@ pub(in crate::coordinator) async fn trash(core: &Core, server: ServerId) -> Resu
         let Some(member) = core.fleet.get(server).filter(|_| !shards.is_empty()) else {
             return Ok(());
         };
+        core.planted.reach(FailPoint::TrashNoted);
         let order = TrashRequest { shards: shards.clone() };
         let (post, epoch) = (Method::POST, core.catalog.epoch());
         match prober::control(core, &member, epoch, post, "trash", &order, TIMEOUT).await {
-            Ok(_) => core.catalog.buried(server, shards).await?,
+            Ok(_) => {
+                core.planted.reach(FailPoint::TrashAnswered);
+                core.catalog.buried(server, shards).await?;
+                core.planted.reach(FailPoint::TrashBooked);
+                // A server takes no other shard of a stripe before: some may have waited for it.
+                if core.catalog.retry_repairs().await? {
+                    core.fleet.has_changed();
+                }
+            }
             Err(missed) => return Err(Error::refuse(Code::Busy, missed.why)),
         }
     }

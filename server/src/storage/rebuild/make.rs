@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::grid::{Column, Grid, runs};
 use super::sources::Sources;
 use super::spools::Spools;
+use crate::storage::fail_points::FailPoint;
 use crate::storage::server::blocking;
 use crate::storage::throttle::Pace;
 use crate::wire::Outcome;
@@ -47,6 +48,7 @@ impl Maker<'_> {
         let mut tables = vec![Vec::with_capacity(blocks); self.wanted.len()];
         let mut group = groups.next();
         let mut columns = self.gather(group.clone()).await;
+        self.spools.reach(FailPoint::ColumnsRead);
         while let Some(Range { start, .. }) = group {
             let Some(read) = columns else { return Ok(Err(Outcome::TooFewSources)) };
             group = groups.next();

@@ -23,6 +23,7 @@ use self::make::Maker;
 use self::sources::Sources;
 use self::spools::Spools;
 use super::address::Address;
+use super::fail_points::FailPoint;
 use super::inspect::Inspection;
 use super::router::message;
 use super::server::{Open, Server, blocking};
@@ -53,6 +54,8 @@ pub(super) async fn rebuild(
 async fn follow(server: Arc<Server>, order: Arc<RebuildRequest>) -> Result<RebuildAnswer> {
     let slot = server.rebuild_slot().await?;
     server.room.require_sound()?;
+    let planted = &server.shelf.planted;
+    planted.reach(FailPoint::OrderReceived);
     let pace = Arc::new(Pace::new(order.bytes_per_second));
     let mut sources = Sources::new(Arc::clone(&server), Arc::clone(&order), Arc::clone(&pace));
     let mut answer = RebuildAnswer::new(Outcome::Rebuilt);
@@ -87,6 +90,7 @@ async fn follow(server: Arc<Server>, order: Arc<RebuildRequest>) -> Result<Rebui
     };
     let spools = Arc::new(spools);
     sources.open(own_place.map(|place| place.index)).await?;
+    planted.reach(FailPoint::HeadersRead);
     let maker = Maker { sources: &sources, spools: &spools, wanted, pace: &pace };
     match maker.make().await? {
         Err(outcome) => answer.outcome = outcome,
@@ -99,6 +103,7 @@ async fn follow(server: Arc<Server>, order: Arc<RebuildRequest>) -> Result<Rebui
     answer.found = seen.found.into_iter().map(|((index, at), found)| (index, at, found)).collect();
     answer.unreachable = seen.unreachable.into_iter().collect();
     (answer.read_bytes, answer.own_bytes) = (seen.read_bytes, seen.own_bytes);
+    planted.reach(FailPoint::AnswerReady);
     Ok(answer)
 }
 
@@ -145,6 +150,10 @@ impl Store<'_> {
         }
         let pieces = spools.pieces(nth, Arc::clone(self.pace));
         let shard = PutPieces { stripe, header_hash, file_bytes, pieces };
-        self.server.peers.put_pieces(place, epoch, shard).await
+        let planted = &self.server.shelf.planted;
+        planted.reach(FailPoint::PeerPutBegun);
+        let receipt = self.server.peers.put_pieces(place, epoch, shard).await?;
+        planted.reach(FailPoint::PeerPutDone);
+        Ok(receipt)
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Result;
 use crate::storage::address::Address;
+use crate::storage::fail_points::FailPoint;
 use crate::storage::inspect::PIECE_BYTES;
 use crate::storage::room::Promise;
 use crate::storage::server::blocking;
@@ -49,7 +50,13 @@ impl Spools {
             Ok((address, shelf.temporary(address)?))
         };
         let spools = indexes.iter().map(spool).collect::<Result<_>>()?;
+        shelf.planted.reach(FailPoint::SpoolsMade);
         Ok(Self { shelf, spools, header_bytes, file_bytes, _promise: promise, _slot: slot })
+    }
+
+    /// See [`Planted::reach`](crate::fail_point::Planted::reach).
+    pub(super) fn reach(&self, point: FailPoint) {
+        self.shelf.planted.reach(point);
     }
 
     /// Writes the columns of blocks from number `first` on: one block of each spool.
@@ -60,6 +67,7 @@ impl Spools {
                 file.write_at(block, at)?;
             }
         }
+        self.shelf.planted.reach(FailPoint::ColumnsWritten);
         Ok(())
     }
 
@@ -69,6 +77,7 @@ impl Spools {
             file.write_at(&ends.header, 0)?;
             file.write_at(&ends.footer, self.file_bytes - ends.footer.len() as u64)?;
         }
+        self.shelf.planted.reach(FailPoint::RootsChecked);
         Ok(())
     }
 
@@ -76,11 +85,14 @@ impl Spools {
     pub(super) fn keep(&self, nth: usize) -> Result<Digest> {
         let (address, file) = &self.spools[nth];
         self.shelf.sync(file)?;
+        self.shelf.planted.reach(FailPoint::OwnSynced);
         // Read from the disk, where the system lets go of what it has in memory.
         let _ = fadvise(&file.file, 0, None, Advice::DontNeed);
         let read = self.shelf.examine(&file.file, *address, Thoroughness::Whole);
         let header_hash = self.shelf.room.told(read)?;
+        self.shelf.planted.reach(FailPoint::OwnReadBack);
         self.shelf.replace(file.path(), *address)?;
+        self.shelf.planted.reach(FailPoint::OwnKept);
         Ok(header_hash)
     }
 
