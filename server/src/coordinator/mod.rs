@@ -241,6 +241,7 @@ impl Coordinator {
         }
         self.running.stop(self.drain).await;
         self.core.comparisons.stop();
+        self.core.repairs.stop();
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;
         self.core.folder.release();

@@ -1,9 +1,9 @@
 //! How repair is doing, and what people may set of it.
 
-use codec::StripeId;
+use codec::{Geometry, StripeId};
 use serde::{Deserialize, Serialize};
 
-use super::Brake;
+use super::{Brake, Mode, State};
 
 /// How an entry of the ledger stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,93 @@ pub struct LedgerRow {
     pub due_ms: u64,
     /// Why the last try failed.
     pub why: Option<String>,
+}
+
+/// `POST /v1/repairs` has all that lacks shards tried once, now, worst first, whatever it waited
+/// for, and gives the run that does it: a new one, unless one is under way. `GET` gives the last
+/// one, if there was any since the coordinator's start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairRun {
+    /// When it began, which names it.
+    pub began_ms: u64,
+    /// Whether all of it was tried.
+    pub ended: bool,
+    /// Its stripes: waiting are those whose turn is still to come.
+    pub counts: LedgerCounts,
+    /// Of those that failed, stripes with too few shards left, none of them on a server that did
+    /// not answer.
+    pub lost: u64,
+    /// Shards that it made.
+    pub made_shards: u64,
+    /// Bytes of their files.
+    pub made_bytes: u64,
+    /// Bytes that went over the network to make them.
+    pub read_bytes: u64,
+    /// Why it ended before all was tried.
+    pub why: Option<String>,
+}
+
+/// One row of `GET /v1/repairs/unmended`: a stripe that the run tried and that lacks shards still.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmended {
+    /// The stripe.
+    pub stripe: StripeId,
+    /// Failed or unknown.
+    pub state: LedgerState,
+    /// Whether it counts as lost.
+    pub lost: bool,
+    /// Why.
+    pub why: String,
+    /// What it lacks, and why each was not made, where that is known.
+    pub lacking: Vec<(u8, String)>,
+    /// Servers, by name, that hold a shard of it and did not give it.
+    pub unreachable: Vec<String>,
+}
+
+/// `GET /v1/stripes/{digits}/repair`: what one stripe has and lacks, and when it is repaired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepairOrder {
+    /// The stripe.
+    pub stripe: StripeId,
+    /// Its code.
+    pub geometry: Geometry,
+    /// Every shard that the catalog has, by index.
+    pub shards: Vec<StandingShard>,
+    /// Good shards within reach, minus k.
+    pub margin: i32,
+    /// The same without the zone that would be missed most.
+    pub worst_zone_margin: i32,
+    /// How many of these shards only a suspect server has.
+    pub suspects: u32,
+    /// What the ledger has of it, if it is in it.
+    pub entry: Option<LedgerRow>,
+    /// Entries that would be repaired before it.
+    pub before: u64,
+    /// All that are to be repaired.
+    pub of: u64,
+    /// Whether it is being repaired.
+    pub running: bool,
+    /// Until when servers that are away are waited for; none where nothing is.
+    pub waits_until_ms: Option<u64>,
+    /// Whether that is since servers went together.
+    pub braked: bool,
+}
+
+/// A shard and how its server is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingShard {
+    /// Its index.
+    pub index: u8,
+    /// The server's name.
+    pub server: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// How it is doing.
+    pub state: State,
+    /// What is wanted of it.
+    pub mode: Mode,
+    /// Whether the shard is known to be missing or damaged.
+    pub bad: bool,
 }
 
 /// `GET /v1/repair`: how repair is doing.

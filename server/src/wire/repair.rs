@@ -12,31 +12,6 @@ use super::{Found, Place, ReadTicket, Receipt, ServerId};
 /// The slowest pace that a rebuild takes: below it the other side of a PUT would take it for dead.
 pub const REBUILD_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
 
-/// `POST /v1/repairs`: have what this stripe lacks made again, as far as servers can take it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RepairRequest {
-    /// The stripe.
-    pub stripe: StripeId,
-}
-
-/// What became of a repair.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Repaired {
-    /// How the rebuild ended; none where nothing was lacking.
-    pub outcome: Option<Outcome>,
-    /// Shards that were made again, and where they are now.
-    pub rebuilt: Vec<(u8, ServerId)>,
-    /// Shards that are still lacking, and why.
-    pub lacking: Vec<(u8, String)>,
-    /// Servers, by name, that hold a shard of the stripe and did not give it just now: while there
-    /// is one, nothing is lost.
-    pub unreachable: Vec<String>,
-    /// Bytes that went over the network to make them.
-    pub read_bytes: u64,
-    /// Bytes that the rebuilding server took from its own disk.
-    pub own_bytes: u64,
-}
-
 /// `POST /v1/rebuild` of a storage server, with a control ticket: make the shards of `places`
 /// again from any k of `sources`, keep the one whose place is this server, PUT the others.
 #[derive(Debug, Clone, Serialize, Deserialize)]

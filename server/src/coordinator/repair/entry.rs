@@ -7,7 +7,7 @@ const BACKOFF_MS: u64 = 60_000;
 /// The longest pause.
 const BACKOFF_MS_MAX: u64 = 64 * BACKOFF_MS;
 /// A stripe that changed so often while it was repaired is tried again later.
-const CHANGES_MAX: u32 = 3;
+pub(super) const CHANGES_MAX: u32 = 3;
 
 /// How a try ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,12 +2,15 @@
 //!
 //! `risk` says what a stripe has and which of two comes first, `entry` what becomes of one in the
 //! ledger, `surplus` what could go; these are pure. `stripe` has one repaired, `trim` has what could
-//! go trashed, `rebalance` has shards moved to servers that joined; `keeper` does all of it by itself.
+//! go trashed, `rebalance` has shards moved to servers that joined; `keeper` does all of it by itself,
+//! `run` repairs what a person asks for, `order` says why a stripe comes when it does.
 
 mod entry;
 mod keeper;
+mod order;
 mod rebalance;
 mod risk;
+mod run;
 mod stripe;
 mod surplus;
 mod trim;
@@ -17,29 +20,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Extension, Json};
 use codec::StripeId;
 use tokio::sync::Notify;
 
-use self::stripe::Manner;
+use self::run::Run;
 use super::Core;
-use super::router::{Body, Caller, List, bad_request, to_the_end};
+use super::router::{Body, List, bad_request, to_the_end};
 use crate::Result;
 use crate::wire::{
-    LedgerRow, Page, REBUILD_BYTES_PER_SECOND_MIN, RepairRequest, RepairSettings, RepairStatus,
-    Repaired, ServerId, SetRepair,
+    LedgerRow, Page, REBUILD_BYTES_PER_SECOND_MIN, RepairSettings, RepairStatus, ServerId,
+    SetRepair,
 };
 
 #[cfg(test)]
 pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
 pub(super) use self::keeper::keep;
+pub(super) use self::order::order;
+pub(super) use self::run::{begin, last, unmended};
 pub(super) use self::surplus::Surplus;
 pub(super) use self::trim::trash;
 
-/// How long a rebuild may take that somebody waits for: requests are bounded by a minute.
-const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);
 /// How long a rebuild may take that nobody waits for, at full speed and at a pace: less than
 /// tickets last.
 const UNWATCHED: Duration = Duration::from_secs(3 * 60);
@@ -57,6 +60,7 @@ const AT_ONCE_MAX: u32 = 64;
 /// What all repairs share.
 pub(super) struct Repairs {
     inner: Mutex<Inner>,
+    run: Mutex<Option<Run>>,
     /// A stripe or a server is free again.
     freed: Notify,
     made_shards: AtomicU64,
@@ -95,6 +99,7 @@ impl Repairs {
                 targets: BTreeSet::new(),
                 shunned: BTreeMap::new(),
             }),
+            run: Mutex::new(None),
             freed: Notify::new(),
             made_shards: AtomicU64::new(0),
             made_bytes: AtomicU64::new(0),
@@ -120,6 +125,21 @@ impl Repairs {
             }
             freed.await;
         }
+    }
+
+    /// Whether somebody repairs `stripe`.
+    fn is_claimed(&self, stripe: StripeId) -> bool {
+        self.lock().stripes.contains(&stripe)
+    }
+
+    /// The last run that a person asked for.
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins nothing more of what a person asked for.
+    pub(super) fn stop(&self) {
+        *self.run() = None;
     }
 
     /// The server that does the work: the first of `places` that has none to do, or the first. One
@@ -182,18 +202,6 @@ impl Drop for Target<'_> {
             self.repairs.lock().targets.remove(&self.server);
         }
     }
-}
-
-/// `POST /v1/repairs`
-pub(super) async fn repair(
-    State(core): State<Arc<Core>>,
-    Extension(Caller(origin)): Extension<Caller>,
-    Body(RepairRequest { stripe }): Body<RepairRequest>,
-) -> Result<Json<Repaired>> {
-    let manner = Manner { thin: false, bytes_per_second: None, timeout: REBUILD_TIMEOUT };
-    // What is made is booked even if nobody waits for the answer any more.
-    to_the_end(async move { stripe::repair_stripe(&core, origin, stripe, manner).await.map(Json) })
-        .await
 }
 
 /// `GET /v1/repair`

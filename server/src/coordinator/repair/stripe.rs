@@ -17,8 +17,8 @@ use crate::coordinator::placement::{self, Held, Question};
 use crate::coordinator::prober;
 use crate::coordinator::push::{candidates, check_receipt};
 use crate::wire::{
-    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest, Repaired,
-    ServerId, Source, State as Health, StripeMap,
+    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest, ServerId,
+    Source, State as Health, StripeMap,
 };
 use crate::{Error, Result};
 
@@ -114,6 +114,23 @@ pub(super) async fn move_shards(
     Ok(moved?.rebuilt.len() as u64)
 }
 
+/// What became of a repair.
+pub(super) struct Repaired {
+    /// How the rebuild ended; none where nothing was lacking.
+    pub(super) outcome: Option<Outcome>,
+    /// Shards that were made again, and where they are now.
+    pub(super) rebuilt: Vec<(u8, ServerId)>,
+    /// Shards that are still lacking, and why.
+    pub(super) lacking: Vec<(u8, String)>,
+    /// Servers, by name, that hold a shard of the stripe and did not give it just now: while there
+    /// is one, nothing is lost.
+    pub(super) unreachable: Vec<String>,
+    /// Bytes of the files that were made.
+    pub(super) made_bytes: u64,
+    /// Bytes that went over the network to make them.
+    pub(super) read_bytes: u64,
+}
+
 impl Repaired {
     /// Nothing was lacking.
     fn nothing() -> Self {
@@ -122,8 +139,8 @@ impl Repaired {
             rebuilt: Vec::new(),
             lacking: Vec::new(),
             unreachable: Vec::new(),
+            made_bytes: 0,
             read_bytes: 0,
-            own_bytes: 0,
         }
     }
 }
@@ -343,11 +360,11 @@ impl Repair<'_> {
         rebuilt.iter().for_each(|(index, _)| drop(lacking.remove(index)));
         Ok(Repaired {
             outcome: Some(answer.outcome),
+            made_bytes: rebuilt.len() as u64 * self.map.file_bytes(),
             rebuilt,
             lacking: lacking.into_iter().collect(),
             unreachable,
             read_bytes: answer.read_bytes,
-            own_bytes: answer.own_bytes,
         })
     }
 
