@@ -18,6 +18,7 @@ pub mod serve;
 pub mod servers;
 pub mod snapshots;
 pub mod status;
+pub mod throttle;
 pub mod verify;
 
 mod compare;
@@ -80,6 +81,7 @@ pub enum Command {
     Rescue(rescue::Args),
     RepairScan(repair_scan::Args),
     Repair(repair::Args),
+    Throttle(throttle::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
     Explain(explain::Args),
@@ -101,6 +103,7 @@ impl Command {
             Self::Rescue(_) => "rescue",
             Self::RepairScan(_) => "repair-scan",
             Self::Repair(_) => "repair",
+            Self::Throttle(_) => "throttle",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Explain(_) => "explain",
@@ -154,6 +157,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Repair(args) => repair::run(args, &global).await,
+        Command::Throttle(args) => throttle::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,

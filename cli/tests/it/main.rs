@@ -34,4 +34,5 @@ mod rescue;
 mod round_trip;
 mod servers_fail;
 mod services;
+mod throttle;
 mod tls;

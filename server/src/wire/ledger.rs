@@ -3,7 +3,7 @@
 use codec::{Geometry, StripeId};
 use serde::{Deserialize, Serialize};
 
-use super::{Brake, Mode, State};
+use super::{BACKGROUND_BYTES_PER_SECOND_MIN, Brake, Mode, ServerPace, State};
 
 /// How an entry of the ledger stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,12 +156,18 @@ pub struct RepairStatus {
     pub brake: Option<Brake>,
     /// Shards made since the coordinator's start.
     pub made_shards: u64,
+    /// Those of them that went past the servers' pace, of stripes with nothing to spare.
+    #[serde(default)]
+    pub urgent_shards: u64,
     /// Bytes of their files.
     pub made_bytes: u64,
     /// Bytes that went over the network to make them.
     pub read_bytes: u64,
     /// Shards that were moved to where new ones would go.
     pub moved_shards: u64,
+    /// The pace of each server.
+    #[serde(default)]
+    pub paces: Vec<ServerPace>,
 }
 
 /// What people set of repair. It outlives a restart.
@@ -169,16 +175,26 @@ pub struct RepairStatus {
 pub struct RepairSettings {
     /// No repair is begun.
     pub paused: bool,
-    /// Bytes a second that all repairs together read and write; a stripe with nothing to spare is
-    /// repaired at full speed all the same.
+    /// Bytes a second that all servers together read and write for scrub, repair and rebalance; a
+    /// stripe with nothing to spare is repaired at full speed all the same.
     pub bytes_per_second: Option<u64>,
-    /// Stripes repaired at once.
+    /// The same for each server.
+    #[serde(default)]
+    pub per_server: Option<u64>,
+    /// Stripes repaired or moved at once.
     pub at_once: u32,
     /// Shards are moved to servers that joined.
     pub rebalances: bool,
 }
 
 impl RepairSettings {
+    /// The pace of each of so many servers: its own, and its part of all.
+    pub fn pace(&self, servers: u64) -> Option<u64> {
+        let part = self.bytes_per_second.map(|all| all / servers.max(1));
+        let least = [part, self.per_server].into_iter().flatten().min();
+        least.map(|pace| pace.max(BACKGROUND_BYTES_PER_SECOND_MIN))
+    }
+
     /// Whether shards are moved that nothing is wrong with.
     pub fn may_move(&self) -> bool {
         self.rebalances && !self.paused
@@ -190,8 +206,11 @@ impl RepairSettings {
 pub struct SetRepair {
     /// Whether repair is held.
     pub paused: Option<bool>,
-    /// The new pace; 0 is no limit.
+    /// The new pace of all servers together; 0 is no limit.
     pub bytes_per_second: Option<u64>,
+    /// The new pace of each; 0 is no limit.
+    #[serde(default)]
+    pub per_server: Option<u64>,
     /// Stripes repaired at once.
     pub at_once: Option<u32>,
     /// Whether shards are moved to servers that joined.
@@ -200,4 +219,26 @@ pub struct SetRepair {
     /// Has repair go on, whoever went together.
     #[serde(default)]
     pub lift_brake: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_has_its_own_pace_and_its_part_of_all() {
+        let pace = |bytes_per_second, per_server, servers| {
+            let (paused, at_once, rebalances) = (false, 4, true);
+            let set = RepairSettings { paused, bytes_per_second, per_server, at_once, rebalances };
+            set.pace(servers)
+        };
+        const MIB: u64 = 1 << 20;
+        assert_eq!(pace(None, None, 5), None);
+        assert_eq!(pace(Some(10 * MIB), None, 5), Some(2 * MIB));
+        assert_eq!(pace(None, Some(3 * MIB), 5), Some(3 * MIB));
+        assert_eq!(pace(Some(10 * MIB), Some(3 * MIB), 5), Some(2 * MIB));
+        assert_eq!(pace(Some(20 * MIB), Some(3 * MIB), 5), Some(3 * MIB));
+        assert_eq!(pace(Some(MIB), None, 1000), Some(BACKGROUND_BYTES_PER_SECOND_MIN));
+        assert_eq!(pace(Some(MIB), None, 0), Some(MIB));
+    }
 }

@@ -12,6 +12,7 @@ mod repair;
 mod scrub;
 mod servers;
 mod storage;
+mod throttle;
 mod vault;
 
 use std::fmt;
@@ -29,6 +30,7 @@ pub use repair::*;
 pub use scrub::*;
 pub use servers::*;
 pub use storage::*;
+pub use throttle::*;
 pub use vault::*;
 
 /// The protocol that this build speaks, sent in [`PROTOCOL_HEADER`] with every request.

@@ -9,11 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Found, Place, ReadTicket, Receipt, ServerId};
 
-/// The slowest pace that a rebuild takes: below it the other side of a PUT would take it for dead.
-pub const REBUILD_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-
 /// `POST /v1/rebuild` of a storage server, with a control ticket: make the shards of `places`
-/// again from any k of `sources`, keep the one whose place is this server, PUT the others.
+/// again from any k of `sources`, keep the one whose place is this server, PUT the others. It goes
+/// at the server's pace, unless [`super::WORK_HEADER`] says that it is urgent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RebuildRequest {
     /// The stripe.
@@ -32,8 +30,6 @@ pub struct RebuildRequest {
     /// Where the missing shards shall be: each index and each server once. The ticket of this
     /// server's own place is not looked at, the order's is enough.
     pub places: Vec<Place>,
-    /// Bytes read and written in a second at most, at least [`REBUILD_BYTES_PER_SECOND_MIN`].
-    pub bytes_per_second: Option<u64>,
 }
 
 /// A shard that a rebuild may read.
@@ -79,12 +75,7 @@ impl RebuildRequest {
         if servers.is_empty() || servers.len() < self.places.len() {
             return Err("no place, or two on one server".to_owned());
         }
-        match self.bytes_per_second {
-            Some(pace) if pace < REBUILD_BYTES_PER_SECOND_MIN => {
-                Err(format!("{pace} bytes a second, {REBUILD_BYTES_PER_SECOND_MIN} are the least"))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -169,10 +160,9 @@ mod tests {
             epoch: 1,
             sources: vec![source(0), source(1), source(2)],
             places: vec![place(2, 7), place(1, 8)],
-            bytes_per_second: Some(REBUILD_BYTES_PER_SECOND_MIN),
         };
         assert_eq!(sound.check(), Ok(()));
-        let bent: [fn(&mut RebuildRequest); 11] = [
+        let bent: [fn(&mut RebuildRequest); 10] = [
             |order| order.pack_bytes = 0,
             |order| order.pack_bytes = u64::MAX,
             |order| order.pack_key_bytes = 0,
@@ -183,7 +173,6 @@ mod tests {
             |order| order.places.push(place(3, 9)),
             |order| order.places.push(place(2, 9)),
             |order| order.places.push(place(0, 7)),
-            |order| order.bytes_per_second = Some(0),
         ];
         for (case, bend) in bent.into_iter().enumerate() {
             let mut order = sound.clone();

@@ -13,14 +13,11 @@ use super::rebalance::{Balance, rebalance};
 use super::risk::{Look, Risk, Standing, Worst};
 use super::stripe::{Manner, Repaired, repair_stripe};
 use super::trim::trim_some;
-use super::unwatched;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
 use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
-use crate::wire::{
-    Code, Mode, Outcome, REBUILD_BYTES_PER_SECOND_MIN, RepairSettings, ServerId, State as Health,
-};
+use crate::wire::{Code, Mode, Outcome, ServerId, State as Health};
 use crate::{Error, Result};
 
 /// Entries read at a time.
@@ -36,7 +33,10 @@ pub(super) struct Urgent {
     pub(super) key: i64,
     pub(super) stripe: StripeId,
     pub(super) attempts: u32,
+    /// Servers that are down are not waited for.
     pub(super) thin: bool,
+    /// It has nothing to spare, and goes past the servers' pace.
+    pub(super) urgent: bool,
 }
 
 /// What became of a try, for the ledger and as it was told.
@@ -199,7 +199,8 @@ async fn look(core: &Core) -> Result<Looked> {
                     let Ledgered { key, stripe, attempts, found_ms, tried_ms, .. } = entry;
                     let thin = wait == Wait::Urgent && look.is_thin();
                     let risk = Risk::new(&look, found_ms, tried_ms);
-                    looked.urgent.add(risk, key, Urgent { key, stripe, attempts, thin });
+                    let urgent = look.is_thin();
+                    looked.urgent.add(risk, key, Urgent { key, stripe, attempts, thin, urgent });
                 }
             }
         }
@@ -232,8 +233,7 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) -> Result<()> {
         let goes_on = || !settings.paused && !changed.has_changed().unwrap_or(true);
         while running.len() < settings.at_once as usize && goes_on() {
             let Some(next) = urgent.next() else { break };
-            let pace = pace_of(core, &next);
-            running.push(try_one(core, next, pace));
+            running.push(try_one(core, next));
         }
         match running.next().await {
             // What cannot be noted would be tried again at once.
@@ -243,25 +243,11 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) -> Result<()> {
     }
 }
 
-/// The pace of one repair of those that run at once.
-pub(super) fn share(settings: &RepairSettings) -> Option<u64> {
-    let share = |all: u64| all / u64::from(settings.at_once.max(1));
-    Some(share(settings.bytes_per_second?).max(REBUILD_BYTES_PER_SECOND_MIN))
-}
-
-/// The pace of one: none for what has nothing to spare.
-pub(super) fn pace_of(core: &Core, urgent: &Urgent) -> Option<u64> {
-    share(&core.repairs.settings()).filter(|_| !urgent.thin)
-}
-
 /// Tries one, and notes in the ledger what became of it.
-pub(super) async fn try_one(
-    core: &Core,
-    urgent: Urgent,
-    bytes_per_second: Option<u64>,
-) -> Result<Tried> {
-    let Urgent { key, stripe, attempts, thin } = urgent;
-    let manner = Manner { thin, bytes_per_second, timeout: unwatched(bytes_per_second) };
+pub(super) async fn try_one(core: &Core, one: Urgent) -> Result<Tried> {
+    let Urgent { key, stripe, attempts, thin, urgent } = one;
+    let _slot = core.repairs.slot().await;
+    let manner = Manner { thin, urgent, timeout: core.repairs.unwatched(urgent) };
     let origin = core.tokens[0].id;
     let repaired = repair_stripe(core, origin, stripe, manner).await;
     let ended = ended(&repaired);

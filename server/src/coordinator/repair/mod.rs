@@ -27,11 +27,12 @@ use tokio::sync::Notify;
 
 use self::run::Run;
 use super::Core;
+use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
 use crate::Result;
 use crate::wire::{
-    LedgerRow, Page, REBUILD_BYTES_PER_SECOND_MIN, RepairSettings, RepairStatus, ServerId,
-    SetRepair,
+    BACKGROUND_BYTES_PER_SECOND_MIN, LedgerRow, Page, RepairSettings, RepairStatus, ServerId,
+    ServerPace, SetRepair,
 };
 
 #[cfg(test)]
@@ -43,13 +44,9 @@ pub(super) use self::run::{begin, last, unmended};
 pub(super) use self::surplus::Surplus;
 pub(super) use self::trim::trash;
 
-/// How long a rebuild may take that nobody waits for, at full speed and at a pace: less than
-/// tickets last.
+/// How long a rebuild may take, at full speed and at a pace: less than tickets last.
 const UNWATCHED: Duration = Duration::from_secs(3 * 60);
 const UNWATCHED_PACED: Duration = Duration::from_secs(12 * 60);
-/// A paced rebuild is given so much of the pack's length a second that it ends in time: it moves
-/// about twice that length.
-const PACED_SECONDS: u64 = 5 * 60;
 /// A server that failed a rebuild takes no other for this long.
 const SHUNNED: Duration = Duration::from_secs(2 * 60);
 /// Stripes repaired at once, unless set: a rebuild waits for disks and the network most of its time.
@@ -64,6 +61,7 @@ pub(super) struct Repairs {
     /// A stripe or a server is free again.
     freed: Notify,
     made_shards: AtomicU64,
+    urgent_shards: AtomicU64,
     made_bytes: AtomicU64,
     read_bytes: AtomicU64,
     moved_shards: AtomicU64,
@@ -73,13 +71,10 @@ struct Inner {
     settings: RepairSettings,
     stripes: BTreeSet<StripeId>,
     targets: BTreeSet<ServerId>,
+    /// How many stripes are being repaired or moved.
+    at_once: u32,
     /// Servers that failed a rebuild, and when.
     shunned: BTreeMap<ServerId, Instant>,
-}
-
-/// How long a rebuild at this pace may take that nobody waits for.
-fn unwatched(bytes_per_second: Option<u64>) -> Duration {
-    if bytes_per_second.is_some() { UNWATCHED_PACED } else { UNWATCHED }
 }
 
 impl Repairs {
@@ -89,6 +84,7 @@ impl Repairs {
         let settings = RepairSettings {
             paused: set("repair_paused").is_some_and(|value| value != 0),
             bytes_per_second: set("repair_bytes_per_second"),
+            per_server: set("server_bytes_per_second"),
             rebalances: set("rebalance") != Some(0),
             at_once: set("repair_at_once").and_then(|n| n.try_into().ok()).unwrap_or(AT_ONCE),
         };
@@ -97,11 +93,13 @@ impl Repairs {
                 settings,
                 stripes: BTreeSet::new(),
                 targets: BTreeSet::new(),
+                at_once: 0,
                 shunned: BTreeMap::new(),
             }),
             run: Mutex::new(None),
             freed: Notify::new(),
             made_shards: AtomicU64::new(0),
+            urgent_shards: AtomicU64::new(0),
             made_bytes: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             moved_shards: AtomicU64::new(0),
@@ -109,8 +107,32 @@ impl Repairs {
     }
 
     /// What people set.
-    fn settings(&self) -> RepairSettings {
+    pub(super) fn settings(&self) -> RepairSettings {
         self.lock().settings
+    }
+
+    /// How long a rebuild may take.
+    fn unwatched(&self, urgent: bool) -> Duration {
+        let RepairSettings { bytes_per_second, per_server, .. } = self.settings();
+        let is_paced = !urgent && bytes_per_second.or(per_server).is_some();
+        if is_paced { UNWATCHED_PACED } else { UNWATCHED }
+    }
+
+    /// Waits until fewer stripes are repaired or moved than may be at once, whoever asked for it.
+    async fn slot(&self) -> Slot<'_> {
+        loop {
+            let freed = self.freed.notified();
+            let mut freed = std::pin::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut inner = self.lock();
+                if inner.at_once < inner.settings.at_once {
+                    inner.at_once += 1;
+                    return Slot { repairs: self };
+                }
+            }
+            freed.await;
+        }
     }
 
     /// Waits until nobody repairs `stripe`; nobody else does before the claim is dropped.
@@ -165,8 +187,9 @@ impl Repairs {
     }
 
     /// Counts what was made.
-    fn made(&self, shards: u64, file_bytes: u64, read_bytes: u64) {
+    fn made(&self, shards: u64, urgent: bool, file_bytes: u64, read_bytes: u64) {
         self.made_shards.fetch_add(shards, Ordering::Relaxed);
+        self.urgent_shards.fetch_add(if urgent { shards } else { 0 }, Ordering::Relaxed);
         self.made_bytes.fetch_add(shards * file_bytes, Ordering::Relaxed);
         self.read_bytes.fetch_add(read_bytes, Ordering::Relaxed);
     }
@@ -185,6 +208,18 @@ struct Claim<'a> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.repairs.lock().stripes.remove(&self.stripe);
+        self.repairs.freed.notify_waiters();
+    }
+}
+
+/// One of the stripes that are repaired or moved at once.
+struct Slot<'a> {
+    repairs: &'a Repairs,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.repairs.lock().at_once -= 1;
         self.repairs.freed.notify_waiters();
     }
 }
@@ -219,10 +254,23 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<RepairS
         running,
         brake: core.fleet.brake(core.catalog.clock.now_ms()),
         made_shards: total(&core.repairs.made_shards),
+        urgent_shards: total(&core.repairs.urgent_shards),
         made_bytes: total(&core.repairs.made_bytes),
         read_bytes: total(&core.repairs.read_bytes),
         moved_shards: total(&core.repairs.moved_shards),
+        paces: paces(&core),
     }))
+}
+
+/// The pace of every server, as it was given and is to be.
+fn paces(core: &Core) -> Vec<ServerPace> {
+    let wanted = core.fleet.pace(&core.repairs.settings());
+    let pace = |member: Member| ServerPace {
+        taken: member.pace == Some(wanted),
+        name: member.row.name,
+        bytes_per_second: wanted,
+    };
+    core.fleet.members().into_iter().map(pace).collect()
 }
 
 /// `GET /v1/ledger`
@@ -245,12 +293,12 @@ pub(super) async fn set(
         changed.push(("repair_paused", paused.then_some(1)));
     }
     if let Some(pace) = wanted.bytes_per_second {
-        if pace != 0 && !(REBUILD_BYTES_PER_SECOND_MIN..=i64::MAX as u64).contains(&pace) {
-            let least = REBUILD_BYTES_PER_SECOND_MIN;
-            return Err(bad_request(format!("{pace} bytes a second, {least} are the least")));
-        }
-        settings.bytes_per_second = (pace != 0).then_some(pace);
+        settings.bytes_per_second = pace_of(pace)?;
         changed.push(("repair_bytes_per_second", settings.bytes_per_second));
+    }
+    if let Some(pace) = wanted.per_server {
+        settings.per_server = pace_of(pace)?;
+        changed.push(("server_bytes_per_second", settings.per_server));
     }
     if let Some(rebalances) = wanted.rebalances {
         settings.rebalances = rebalances;
@@ -270,9 +318,24 @@ pub(super) async fn set(
         if wanted.lift_brake {
             setting.fleet.resume(setting.catalog.clock.now_ms());
         }
+        setting.repairs.freed.notify_waiters();
         setting.fleet.has_changed();
+        setting.fleet.wake_all();
         Ok(())
     })
     .await?;
+    // What runs goes at the new pace when this is answered; a server that is slow takes it later.
+    core.fleet.paced(&settings, core.timings.probe_timeout).await;
     status(State(core)).await
+}
+
+/// A pace that a person set: 0 is none.
+fn pace_of(bytes_per_second: u64) -> Result<Option<u64>> {
+    let least = BACKGROUND_BYTES_PER_SECOND_MIN;
+    if bytes_per_second != 0 && !(least..=i64::MAX as u64).contains(&bytes_per_second) {
+        return Err(bad_request(format!(
+            "{bytes_per_second} bytes a second, {least} are the least"
+        )));
+    }
+    Ok((bytes_per_second != 0).then_some(bytes_per_second))
 }

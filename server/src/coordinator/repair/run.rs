@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::AbortHandle;
 
 use super::entry::CHANGES_MAX;
-use super::keeper::{Known, Tried, Urgent, look_at, note_servers, pace_of, sweep, try_one};
+use super::keeper::{Known, Tried, Urgent, look_at, note_servers, sweep, try_one};
 use super::risk::Risk;
 use crate::Result;
 use crate::coordinator::Core;
@@ -195,7 +195,7 @@ async fn work(core: &Core) -> Result<()> {
 async fn to_an_end(core: &Core, urgent: Urgent) -> Result<Tried> {
     let mut changes = 0;
     loop {
-        let tried = try_one(core, urgent, pace_of(core, &urgent)).await?;
+        let tried = try_one(core, urgent).await?;
         changes += 1;
         if tried.entry.state != LedgerState::Waiting || changes > CHANGES_MAX {
             return Ok(tried);
@@ -224,7 +224,8 @@ async fn urgent(core: &Core) -> Result<Vec<(Risk, Urgent)>> {
             if look.lacks() || (thin && look.has_work()) {
                 let Ledgered { key, stripe, attempts, found_ms, tried_ms, .. } = entry;
                 let risk = Risk::new(&look, found_ms, tried_ms);
-                urgent.push((risk, Urgent { key, stripe, attempts, thin }));
+                let one = Urgent { key, stripe, attempts, thin, urgent: look.is_thin() };
+                urgent.push((risk, one));
             }
         }
         core.catalog.settle_ledger(whole, Vec::new()).await?;

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use codec::StripeId;
-use reqwest::Method;
 
-use super::PACED_SECONDS;
 use crate::auth::{self, Grant};
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Intended, Mended};
@@ -18,7 +16,7 @@ use crate::coordinator::prober;
 use crate::coordinator::push::{candidates, check_receipt};
 use crate::wire::{
     Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest, ServerId,
-    Source, State as Health, StripeMap,
+    Source, State as Health, StripeMap, Work,
 };
 use crate::{Error, Result};
 
@@ -33,8 +31,8 @@ const TOO_FEW: &str = "too few whole shards are left, or their servers are away"
 pub(super) struct Manner {
     /// Servers that are down are not waited for.
     pub(super) thin: bool,
-    /// Bytes read and written in a second at most.
-    pub(super) bytes_per_second: Option<u64>,
+    /// It goes past the servers' pace.
+    pub(super) urgent: bool,
     /// How long the rebuild may take.
     pub(super) timeout: Duration,
 }
@@ -208,10 +206,6 @@ impl Repair<'_> {
             epoch: 0,
             sources: Vec::new(),
             places: Vec::new(),
-            bytes_per_second: self
-                .manner
-                .bytes_per_second
-                .map(|pace| pace.max(map.pack_bytes / PACED_SECONDS)),
         };
         let intended = Intended {
             lease: self.lease,
@@ -298,16 +292,8 @@ impl Repair<'_> {
             let what = format!("{name} did not rebuild stripe {:.12}: {why}", order.stripe);
             Error::refuse(Code::TooFewServers, what)
         };
-        let post = Method::POST;
-        let answer = prober::control(
-            self.core,
-            target,
-            order.epoch,
-            post,
-            "rebuild",
-            order,
-            self.manner.timeout,
-        );
+        let work = if self.manner.urgent { Work::Urgent } else { Work::Background };
+        let answer = prober::rebuild(self.core, target, order, work, self.manner.timeout);
         let bytes = answer.await.map_err(|missed| failed(missed.why))?;
         serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
     }
@@ -342,7 +328,8 @@ impl Repair<'_> {
         rebuilt.retain(|made| places.contains(made));
         let mended = Mended { stripe, version: self.version, found, made: rebuilt.clone() };
         core.catalog.book_repair(self.origin, self.lease, mended).await?;
-        core.repairs.made(rebuilt.len() as u64, self.map.file_bytes(), answer.read_bytes);
+        let (made, urgent) = (rebuilt.len() as u64, self.manner.urgent);
+        core.repairs.made(made, urgent, self.map.file_bytes(), answer.read_bytes);
         let mut lacking: BTreeMap<u8, String> =
             plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
         let why = match answer.outcome {
