@@ -11,6 +11,7 @@ pub mod ls;
 pub mod pull;
 pub mod push;
 pub mod quantity;
+pub mod rebalance;
 pub mod repair;
 pub mod repair_scan;
 pub mod rescue;
@@ -82,6 +83,7 @@ pub enum Command {
     RepairScan(repair_scan::Args),
     Repair(repair::Args),
     Throttle(throttle::Args),
+    Rebalance(rebalance::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
     Explain(explain::Args),
@@ -104,6 +106,7 @@ impl Command {
             Self::RepairScan(_) => "repair-scan",
             Self::Repair(_) => "repair",
             Self::Throttle(_) => "throttle",
+            Self::Rebalance(_) => "rebalance",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Explain(_) => "explain",
@@ -158,6 +161,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Repair(args) => repair::run(args, &global).await,
         Command::Throttle(args) => throttle::run(args, &global).await,
+        Command::Rebalance(args) => rebalance::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,

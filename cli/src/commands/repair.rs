@@ -36,9 +36,6 @@ pub struct Args {
     /// Stripes repaired or moved at once, as in `arc throttle`
     #[arg(long, value_name = "N")]
     pub at_once: Option<u32>,
-    /// Whether shards are moved to servers that join
-    #[arg(long, value_name = "yes|no", value_parser = clap::builder::BoolishValueParser::new())]
-    pub rebalance: Option<bool>,
 }
 
 /// What to do with repair.
@@ -63,14 +60,13 @@ async fn tell(
     coordinator: &CoordinatorClient,
     global: &Global,
 ) -> Result<Exit, Failure> {
-    let Args { action, bytes_per_second, at_once, rebalance } = args;
+    let Args { action, bytes_per_second, at_once } = args;
     let wanted = SetRepair {
         paused: action.map(|action| action == Action::Pause),
         bytes_per_second,
-        per_server: None,
         at_once,
-        rebalances: rebalance,
         lift_brake: action == Some(Action::Resume),
+        ..SetRepair::default()
     };
     let status = if wanted == SetRepair::default() {
         coordinator.repair_status().await?

@@ -27,6 +27,7 @@ mod pull;
 mod push;
 mod push_again;
 mod pushes;
+mod rebalance;
 mod reconcile;
 mod refusals;
 mod repair;

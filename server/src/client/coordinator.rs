@@ -12,8 +12,8 @@ use crate::tls::{Peer, Trust};
 use crate::wire::{
     Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended,
     HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
-    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed,
-    RepairOrder, RepairRun, RepairStatus, Replaced, Report, ServerId, ServerInfo, SetMode,
+    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage,
+    Renewed, RepairOrder, RepairRun, RepairStatus, Replaced, Report, ServerId, ServerInfo, SetMode,
     SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, Unmended, VaultInfo,
 };
 use crate::{Error, Result, auth};
@@ -115,6 +115,11 @@ impl CoordinatorClient {
     /// A page of what it tried that lacks shards still.
     pub async fn unmended(&self, query: &PageQuery) -> Result<Page<Unmended>> {
         self.get("/v1/repairs/unmended", query).await
+    }
+
+    /// A page of what a rebalance would move.
+    pub async fn rebalance_plan(&self, query: &PageQuery) -> Result<RebalancePage> {
+        self.get("/v1/rebalance", query).await
     }
 
     /// When the stripe is repaired whose id begins with `digits`, and why then.

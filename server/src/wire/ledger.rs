@@ -1,5 +1,7 @@
 //! How repair is doing, and what people may set of it.
 
+use std::collections::BTreeMap;
+
 use codec::{Geometry, StripeId};
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +170,29 @@ pub struct RepairStatus {
     /// The pace of each server.
     #[serde(default)]
     pub paces: Vec<ServerPace>,
+}
+
+/// One page of `GET /v1/rebalance`: what some stripes have elsewhere than new ones would.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalancePage {
+    /// Stripes that were looked at.
+    pub stripes: u64,
+    /// Those of them with shards to be moved.
+    pub moving: u64,
+    /// These shards.
+    pub shards: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Servers, by name, and the bytes that go to each.
+    pub into: BTreeMap<String, u64>,
+    /// The least margin, without the worst zone, of those stripes as they lie.
+    pub margin_before: Option<i32>,
+    /// The same once they have moved.
+    pub margin_after: Option<i32>,
+    /// Servers that are not well: nothing moves while there is one.
+    pub unwell: Vec<String>,
+    /// Where the next page begins, unless this is the last.
+    pub next: Option<String>,
 }
 
 /// What people set of repair. It outlives a restart.

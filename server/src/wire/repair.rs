@@ -80,7 +80,7 @@ impl RebuildRequest {
 }
 
 /// Bytes of each shard file of a stripe.
-pub(super) fn file_bytes(geometry: Geometry, pack_bytes: u64, pack_key_bytes: usize) -> u64 {
+pub(crate) fn file_bytes(geometry: Geometry, pack_bytes: u64, pack_key_bytes: usize) -> u64 {
     let shard_bytes = geometry.shard_bytes(pack_bytes);
     let header_bytes = Header::encoded_bytes(geometry, pack_key_bytes, shard_bytes);
     header_bytes + shard_bytes + FOOTER_BYTES as u64

@@ -238,19 +238,11 @@ impl Catalog {
         to: StripeId,
     ) -> Result<(HeldStripe, Option<LedgerRow>)> {
         self.read(move |db| {
-            let mut rows = db.prepare_cached(
-                "SELECT key, id, k, m, version FROM stripes WHERE id BETWEEN ?1 AND ?2
-                 ORDER BY id LIMIT 2",
-            )?;
-            let rows = rows.query_map(params![from.0, to.0], |r| {
-                Ok(HeldStripe {
-                    key: r.get(0)?,
-                    stripe: StripeId(r.get(1)?),
-                    geometry: geometry_at(r, 2)?,
-                    version: r.get(4)?,
-                    shards: Vec::new(),
-                })
-            })?;
+            let mut rows = db.prepare_cached(&format!(
+                "SELECT {} FROM stripes WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT 2",
+                HeldStripe::COLUMNS
+            ))?;
+            let rows = rows.query_map(params![from.0, to.0], HeldStripe::read)?;
             let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let Some(mut held) = rows.pop() else {
                 return Err(Error::refuse(Code::NotFound, "no stripe's id begins so"));

@@ -2,12 +2,13 @@
 //!
 //! `risk` says what a stripe has and which of two comes first, `entry` what becomes of one in the
 //! ledger, `surplus` what could go; these are pure. `stripe` has one repaired, `trim` has what could
-//! go trashed, `rebalance` has shards moved to servers that joined; `keeper` does all of it by itself,
+//! go trashed, `rebalance` has shards moved to servers that joined, of which `plan` tells; `keeper` does all of it by itself,
 //! `run` repairs what a person asks for, `order` says why a stripe comes when it does.
 
 mod entry;
 mod keeper;
 mod order;
+mod plan;
 mod rebalance;
 mod risk;
 mod run;
@@ -16,7 +17,7 @@ mod surplus;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,7 @@ pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
 pub(super) use self::keeper::keep;
 pub(super) use self::order::order;
+pub(super) use self::plan::plan;
 pub(super) use self::run::{begin, last, unmended};
 pub(super) use self::surplus::Surplus;
 pub(super) use self::trim::trash;
@@ -65,6 +67,8 @@ pub(super) struct Repairs {
     made_bytes: AtomicU64,
     read_bytes: AtomicU64,
     moved_shards: AtomicU64,
+    /// Somebody wants all stripes looked at once more.
+    rebalances_anew: AtomicBool,
 }
 
 struct Inner {
@@ -103,6 +107,7 @@ impl Repairs {
             made_bytes: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             moved_shards: AtomicU64::new(0),
+            rebalances_anew: AtomicBool::new(false),
         }
     }
 
@@ -317,6 +322,9 @@ pub(super) async fn set(
         setting.repairs.lock().settings = settings;
         if wanted.lift_brake {
             setting.fleet.resume(setting.catalog.clock.now_ms());
+        }
+        if wanted.rebalances == Some(true) {
+            setting.repairs.rebalances_anew.store(true, Ordering::Relaxed);
         }
         setting.repairs.freed.notify_waiters();
         setting.fleet.has_changed();

@@ -34,7 +34,8 @@ pub(super) struct Balance {
 /// A part of the way; gives whether there is more of it.
 pub(super) async fn rebalance(core: &Core, balance: &mut Balance) -> Result<bool> {
     let Some(servers) = settled(core) else { return Ok(false) };
-    if servers != balance.servers {
+    let anew = core.repairs.rebalances_anew.swap(false, Ordering::Relaxed);
+    if anew || servers != balance.servers {
         *balance = Balance { servers, after: Some(0) };
     }
     let Some(after) = balance.after else { return Ok(false) };
@@ -62,7 +63,7 @@ pub(super) async fn rebalance(core: &Core, balance: &mut Balance) -> Result<bool
 }
 
 /// The servers that shards may be moved among, if all are well; sizes in steps.
-fn settled(core: &Core) -> Option<BTreeMap<ServerId, i64>> {
+pub(super) fn settled(core: &Core) -> Option<BTreeMap<ServerId, i64>> {
     core.fleet.with_members(|members| {
         let mut servers = BTreeMap::new();
         for member in members.values().filter(|m| m.health.state != State::Lost) {
@@ -102,7 +103,7 @@ async fn settle(core: &Core, held: HeldStripe) {
 
 /// Which indexes of a stripe go to which servers, so that it lies on those `wanted`: none, unless
 /// it is whole, has each shard once, and lies there after.
-fn moves<'a>(
+pub(super) fn moves<'a>(
     geometry: Geometry,
     shards: &[Holder],
     wanted: &BTreeSet<ServerId>,
