@@ -108,10 +108,13 @@ impl Bucket {
 
     /// Lets through what the time since the last look allows.
     fn advance(&mut self, now: Duration) {
-        let until =
-            self.yields_until().map_or(self.at, |until| until.clamp(self.at, now.max(self.at)));
-        self.let_through(until, true);
-        self.let_through(now, false);
+        let until = self.yields_until().unwrap_or_default().min(now);
+        if until > self.at {
+            self.let_through(until, true);
+        }
+        if !self.yields(now) {
+            self.let_through(now, false);
+        }
     }
 
     fn let_through(&mut self, until: Duration, yields: bool) {
