@@ -12,6 +12,7 @@ pub mod ls;
 pub mod pull;
 pub mod push;
 pub mod quantity;
+pub mod rebalance;
 pub mod repair;
 pub mod repair_scan;
 pub mod rescue;
@@ -19,6 +20,7 @@ pub mod serve;
 pub mod servers;
 pub mod snapshots;
 pub mod status;
+pub mod throttle;
 pub mod verify;
 
 mod compare;
@@ -84,6 +86,8 @@ pub enum Command {
     Rescue(rescue::Args),
     RepairScan(repair_scan::Args),
     Repair(repair::Args),
+    Throttle(throttle::Args),
+    Rebalance(rebalance::Args),
     Snapshots(snapshots::Args),
     Ls(ls::Args),
     Explain(explain::Args),
@@ -106,6 +110,8 @@ impl Command {
             Self::Rescue(_) => "rescue",
             Self::RepairScan(_) => "repair-scan",
             Self::Repair(_) => "repair",
+            Self::Throttle(_) => "throttle",
+            Self::Rebalance(_) => "rebalance",
             Self::Snapshots(_) => "snapshots",
             Self::Ls(_) => "ls",
             Self::Explain(_) => "explain",
@@ -162,6 +168,8 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Repair(args) => repair::run(args, &global).await,
+        Command::Throttle(args) => throttle::run(args, &global).await,
+        Command::Rebalance(args) => rebalance::run(args, &global).await,
         Command::Snapshots(args) => snapshots::run(args, &global).await,
         Command::Explain(args) => explain::run(args, &global).await,
         Command::Ls(args) => ls::run(args, &global).await,

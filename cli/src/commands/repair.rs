@@ -2,7 +2,9 @@
 
 use serde_json::json;
 use server::client::CoordinatorClient;
-use server::wire::{LedgerCounts, LedgerRow, LedgerState, PageQuery, RepairStatus, SetRepair};
+use server::wire::{
+    LedgerCounts, LedgerRow, LedgerState, PageQuery, RepairSettings, RepairStatus, SetRepair,
+};
 
 use super::Global;
 use super::quantity::parse_bytes;
@@ -28,15 +30,12 @@ pub struct Args {
     /// What to do [default: show]
     #[arg(value_enum, value_name = "ACTION")]
     pub action: Option<Action>,
-    /// Bytes that all repairs together read and write in a second; 0: no limit
+    /// As in `arc throttle`; 0: no limit
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub bytes_per_second: Option<u64>,
-    /// Stripes repaired at once
+    /// Stripes repaired or moved at once, as in `arc throttle`
     #[arg(long, value_name = "N")]
     pub at_once: Option<u32>,
-    /// Whether shards are moved to servers that join
-    #[arg(long, value_name = "yes|no", value_parser = clap::builder::BoolishValueParser::new())]
-    pub rebalance: Option<bool>,
 }
 
 /// What to do with repair.
@@ -61,13 +60,13 @@ async fn tell(
     coordinator: &CoordinatorClient,
     global: &Global,
 ) -> Result<Exit, Failure> {
-    let Args { action, bytes_per_second, at_once, rebalance } = args;
+    let Args { action, bytes_per_second, at_once } = args;
     let wanted = SetRepair {
         paused: action.map(|action| action == Action::Pause),
         bytes_per_second,
         at_once,
-        rebalances: rebalance,
         lift_brake: action == Some(Action::Resume),
+        ..SetRepair::default()
     };
     let status = if wanted == SetRepair::default() {
         coordinator.repair_status().await?
@@ -139,9 +138,13 @@ fn lines(status: &RepairStatus) -> Vec<String> {
         lines.push(format!("repair {}", brake_text(brake)));
         lines.push("next: arc repair resume, if they will not come back".to_owned());
     }
-    let pace = match status.settings.bytes_per_second {
-        None => "at full speed".to_owned(),
-        Some(pace) => format!("{} a second, but for what is at risk", bytes_text(pace)),
+    let RepairSettings { bytes_per_second, per_server, .. } = status.settings;
+    let pace = match (bytes_per_second, per_server) {
+        (None, None) => "at full speed".to_owned(),
+        (Some(pace), _) => format!("{} a second, but for what is at risk", bytes_text(pace)),
+        (None, Some(pace)) => {
+            format!("{} a second for each server, but for what is at risk", bytes_text(pace))
+        }
     };
     lines.push(match (status.automatic, status.settings.paused) {
         (false, _) => "repairs only what is asked for: arc repair-scan --fix".to_owned(),

@@ -1,43 +1,50 @@
 //! `arc repair-scan`: what is at risk, worst first, and the mending of it.
 
+mod fix;
+mod why;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use codec::StripeId;
-use futures_util::StreamExt as _;
 use serde_json::json;
 use server::client::CoordinatorClient;
-use server::wire::{Counts, Outcome, PageQuery, ReadTicket, Repaired, ServerId, State, StripeMap};
+use server::wire::{Counts, PageQuery, ReadTicket, ServerId, State, StripeMap};
 
+use self::fix::Mended;
 use super::Global;
 use crate::exit::{Exit, Failure};
-use crate::ui::{Counters, Ui, View, bytes_text, duration_text, escaped, plural};
+use crate::ui::{Ui, bytes_text, count_text, duration_text, escaped, plural};
 use crate::vault;
-
-/// Stripes that are mended at once.
-const REPAIRS_IN_FLIGHT: usize = 2;
 
 /// Show what lacks shards, worst first, and with --fix have it made again.
 ///
 /// Compares what every server holds with the coordinator's map first. Damage inside shards that
-/// nobody has read yet is found by `arc verify` and by the servers' own scrub. Needs no passphrase. Exit 4 says that something can be mended (or still could after --fix), 5
-/// that something is lost, 7 that servers which are away or do not answer are lacking.
+/// nobody has read yet is found by `arc verify` and by the servers' own scrub. With --fix the
+/// coordinator tries all that lacks shards once, in the order of its ledger, whatever it waited
+/// for; it goes on if this command is stopped, and one stripe that cannot be repaired holds up no
+/// other. Needs no passphrase. Exit 4 says that something can be mended (or still could after
+/// --fix), 5 that something is lost, 7 that servers which are away or do not answer are lacking.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Examples:
   arc repair-scan
   arc verify; arc repair-scan --fix
+  arc repair-scan --why 9f31c0
   arc repair-scan --json")]
 pub struct Args {
     /// Make again what is missing or damaged, as far as k shards of it are left
     #[arg(long)]
     pub fix: bool,
+    /// Say what this stripe has and lacks, and when it is repaired; the first digits of its id
+    #[arg(long, value_name = "STRIPE", conflicts_with = "fix", value_parser = why::parse_digits)]
+    pub why: Option<String>,
 }
 
 /// What a stripe lacks. Worse ones come first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Deficit {
+    /// The margin without the zone that would be missed most.
+    worst_zone_margin: i32,
     /// Good shards within reach that are left, beyond those that are needed.
     margin: i32,
     stripe: StripeId,
@@ -54,13 +61,18 @@ struct Scan {
     waiting: u64,
     /// Those with missing or damaged shards, worst first.
     deficits: BTreeSet<Deficit>,
+    /// How many stripes have which margin, and which without their worst zone.
+    by_margin: BTreeMap<i32, u64>,
+    by_worst_zone_margin: BTreeMap<i32, u64>,
     /// Servers that are away.
     away: BTreeSet<String>,
 }
 
 impl Scan {
     fn add(&mut self, map: &StripeMap, servers: &BTreeMap<ServerId, ReadTicket>) {
-        let (mut good, mut reached) = (BTreeSet::new(), BTreeSet::new());
+        let mut good = BTreeSet::new();
+        // The zones that each good shard within reach is in.
+        let mut reached: BTreeMap<u8, BTreeSet<&str>> = BTreeMap::new();
         for holder in map.shards.iter().filter(|holder| !holder.bad) {
             match servers.get(&holder.server) {
                 // What a lost server held is not waited for.
@@ -68,15 +80,24 @@ impl Scan {
                 Some(ReadTicket { state: State::Down, name, .. }) => {
                     self.away.insert(name.clone());
                 }
-                Some(_) => drop(reached.insert(holder.index)),
+                Some(ReadTicket { zone, .. }) => {
+                    reached.entry(holder.index).or_default().insert(zone);
+                }
             }
             good.insert(holder.index);
         }
-        let n = map.geometry.shards();
+        let (n, k) = (map.geometry.shards(), map.geometry.data() as i32);
+        let margin = reached.len() as i32 - k;
+        let without =
+            |zone: &str| reached.values().filter(|at| at.iter().any(|z| *z != zone)).count();
+        let worst = reached.values().flatten().map(|zone| without(zone) as i32 - k).min();
+        let worst_zone_margin = worst.unwrap_or(margin);
+        *self.by_margin.entry(margin).or_default() += 1;
+        *self.by_worst_zone_margin.entry(worst_zone_margin).or_default() += 1;
         let lacking: Vec<u8> = (0..n as u8).filter(|index| !good.contains(index)).collect();
         if !lacking.is_empty() {
-            let margin = reached.len() as i32 - map.geometry.data() as i32;
-            self.deficits.insert(Deficit { margin, stripe: map.stripe, lacking });
+            let stripe = map.stripe;
+            self.deficits.insert(Deficit { worst_zone_margin, margin, stripe, lacking });
         } else if reached.len() < n {
             self.waiting += 1;
         } else {
@@ -89,25 +110,14 @@ impl Scan {
     }
 }
 
-/// What became of the deficits, each counted once.
-#[derive(Debug, Default)]
-struct Mended {
-    /// Stripes that have all their shards again.
-    whole: u64,
-    /// Stripes that still lack some.
-    lacking: u64,
-    /// Stripes of which too few shards are left, none of them on a server that does not answer.
-    lost: u64,
-    /// Servers that did not give what they hold of stripes that lack shards.
-    unreachable: BTreeSet<String>,
-    shards: u64,
-    read_bytes: u64,
-}
-
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let connection = vault::connect(global).await?;
-    let scanned = scan_and_fix(&connection.coordinator, args.fix, &global.ui).await;
+    let (coordinator, ui) = (&connection.coordinator, &global.ui);
+    let scanned = match &args.why {
+        Some(digits) => why::tell(coordinator, digits, ui).await,
+        None => scan_and_fix(coordinator, args.fix, ui).await,
+    };
     connection.close().await;
     scanned
 }
@@ -120,30 +130,46 @@ async fn scan_and_fix(
     let began = Instant::now();
     let held = held(coordinator, ui).await?;
     let scan = scan(coordinator).await?;
-    for Deficit { margin, stripe, lacking } in &scan.deficits {
-        let fields = json!({ "stripe": stripe, "margin": margin, "lacking": lacking });
+    for deficit in &scan.deficits {
+        let Deficit { worst_zone_margin, margin, stripe, lacking } = deficit;
+        let fields = json!({
+            "stripe": stripe,
+            "margin": margin,
+            "worst_zone_margin": worst_zone_margin,
+            "lacking": lacking,
+        });
         match ui.is_json() {
             true => ui.json("deficit", fields),
-            false if !fix => ui.data(told(*margin, *stripe, lacking)),
+            false if !fix => ui.data(told(deficit)),
             false => {}
         }
     }
     for server in &scan.away {
         ui.warn(&format!("server {} is away", escaped(server.as_bytes())), None);
     }
-    let mended = if fix { fix_all(coordinator, &scan, ui).await } else { Mended::default() };
+    let mended = if fix { fix::fix_all(coordinator, &scan, ui).await? } else { Mended::default() };
     for server in mended.unreachable.difference(&scan.away) {
         ui.warn(&format!("server {} does not answer", escaped(server.as_bytes())), None);
     }
-    let needed = scan.deficits.len() as u64;
-    let open = if fix { mended.lacking } else { needed };
+    let counts = mended.run.counts;
+    let (needed, open) = match fix {
+        true => (counts.needed, counts.failed + counts.unknown + counts.waiting),
+        false => (scan.deficits.len() as u64, scan.deficits.len() as u64),
+    };
     let mut lines = vec![format!(
         "found {}: {} whole, {} lacking shards, {} waiting for servers that are away",
         plural(scan.stripes(), "stripe"),
         scan.whole,
-        needed,
+        scan.deficits.len(),
         scan.waiting
     )];
+    if scan.stripes() > 0 {
+        lines.push(format!(
+            "by margin: {}; without their worst zone: {}",
+            margins_text(&scan.by_margin),
+            margins_text(&scan.by_worst_zone_margin)
+        ));
+    }
     lines.push(format!(
         "servers hold {}: {} damaged, {} in no stripe's place, {} that nobody knows; {} missing",
         plural(held.good + held.damaged + held.surplus + held.unknown + held.pending, "shard"),
@@ -154,15 +180,19 @@ async fn scan_and_fix(
     ));
     if fix && needed > 0 {
         lines.push(format!(
-            "{} of {needed} mended: {} made again, {} read from other servers, in {}",
-            mended.whole,
-            plural(mended.shards, "shard"),
-            bytes_text(mended.read_bytes),
+            "needed {needed} = repaired {} + failed {} + unknown {}: {} made again, {} read from \
+             other servers, in {}",
+            counts.repaired,
+            counts.failed,
+            counts.unknown,
+            plural(mended.run.made_shards, "shard"),
+            bytes_text(mended.run.read_bytes),
             duration_text(began.elapsed())
         ));
     }
-    if mended.lost > 0 {
-        lines.push(format!("{} lost: arc verify names the files", plural(mended.lost, "stripe")));
+    if mended.run.lost > 0 {
+        let lost = plural(mended.run.lost, "stripe");
+        lines.push(format!("{lost} lost: arc verify names the files"));
     }
     if !mended.unreachable.is_empty() {
         lines.push("bring the servers that do not answer back, then the same again".to_owned());
@@ -174,19 +204,23 @@ async fn scan_and_fix(
         "stripes": scan.stripes(),
         "whole": scan.whole,
         "waiting": scan.waiting,
+        "by_margin": scan.by_margin,
+        "by_worst_zone_margin": scan.by_worst_zone_margin,
         "needed": needed,
-        "mended": mended.whole,
+        "mended": counts.repaired,
         "lacking": open,
-        "lost": mended.lost,
-        "shards": mended.shards,
-        "read_bytes": mended.read_bytes,
+        "failed": counts.failed,
+        "unknown": counts.unknown,
+        "lost": mended.run.lost,
+        "shards": mended.run.made_shards,
+        "read_bytes": mended.run.read_bytes,
         "held": held,
         "away": scan.away,
         "unreachable": mended.unreachable,
     });
     ui.summary(&lines, fields);
     let found = [
-        (mended.lost > 0, Exit::Lost),
+        (mended.run.lost > 0, Exit::Lost),
         (scan.waiting > 0 || !mended.unreachable.is_empty(), Exit::BelowTarget),
         (open > 0, Exit::Repairable),
     ];
@@ -195,7 +229,7 @@ async fn scan_and_fix(
     Ok(Exit::worst(&exits))
 }
 
-fn told(margin: i32, stripe: StripeId, lacking: &[u8]) -> String {
+fn told(Deficit { worst_zone_margin, margin, stripe, lacking }: &Deficit) -> String {
     let noun = if lacking.len() == 1 { "shard" } else { "shards" };
     let lacking: Vec<String> = lacking.iter().map(ToString::to_string).collect();
     let left = match margin {
@@ -203,7 +237,17 @@ fn told(margin: i32, stripe: StripeId, lacking: &[u8]) -> String {
         0 => "one more loss is too much".to_owned(),
         _ => format!("survives the loss of {margin} more"),
     };
-    format!("stripe {stripe:.8} lacks {noun} {}: {left}", lacking.join(", "))
+    let lacking = lacking.join(", ");
+    format!(
+        "stripe {stripe:.8} lacks {noun} {lacking}: {left} (margin {margin}, {worst_zone_margin} \
+         without its worst zone)"
+    )
+}
+
+/// How many stripes have which margin, the least first.
+fn margins_text(margins: &BTreeMap<i32, u64>) -> String {
+    let text = |(margin, stripes): (&i32, &u64)| format!("{margin}: {}", count_text(*stripes));
+    margins.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// What the servers hold, compared with the map, in all.
@@ -239,55 +283,6 @@ async fn scan(coordinator: &CoordinatorClient) -> Result<Scan, Failure> {
             return Ok(scan);
         }
     }
-}
-
-/// Mends the worst first. One that cannot be mended holds up no other.
-async fn fix_all(coordinator: &CoordinatorClient, scan: &Scan, ui: &Ui) -> Mended {
-    let counters = Arc::new(Counters::default());
-    counters.total_files.store(scan.deficits.len() as u64, Relaxed);
-    let watch = ui.watch(Arc::clone(&counters), View::Repair);
-    let repairs = futures_util::stream::iter(&scan.deficits)
-        .map(|deficit| async move { (deficit, coordinator.repair(deficit.stripe).await) })
-        .buffer_unordered(REPAIRS_IN_FLIGHT);
-    let mut repairs = std::pin::pin!(repairs);
-    let mut mended = Mended::default();
-    while let Some((deficit, repaired)) = repairs.next().await {
-        counters.done_files.fetch_add(1, Relaxed);
-        let stripe = deficit.stripe;
-        match repaired {
-            Ok(Repaired { outcome, rebuilt, lacking, unreachable, read_bytes, .. }) => {
-                counters.done_bytes.fetch_add(read_bytes, Relaxed);
-                mended.shards += rebuilt.len() as u64;
-                mended.read_bytes += read_bytes;
-                for (why, indexes) in by_reason(&lacking) {
-                    let indexes = indexes.join(", ");
-                    ui.warn(&format!("stripe {stripe:.8} still lacks {indexes}: {why}"), None);
-                }
-                let is_short = outcome == Some(Outcome::TooFewSources);
-                mended.lost += u64::from(is_short && unreachable.is_empty());
-                if !lacking.is_empty() {
-                    mended.unreachable.extend(unreachable);
-                }
-                mended.lacking += u64::from(!lacking.is_empty());
-                mended.whole += u64::from(lacking.is_empty());
-            }
-            Err(error) => {
-                ui.warn(&format!("stripe {stripe:.8} was not mended: {error}"), None);
-                mended.lacking += 1;
-            }
-        }
-    }
-    watch.finish();
-    mended
-}
-
-/// Which shards are lacking for the same reason.
-fn by_reason(lacking: &[(u8, String)]) -> BTreeMap<&str, Vec<String>> {
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (index, why) in lacking {
-        reasons.entry(why).or_default().push(format!("shard {index}"));
-    }
-    reasons
 }
 
 #[cfg(test)]
@@ -344,8 +339,31 @@ mod tests {
         assert_eq!(worst, [(4, -2), (3, 0), (5, 1), (6, 1)]);
         assert_eq!(scan.away, BTreeSet::from(["s4".to_owned()]));
         assert_eq!(
-            told(1, StripeId([5; 32]), &[3]),
-            "stripe 05050505 lacks shard 3: survives the loss of 1 more"
+            told(scan.deficits.iter().nth(2).unwrap()),
+            "stripe 05050505 lacks shard 3: survives the loss of 1 more (margin 1, -2 without its \
+             worst zone)"
         );
+    }
+
+    #[test]
+    fn the_stripe_that_a_zone_would_cost_most_comes_first() {
+        let in_zones = |zones: [&str; 4]| -> BTreeMap<ServerId, ReadTicket> {
+            let of = |(number, zone): (u32, &str)| {
+                let (server, mut ticket) = server(number, State::Up);
+                ticket.zone = zone.into();
+                (server, ticket)
+            };
+            (1..).zip(zones).map(of).collect()
+        };
+        let mut scan = Scan::default();
+        scan.add(&map(1, &[0]), &in_zones(["a", "b", "c", "d"]));
+        scan.add(&map(2, &[0]), &in_zones(["a", "b", "b", "c"]));
+        scan.add(&map(3, &[]), &in_zones(["a", "a", "b", "c"]));
+        let order: Vec<_> =
+            scan.deficits.iter().map(|d| (d.stripe.0[0], d.margin, d.worst_zone_margin)).collect();
+        assert_eq!(order, [(2, 1, -1), (1, 1, 0)]);
+        assert_eq!(scan.by_margin, BTreeMap::from([(1, 2), (2, 1)]));
+        assert_eq!(scan.by_worst_zone_margin, BTreeMap::from([(-1, 1), (0, 2)]));
+        assert_eq!(margins_text(&scan.by_worst_zone_margin), "-1: 1, 0: 2");
     }
 }

@@ -31,8 +31,34 @@ pub struct Counters {
     pub done_files: AtomicU64,
     /// Bytes of these.
     pub done_bytes: AtomicU64,
+    repair: Mutex<Option<RepairNumbers>>,
     sent: Mutex<BTreeMap<String, u64>>,
     limited_by: Mutex<String>,
+}
+
+/// How far a repair is; each number but the times is a count of stripes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RepairNumbers {
+    /// All of the vault.
+    pub stripes: u64,
+    /// Those that lacked nothing.
+    pub whole: u64,
+    /// Those that wait for servers that are away.
+    pub away: u64,
+    /// Those that lack shards: the sum of the next four.
+    pub needed: u64,
+    /// They lack nothing any more.
+    pub repaired: u64,
+    /// Their turn is still to come.
+    pub waiting: u64,
+    /// They were tried in vain.
+    pub failed: u64,
+    /// They were tried, and servers did not answer.
+    pub unknown: u64,
+    /// How long the rest will take, once that can be said.
+    pub eta_ms: Option<u64>,
+    /// How much longer or shorter that may be.
+    pub eta_spread_ms: Option<u64>,
 }
 
 /// The counters at one moment.
@@ -66,6 +92,9 @@ pub struct Numbers {
     pub sent_bytes: BTreeMap<String, u64>,
     /// What the command waits for most; empty while unknown.
     pub limited_by: String,
+    /// How far a repair is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair: Option<RepairNumbers>,
 }
 
 impl Counters {
@@ -81,6 +110,11 @@ impl Counters {
     /// Says what the command waits for most, as in "network to c".
     pub fn limited_by(&self, what: impl Into<String>) {
         *held(&self.limited_by) = what.into();
+    }
+
+    /// Says how far a repair is.
+    pub fn repair(&self, numbers: RepairNumbers) {
+        *held(&self.repair) = Some(numbers);
     }
 
     /// All of it, now.
@@ -100,6 +134,7 @@ impl Counters {
             done_bytes: self.done_bytes.load(Relaxed),
             sent_bytes: held(&self.sent).clone(),
             limited_by: held(&self.limited_by).clone(),
+            repair: held(&self.repair).clone(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::counters::Numbers;
+use super::counters::{Numbers, RepairNumbers};
 use super::text::{bytes_text, count_text, duration_text, plural};
 
 /// Which command is watched.
@@ -15,8 +15,10 @@ pub enum View {
     Pull,
     /// What was checked.
     Verify,
-    /// Stripes that were mended.
+    /// Shards that leave a server that is drained.
     Repair,
+    /// All that the vault lacks, until it is whole.
+    Mend,
     /// Shard files that were found.
     Scan,
     /// Stripes whose directories were read.
@@ -35,6 +37,7 @@ impl View {
             Self::Pull => "pull",
             Self::Verify => "check",
             Self::Repair => "mend",
+            Self::Mend => "repair",
             Self::Scan => "scan",
             Self::Index => "index",
         }
@@ -109,6 +112,11 @@ fn done_share(view: View, numbers: &Numbers) -> Option<f64> {
 /// The display of a terminal, [`View::height`] lines.
 pub(super) fn lines(view: View, meter: &Meter, warnings: u64) -> Vec<String> {
     let numbers = &meter.last;
+    if view == View::Mend {
+        let repair = numbers.repair.clone().unwrap_or_default();
+        let warnings = format!("{:<60} {}", "", plural(warnings, "warning"));
+        return vec![mend_line(&repair, meter.main), counts_line(&repair), warnings];
+    }
     let mut lines = match view {
         View::Push => vec![scan_line(meter), main_line(view, meter), new_line(numbers)],
         _ => vec![main_line(view, meter)],
@@ -126,7 +134,13 @@ pub(super) fn lines(view: View, meter: &Meter, warnings: u64) -> Vec<String> {
 /// One line with the same, for logs and SIGUSR1.
 pub(super) fn plain_line(view: View, meter: &Meter, warnings: u64) -> String {
     let numbers = &meter.last;
-    let mut line = main_line(view, meter).trim_start().replace(['█', '░'], "");
+    let line = match (view, &numbers.repair) {
+        (View::Mend, Some(repair)) => {
+            format!("{} {}", mend_line(repair, meter.main), counts_line(repair))
+        }
+        _ => main_line(view, meter),
+    };
+    let mut line = line.trim_start().replace(['█', '░'], "");
     if view == View::Push {
         line += &format!(", {} to servers", bytes_text(numbers.sent_bytes.values().sum()));
     }
@@ -192,6 +206,44 @@ fn main_line(view: View, meter: &Meter) -> String {
         " {verb:<6} {} {percent:>3}%  {done} of {}  {files}  {rate}{eta}",
         bar(share, 20),
         bytes_text(total)
+    )
+}
+
+fn mend_line(repair: &RepairNumbers, bytes_per_second: f64) -> String {
+    let share = match repair.needed {
+        0 => 1.0,
+        needed => (needed - repair.waiting.min(needed)) as f64 / needed as f64,
+    };
+    let eta = match (repair.eta_ms, repair.eta_spread_ms) {
+        (Some(eta), Some(spread)) => {
+            let [eta, spread] = [eta, spread].map(|ms| duration_text(Duration::from_millis(ms)));
+            format!("  whole again in {eta} ± {spread}")
+        }
+        _ => String::new(),
+    };
+    let (percent, rate) = ((share * 100.0) as u64, bytes_text(bytes_per_second as u64));
+    format!(" repair {} {percent:>3}%  {rate}/s{eta}", bar(share, 20))
+}
+
+/// `needed` is the sum of what follows it.
+fn counts_line(repair: &RepairNumbers) -> String {
+    let [stripes, whole, needed, repaired, waiting, failed, unknown] = [
+        repair.stripes,
+        repair.whole,
+        repair.needed,
+        repair.repaired,
+        repair.waiting,
+        repair.failed,
+        repair.unknown,
+    ]
+    .map(count_text);
+    let away = match repair.away {
+        0 => String::new(),
+        away => format!("   away {}", count_text(away)),
+    };
+    format!(
+        " stripes {stripes}   whole {whole}{away}   needed {needed} = repaired {repaired} + \
+         waiting {waiting} + failed {failed} + unknown {unknown}"
     )
 }
 
@@ -276,6 +328,42 @@ mod tests {
         for view in [View::Push, View::Pull, View::Verify, View::Repair, View::Scan, View::Index] {
             assert_eq!(lines(view, &Meter::default(), 0).len(), view.height());
         }
+        assert_eq!(lines(View::Mend, &Meter::default(), 0).len(), View::Mend.height());
+    }
+
+    #[test]
+    fn a_repair_shows_counts_that_add_up_and_when_it_ends() {
+        let repair = RepairNumbers {
+            stripes: 128_402,
+            whole: 128_011,
+            away: 0,
+            needed: 391,
+            repaired: 214,
+            waiting: 175,
+            failed: 2,
+            unknown: 0,
+            eta_ms: Some(552_000),
+            eta_spread_ms: Some(120_000),
+        };
+        let numbers = Numbers { done_bytes: 310 * MIB, repair: Some(repair), ..Numbers::default() };
+        let mut meter = Meter::default();
+        meter.update(View::Mend, Duration::from_secs(1), numbers);
+        assert_eq!(
+            lines(View::Mend, &meter, 0)[..2],
+            [
+                " repair ███████████░░░░░░░░░  55%  310.0 MiB/s  whole again in 9:12 ± 2:00",
+                " stripes 128,402   whole 128,011   needed 391 = repaired 214 + waiting 175 + \
+                 failed 2 + unknown 0",
+            ]
+        );
+        let json = progress_json(View::Mend, &meter);
+        assert_eq!(
+            (&json["repair"]["needed"], &json["repair"]["failed"]),
+            (&391.into(), &2.into())
+        );
+        assert!(
+            plain_line(View::Mend, &meter, 0).starts_with("repair 55% 310.0 MiB/s whole again")
+        );
     }
 
     #[test]

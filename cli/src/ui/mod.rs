@@ -6,6 +6,7 @@
 //! so that bars and lines do not tear each other.
 
 mod counters;
+mod forecast;
 mod lines;
 mod text;
 mod watch;
@@ -25,7 +26,8 @@ use crate::exit::{Exit, Failure};
 use crate::fetch::{Heal, PassedOver};
 use watch::{Style, Watched};
 
-pub use counters::Counters;
+pub use counters::{Counters, RepairNumbers};
+pub use forecast::Forecast;
 pub use lines::View;
 pub use text::{
     bytes_text, count_text, duration_text, escaped, path_text, plural, shell_word, time_text,

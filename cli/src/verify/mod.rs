@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use codec::StripeId;
-use server::wire::{Found, PageQuery, SnapshotRow, StripeMap};
+use server::wire::{Found, PageQuery, SnapshotRow, State, StripeMap};
 
 use self::chunks::Walked;
 use crate::exit::Failure;
@@ -84,6 +84,8 @@ struct Verify<'a> {
     level: Level,
     counters: &'a Counters,
     outcome: Outcome,
+    /// Names of servers with shards that no other server gave.
+    missed: BTreeSet<String>,
 }
 
 /// Verifies one snapshot, or all of the vault.
@@ -94,7 +96,8 @@ pub async fn verify(
     counters: &Arc<Counters>,
 ) -> Result<Outcome, Failure> {
     let fetcher = Arc::new(Fetcher::new(vault, Arc::clone(counters))?);
-    let mut verify = Verify { fetcher, level, counters, outcome: Outcome::default() };
+    let (outcome, missed) = (Outcome::default(), BTreeSet::new());
+    let mut verify = Verify { fetcher, level, counters, outcome, missed };
     match &snapshot {
         Some(row) => {
             let stripes = verify.walk(row, &BTreeSet::new()).await?;
@@ -120,6 +123,7 @@ pub async fn verify(
     }
     verify.name_lost_files(vault, snapshot).await?;
     verify.outcome.add_reading(&verify.fetcher);
+    verify.forgive_the_lost().await?;
     Ok(verify.outcome)
 }
 
@@ -135,6 +139,16 @@ impl Verify<'_> {
             self.outcome.bytes += bytes;
             self.counters.done_files.fetch_add(1, Relaxed);
             self.counters.done_bytes.fetch_add(bytes, Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A lost server that does not answer is no matter where all that it held is elsewhere.
+    async fn forgive_the_lost(&mut self) -> Result<(), Failure> {
+        let tickets = self.fetcher.tickets().await?;
+        let lost = tickets.servers.values().filter(|server| server.state == State::Lost);
+        for server in lost.filter(|server| !self.missed.contains(&server.name)) {
+            self.outcome.unreachable.remove(&server.name);
         }
         Ok(())
     }

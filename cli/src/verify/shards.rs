@@ -1,6 +1,6 @@
 //! Has the servers look at their own shards, and counts what is left of each stripe.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use codec::StripeId;
@@ -77,6 +77,12 @@ impl Verify<'_> {
                     // Its server did not answer: unknown, not gone.
                     None => {}
                 }
+            }
+            let whole: BTreeSet<u8> =
+                told.iter().filter(|(_, f)| *f == Some(&Found::Good)).map(|(i, _)| *i).collect();
+            for holder in map.shards.iter().filter(|holder| !whole.contains(&holder.index)) {
+                let server = tickets.servers.get(&holder.server);
+                self.missed.extend(server.map(|server| server.name.clone()));
             }
             self.judge(map, &Tally::new(map.geometry.shards(), &told)).await?;
         }

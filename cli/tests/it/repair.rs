@@ -186,3 +186,96 @@ fn what_a_lost_server_held_is_made_again_on_a_spare() {
     others.into_iter().for_each(|number| fleet.kill(number));
     fleet.pull_exact("latest");
 }
+
+/// A fleet of 4+2 one of whose servers is lost, with shards of stripes of six.
+fn lost_fleet(servers: usize) -> (Fleet, usize) {
+    let short = ["--down-after=300ms", "--grace=300ms"];
+    let mut fleet =
+        Fleet::of(Setup { code: "4+2", servers, coordinator: &short, ..Setup::default() });
+    source::make(&fleet.source(), 55, 12);
+    fleet.push(&[]).exits(0);
+    let lost = fleet.shards().into_iter().find(|file| file.index == 5).unwrap().server;
+    fleet.kill(lost);
+    eventually("the server is lost", || {
+        let rows = fleet.sandbox.arc(["--json", "servers"]).exits(0).json_of("summary");
+        rows["servers"][lost]["state"] == "lost"
+    });
+    (fleet, lost)
+}
+
+#[test]
+fn a_lost_server_that_nothing_lacks_for_is_no_reason_for_7() {
+    let (fleet, _) = lost_fleet(7);
+    verify(&fleet.sandbox).exits(7);
+    fix(&fleet.sandbox, 0);
+    // It is in the fleet still, and its shards are in the map.
+    let verified = verify(&fleet.sandbox).exits(0).json_of("summary");
+    assert_eq!(verified["unreachable_servers"], serde_json::json!([]), "{verified}");
+}
+
+#[test]
+fn a_lost_server_that_stripes_lack_for_is_a_reason_for_7() {
+    let (fleet, _) = lost_fleet(6);
+    fix(&fleet.sandbox, 4);
+    verify(&fleet.sandbox).exits(7);
+}
+
+#[test]
+fn a_fix_is_noted_in_the_ledger_with_counts_that_add_up_and_explained() {
+    let fleet = Fleet::new("4+2", 6);
+    source::make(&fleet.source(), 56, 24);
+    fleet.push(&[]).exits(0);
+    let shards = fleet.shards();
+    let mut stripes: Vec<&str> =
+        shards.iter().filter(|f| f.index == 5).map(|f| f.stripe.as_str()).collect();
+    stripes.sort_unstable();
+    assert!(stripes.len() > 4, "{stripes:?}");
+    let hopeless = &stripes[..2];
+    for file in shards.iter().filter(|file| stripes.contains(&file.stripe.as_str())) {
+        let is_hopeless = hopeless.contains(&file.stripe.as_str());
+        if file.index == 1 || is_hopeless && file.index < 3 {
+            fs::remove_file(&file.path).unwrap();
+        }
+    }
+    let why = |stripe: &str| fleet.sandbox.arc(["--json", "repair-scan", "--why", stripe]);
+    assert_eq!(why(stripes[0]).exits(0).json_of("summary")["entry"], Value::Null);
+    verify(&fleet.sandbox).exits(5);
+    let ran = fleet.sandbox.arc(["--json", "repair-scan", "--fix"]).exits(5);
+    let margins: Vec<i64> = ran
+        .json_lines("deficit")
+        .iter()
+        .map(|line| line["worst_zone_margin"].as_i64().unwrap())
+        .collect();
+    assert!(margins.is_sorted() && margins.len() == stripes.len(), "{margins:?}");
+    let summary = ran.json_of("summary");
+    let counts = ["needed", "mended", "failed", "unknown", "lost"].map(|n| summary[n].as_u64());
+    let needed = stripes.len() as u64;
+    assert_eq!(counts, [needed, needed - 2, 2, 0, 2].map(Some), "{summary}");
+    // The ledger has them too, and only them.
+    let ledger = fleet.sandbox.arc(["--json", "repair"]).exits(4);
+    let rows: Vec<String> = ledger
+        .json_lines("stripe")
+        .iter()
+        .map(|row| row["stripe"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    for stripe in hopeless {
+        assert!(rows.iter().any(|row| row == stripe), "{rows:?}");
+        let told = why(&stripe[..12]).exits(0).json_of("summary");
+        assert_eq!(
+            (&told["entry"]["state"], &told["entry"]["attempts"]),
+            (&"failed".into(), &1.into())
+        );
+        assert_eq!((&told["margin"], &told["worst_zone_margin"]), (&(-1).into(), &(-2).into()));
+        assert_eq!((told["shards"].as_array().unwrap().len(), &told["of"]), (6, &2.into()));
+        let said = fleet.sandbox.arc(["repair-scan", "--why", stripe]).exits(0).stdout();
+        assert!(said.contains("margin -1, -2 without its worst zone"), "{said}");
+        assert!(said.contains("shard 1: missing or damaged, on "), "{said}");
+    }
+    // What backs off is tried again when a person asks.
+    fix(&fleet.sandbox, 5);
+    assert_eq!(why(hopeless[0]).exits(0).json_of("summary")["entry"]["attempts"], 2);
+    fleet.sandbox.arc(["repair-scan", "--why", "x"]).exits(2);
+    let unknown = "f".repeat(64);
+    fleet.sandbox.arc(["repair-scan", "--why", &unknown]).exits(14);
+}

@@ -13,9 +13,9 @@ use crate::wire::{
     Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
     Comparison, Ended, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids,
     IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES, Page,
-    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed, RepairRequest,
-    RepairStatus, Repaired, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
-    SnapshotRow, Status, StripeIndex, StripeMap, StripeMapsRequest, VaultInfo,
+    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage, Renewed, RepairOrder,
+    RepairRun, RepairStatus, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
+    SnapshotRow, Status, StripeIndex, StripeMap, StripeMapsRequest, Unmended, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -102,9 +102,30 @@ impl CoordinatorClient {
         self.post(&format!("/v1/leases/{}/renew", lease.0), &()).await
     }
 
-    /// Has what a stripe lacks made again.
-    pub async fn repair(&self, stripe: StripeId) -> Result<Repaired> {
-        self.post("/v1/repairs", &RepairRequest { stripe }).await
+    /// Has all that lacks shards tried once; gives the run that does it, which may be one that
+    /// was under way.
+    pub async fn begin_repairs(&self) -> Result<RepairRun> {
+        self.post("/v1/repairs", &()).await
+    }
+
+    /// The last run, if there was any since the coordinator's start.
+    pub async fn repairs(&self) -> Result<Option<RepairRun>> {
+        self.get("/v1/repairs", &()).await
+    }
+
+    /// A page of what it tried that lacks shards still.
+    pub async fn unmended(&self, query: &PageQuery) -> Result<Page<Unmended>> {
+        self.get("/v1/repairs/unmended", query).await
+    }
+
+    /// A page of what a rebalance would move.
+    pub async fn rebalance_plan(&self, query: &PageQuery) -> Result<RebalancePage> {
+        self.get("/v1/rebalance", query).await
+    }
+
+    /// When the stripe is repaired whose id begins with `digits`, and why then.
+    pub async fn repair_order(&self, digits: &str) -> Result<RepairOrder> {
+        self.get(&format!("/v1/stripes/{digits}/repair"), &()).await
     }
 
     /// Says what is wanted of a server from now on.

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use codec::{Digest, StripeId};
 use futures_util::{Stream, StreamExt as _, stream};
+use reqwest::RequestBuilder;
 
 use super::{Servers, accepted, cause, json, nonsense, unreachable};
 use crate::tls::Trust;
-use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt};
+use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, WORK_HEADER, Work};
 use crate::{Error, Result};
 
 /// Bytes of a body that are handed to the connection at once.
@@ -36,6 +37,7 @@ pub struct StorageClient {
     servers: Servers,
     stall: Duration,
     patience: Duration,
+    work: Work,
 }
 
 /// A shard on its way to a server.
@@ -70,12 +72,17 @@ impl StorageClient {
     /// A client that gives a server up when nothing moves for `stall`; over TLS it speaks to
     /// servers only that `trust` knows.
     pub fn new(stall: Duration, trust: &Trust) -> Self {
-        Self { servers: Servers::new(trust), stall, patience: Duration::ZERO }
+        Self { servers: Servers::new(trust), stall, patience: Duration::ZERO, work: Work::Client }
     }
 
     /// The same, repeating reads so long where a server does not answer, is busy or not ready.
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// The same, for this work.
+    pub fn with_work(self, work: Work) -> Self {
+        Self { work, ..self }
     }
 
     /// Stores a shard; the receipt is checked to be about this shard.
@@ -122,6 +129,7 @@ impl StorageClient {
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", place.ticket))
             .header(reqwest::header::CONTENT_LENGTH, file_bytes)
             .body(reqwest::Body::wrap_stream(body));
+        let request = self.named(request);
         let answer = async {
             let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
             json::<Receipt>(&name, response).await
@@ -179,6 +187,7 @@ impl StorageClient {
                 reqwest::header::RANGE,
                 format!("bytes={}-{}", range.start, range.end.saturating_sub(1)),
             );
+        let request = self.named(request);
         let moved = AtomicU64::new(0);
         let read = async {
             let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
@@ -204,6 +213,14 @@ impl StorageClient {
             biased;
             bytes = read => bytes,
             () = stalled(&moved, self.stall) => Err(stall_error(&name, self.stall)),
+        }
+    }
+
+    /// Says whose work the request is.
+    fn named(&self, request: RequestBuilder) -> RequestBuilder {
+        match self.work.header() {
+            Some(work) => request.header(WORK_HEADER, work),
+            None => request,
         }
     }
 

@@ -15,7 +15,7 @@ use super::fleet::Member;
 use super::{Core, prober, reconcile};
 use crate::auth::{self, Grant};
 use crate::client::StorageClient;
-use crate::wire::{Code, ReadTicket, State, StripeMap};
+use crate::wire::{Code, ReadTicket, State, StripeMap, Work};
 use crate::{Error, Result};
 
 /// A server that gives nothing for so long does not answer.
@@ -78,7 +78,8 @@ pub(super) async fn run(core: Weak<Core>, every: Duration) {
         tokio::time::sleep(every).await;
         let Some(core) = core.upgrade() else { return };
         let client = client.get_or_insert_with(|| {
-            StorageClient::new(SILENCE, &core.certifier.trust(core.catalog.clock))
+            let trust = core.certifier.trust(core.catalog.clock);
+            StorageClient::new(SILENCE, &trust).with_work(Work::Background)
         });
         for member in core.fleet.members() {
             if member.health.state != State::Up {

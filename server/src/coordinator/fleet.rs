@@ -10,7 +10,7 @@ use super::catalog::ServerRow;
 use super::health::brake::{self, Brake, Seen};
 use super::health::wait::{self, Deficit, Wait};
 use super::health::{self, Action, Event, Health};
-use crate::wire::{self, Mode, ProbeAnswer, ServerId, State};
+use crate::wire::{self, Mode, ProbeAnswer, RepairSettings, ServerId, State};
 
 /// A server and how it is doing.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub(super) struct Member {
     pub(super) facts: HasFacts,
     /// How often it was given some.
     pub(super) given: u64,
+    /// The pace that it was given, once it was given one.
+    pub(super) pace: Option<Option<u64>>,
     /// Whether it has said since the start that it knows a later epoch.
     pub(super) outran: bool,
     /// Has it probed at once.
@@ -115,6 +117,7 @@ impl Fleet {
             record: None,
             facts: HasFacts::Unknown,
             given: 0,
+            pace: None,
             outran: false,
             wake: Arc::default(),
             row,
@@ -217,7 +220,7 @@ impl Fleet {
     pub(super) fn moved(&self, server: ServerId, url: String) {
         if let Some(member) = self.lock().members.get_mut(&server) {
             member.row.url = url;
-            member.record = None;
+            (member.record, member.pace) = (None, None);
             member.wake.notify_one();
         }
     }
@@ -261,6 +264,29 @@ impl Fleet {
             member.facts = HasFacts::Unknown;
             member.wake.notify_one();
         }
+    }
+
+    /// The pace of each server that work in the background may go on at.
+    pub(super) fn pace(&self, settings: &RepairSettings) -> Option<u64> {
+        let gone = |m: &&Member| matches!(m.health.state, State::Down | State::Lost);
+        let inner = self.lock();
+        let there = inner.members.values().filter(|m| !gone(m)).count();
+        settings.pace(there as u64)
+    }
+
+    /// Notes that a server took this pace.
+    pub(super) fn has_pace(&self, server: ServerId, pace: Option<u64>) {
+        if let Some(member) = self.lock().members.get_mut(&server) {
+            member.pace = Some(pace);
+        }
+        self.probes.send_modify(|n| *n += 1);
+    }
+
+    /// Waits until every server that is up has the pace of these settings, for `patience` at most.
+    pub(super) async fn paced(&self, settings: &RepairSettings, patience: Duration) {
+        let wanted = self.pace(settings);
+        let has = |m: &Member| m.health.state != State::Up || m.pace == Some(wanted);
+        self.noticed(patience, has).await;
     }
 
     /// Waits until every server that is up has the vault record with this hash, for `patience` at
@@ -371,8 +397,8 @@ impl Inner {
             None => {}
         }
         if before.is_away() && !after.is_away() {
-            // While it was away it may have been given another disk.
-            member.record = None;
+            // While it was away it may have been given another disk, and started again.
+            (member.record, member.pace) = (None, None);
         }
         if before != after {
             let name = &member.row.name;

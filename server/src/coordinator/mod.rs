@@ -268,6 +268,7 @@ impl Coordinator {
         self.running.stop(self.drain).await;
         self.core.comparisons.stop();
         self.core.adoption.stop();
+        self.core.repairs.stop();
         prober::note_now(&self.core).await;
         self.core.catalog.close().await;
         self.core.folder.release();

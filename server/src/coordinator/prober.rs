@@ -14,8 +14,8 @@ use super::{facts, reconcile};
 use crate::auth::Grant;
 use crate::client::unreachable;
 use crate::wire::{
-    Blob, CheckAnswer, CheckRequest, Code, Found, Probe, ProbeAnswer, PutVault, Refusal, ServerId,
-    Thoroughness,
+    Blob, CheckAnswer, CheckRequest, Code, Found, Probe, ProbeAnswer, PutVault, RebuildRequest,
+    Refusal, ServerId, SetThrottle, Thoroughness, WORK_HEADER, Work,
 };
 use crate::{Error, Result};
 
@@ -79,6 +79,7 @@ async fn probe(core: &Arc<Core>, member: &Member) {
     give_record(core, server).await;
     facts::heard(core, member, facts).await;
     facts::give(core, server).await;
+    give_pace(core, server).await;
 }
 
 async fn ask(core: &Core, member: &Member) -> Result<ProbeAnswer, String> {
@@ -155,6 +156,24 @@ async fn give_record(core: &Core, server: ServerId) {
     }
 }
 
+/// Gives a server its pace, unless it has it; tried again after the next probe.
+async fn give_pace(core: &Core, server: ServerId) {
+    let wanted = core.fleet.pace(&core.repairs.settings());
+    let Some(member) = core.fleet.get(server) else { return };
+    if member.pace == Some(wanted) {
+        return;
+    }
+    let order = SetThrottle { bytes_per_second: wanted };
+    let (put, epoch) = (reqwest::Method::PUT, core.catalog.epoch());
+    match control(core, &member, epoch, put, "throttle", &order, core.timings.probe_timeout).await {
+        Ok(_) => core.fleet.has_pace(server, wanted),
+        // One of an older build has none.
+        Err(Missed { why, .. }) => {
+            tracing::debug!(name = member.row.name, why, "the pace was not taken")
+        }
+    }
+}
+
 /// Why an order was not carried out.
 pub(super) struct Missed {
     pub(super) why: String,
@@ -217,6 +236,24 @@ pub(super) fn ticket(core: &Core, member: &Member, grant: Grant, epoch: u64) -> 
     core.ticket(grant, member.row.server, epoch, now_ms, now_ms + CONTROL_TICKET_MS)
 }
 
+/// Has a server follow an order to rebuild.
+pub(super) async fn rebuild(
+    core: &Core,
+    member: &Member,
+    order: &RebuildRequest,
+    work: Work,
+    timeout: Duration,
+) -> Result<Vec<u8>, Missed> {
+    let ticket = ticket(core, member, Grant::Control, order.epoch).map_err(|e| e.to_string())?;
+    let request = request(core, member, &ticket, reqwest::Method::POST, "rebuild")?;
+    let request = request.timeout(timeout).json(order);
+    let request = match work.header() {
+        Some(work) => request.header(WORK_HEADER, work),
+        None => request,
+    };
+    answered(member, request).await
+}
+
 /// Sends a request of the coordinator with any ticket; gives the body of a success.
 pub(super) async fn send(
     core: &Core,
@@ -227,16 +264,26 @@ pub(super) async fn send(
     body: &impl Serialize,
     timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
-    let name = format!("{} {}", member.row.name, member.row.url);
+    let request = request(core, member, &ticket, method, path)?;
+    answered(member, request.timeout(timeout).json(body)).await
+}
+
+fn request(
+    core: &Core,
+    member: &Member,
+    ticket: &str,
+    method: reqwest::Method,
+    path: &str,
+) -> Result<reqwest::RequestBuilder, Missed> {
     let http = core.servers.client(member.row.server).map_err(|e| e.to_string())?;
-    let mut response = http
-        .request(method, format!("{}/v1/{path}", member.row.url))
-        .timeout(timeout)
-        .json(body)
-        .header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}"))
-        .send()
-        .await
-        .map_err(|e| not_sent(member, unreachable(&name, &e)))?;
+    let request = http.request(method, format!("{}/v1/{path}", member.row.url));
+    Ok(request.header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}")))
+}
+
+async fn answered(member: &Member, request: reqwest::RequestBuilder) -> Result<Vec<u8>, Missed> {
+    let name = format!("{} {}", member.row.name, member.row.url);
+    let mut response =
+        request.send().await.map_err(|e| not_sent(member, unreachable(&name, &e)))?;
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| e.to_string())? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {

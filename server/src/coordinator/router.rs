@@ -54,8 +54,11 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/read-tickets", post(read::read_tickets))
         .route("/v1/reports", post(read::report))
         .route("/v1/reconcile", get(reconcile::list).post(reconcile::begin))
-        .route("/v1/repairs", post(repair::repair))
+        .route("/v1/stripes/{digits}/repair", get(repair::order))
+        .route("/v1/repairs", get(repair::last).post(repair::begin))
+        .route("/v1/repairs/unmended", get(repair::unmended))
         .route("/v1/repair", get(repair::status).put(repair::set))
+        .route("/v1/rebalance", get(repair::plan))
         .route("/v1/ledger", get(repair::ledger))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
     let join = Router::new()

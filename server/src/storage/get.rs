@@ -20,10 +20,11 @@ use super::address::Address;
 use super::fault::Fault;
 use super::inspect::{PIECE_BYTES, read_header, unreadable_is_damaged};
 use super::room::is_unreadable;
+use super::router::work;
 use super::server::{Open, Server, blocking};
 use super::shelf::Shelf;
 use crate::auth::Grant;
-use crate::wire::{Code, Refusal};
+use crate::wire::{Code, Refusal, Work};
 use crate::{Error, Result};
 
 pub(super) async fn get(
@@ -65,7 +66,7 @@ pub(super) async fn get(
     };
     let body = match method {
         Method::HEAD => Body::empty(),
-        _ => stream(&server, address, opened.file, range, slot),
+        _ => stream(&server, address, opened.file, range, (slot, work(&headers))),
     };
     answer.body(body).map_err(|error| Error::refuse(Code::Internal, error.to_string()))
 }
@@ -125,16 +126,19 @@ fn stream(
     address: Address,
     file: Arc<File>,
     range: Range<u64>,
-    slot: OwnedSemaphorePermit,
+    (slot, work): (OwnedSemaphorePermit, Work),
 ) -> Body {
     let shelf = Arc::clone(&server.shelf);
+    let throttle = Arc::clone(&server.throttle);
+    let (served, longest) = (throttle.serve(work), server.peer_wait());
     let silence = server.limits.client_silence;
     let (feed, mut pieces) = mpsc::channel(1);
     tokio::spawn(async move {
-        let _slot = slot;
+        let _held = (slot, served);
         let mut at = range.start;
         while at < range.end {
             let wanted = (range.end - at).min(PIECE_BYTES as u64) as usize;
+            throttle.work(work, wanted as u64, longest).await;
             let (shelf, source) = (Arc::clone(&shelf), Arc::clone(&file));
             let piece = blocking(move || read_piece(&shelf, address, &source, at, wanted)).await;
             let failed = piece.is_err();

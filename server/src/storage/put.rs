@@ -10,9 +10,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::address::Address;
+use super::router::work;
 use super::server::{Open, Server, blocking, next_piece};
 use crate::auth::Grant;
-use crate::wire::{Code, Receipt};
+use crate::wire::{Code, Receipt, Work};
 use crate::{Error, Result};
 
 /// Pieces that wait for the disk; hyper makes them of up to 128 KiB.
@@ -43,6 +44,8 @@ async fn receive(
     let file_bytes = granted_bytes(&ticket.grant, address).unwrap_or_default();
     check_length(body.size_hint().exact(), file_bytes)?;
     let slot = server.put_slot().await?;
+    let work = work(headers);
+    let _served = server.throttle.serve(work);
     let (feed, mut pieces) = mpsc::channel(PIECES_WAITING);
     let writer = Arc::clone(server);
     let writing = blocking(move || {
@@ -50,7 +53,7 @@ async fn receive(
         let _slot = slot;
         writer.shelf.put(address, file_bytes, std::iter::from_fn(|| pieces.blocking_recv()))
     });
-    let (fed, written) = tokio::join!(feed_body(body, feed, server), writing);
+    let (fed, written) = tokio::join!(feed_body(body, feed, server, work), writing);
     // Why the pieces stopped says more than that they stopped; a receipt needs no more of them.
     let header_hash = written.or_else(|error| fed.and(Err(error)))?;
     Ok(server.receipt(address, header_hash, ticket.epoch))
@@ -79,7 +82,12 @@ fn check_length(content_bytes: Option<u64>, file_bytes: u64) -> Result<()> {
 }
 
 /// Passes the body on until it ends or nobody wants more of it.
-async fn feed_body(body: &mut Body, feed: mpsc::Sender<Bytes>, server: &Server) -> Result<()> {
+async fn feed_body(
+    body: &mut Body,
+    feed: mpsc::Sender<Bytes>,
+    server: &Server,
+    work: Work,
+) -> Result<()> {
     loop {
         // The writer may be done (it refused, or has the shard) while the client is silent.
         let piece = tokio::select! {
@@ -87,6 +95,7 @@ async fn feed_body(body: &mut Body, feed: mpsc::Sender<Bytes>, server: &Server) 
             () = feed.closed() => return Ok(()),
         };
         let Some(piece) = piece else { return Ok(()) };
+        server.throttle.work(work, piece.len() as u64, server.peer_wait()).await;
         if feed.send(piece).await.is_err() {
             return Ok(());
         }

@@ -22,9 +22,10 @@ use super::scrub;
 use super::server::{Door, Open, Server, blocking, next_piece};
 use crate::auth::Grant;
 use crate::wire::{
-    BUCKETS, Blob, CheckAnswer, CheckRequest, Code, Digests, DigestsQuery, FACTS_PER_PAGE_MAX,
-    FactsPage, FactsQuery, Head, InventoryRow, PAGE_ROWS_MAX, Page, PageQuery, Probe, ProbeAnswer,
-    PutFacts, PutVault, TrashAnswer, TrashRequest,
+    BACKGROUND_BYTES_PER_SECOND_MIN, BUCKETS, Blob, CheckAnswer, CheckRequest, Code, Digests,
+    DigestsQuery, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, Head, InventoryRow, PAGE_ROWS_MAX,
+    Page, PageQuery, Probe, ProbeAnswer, PutFacts, PutVault, SetThrottle, ThrottleStatus,
+    TrashAnswer, TrashRequest, WORK_HEADER, Work,
 };
 use crate::{Error, Result};
 
@@ -42,6 +43,7 @@ pub(super) fn router(door: Door) -> Router {
         .route("/v1/trash", post(trash))
         .route("/v1/rebuild", post(rebuild))
         .route("/v1/scrub", get(scrub::status).put(scrub::change))
+        .route("/v1/throttle", get(throttle).put(set_throttle))
         .route("/v1/probe", post(probe))
         .route("/v1/vault-record", put(put_vault_record))
         .route("/v1/facts", get(get_facts).put(put_facts))
@@ -122,6 +124,34 @@ async fn trash(
     };
     let trashed = blocking(move || shelf.trash(&addresses, day, stands)).await?;
     Ok(Json(TrashAnswer { trashed }))
+}
+
+async fn throttle(Open(server): Open, headers: HeaderMap) -> Result<Json<ThrottleStatus>> {
+    admit_coordinator(&server, &headers).await?;
+    Ok(Json(server.throttle.status()))
+}
+
+async fn set_throttle(
+    Open(server): Open,
+    headers: HeaderMap,
+    mut body: Body,
+) -> Result<Json<ThrottleStatus>> {
+    admit_coordinator(&server, &headers).await?;
+    let SetThrottle { bytes_per_second } = message(&server, &mut body).await?;
+    if let Some(pace) = bytes_per_second
+        && pace < BACKGROUND_BYTES_PER_SECOND_MIN
+    {
+        let least = BACKGROUND_BYTES_PER_SECOND_MIN;
+        let why = format!("{pace} bytes a second, {least} are the least");
+        return Err(Error::refuse(Code::BadRequest, why));
+    }
+    server.throttle.set(bytes_per_second);
+    Ok(Json(server.throttle.status()))
+}
+
+/// Whose work a request is.
+pub(super) fn work(headers: &HeaderMap) -> Work {
+    Work::of_header(headers.get(WORK_HEADER).map(HeaderValue::as_bytes))
 }
 
 async fn probe(
@@ -265,7 +295,6 @@ mod tests {
             epoch: u64::MAX,
             sources: (0..255).map(source).collect(),
             places: (0..255).map(place).collect(),
-            bytes_per_second: Some(u64::MAX),
         };
         let bytes = serde_json::to_vec(&order).unwrap().len();
         assert!(bytes < MESSAGE_BYTES_MAX, "{bytes}");

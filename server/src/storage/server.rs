@@ -21,6 +21,7 @@ use super::papers::Papers;
 use super::room::Room;
 use super::scrub::Scrub;
 use super::shelf::Shelf;
+use super::throttle::Throttle;
 use super::{Config, Limits};
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
@@ -32,6 +33,8 @@ const STARTS_FILE: &str = "starts";
 const CHECKS: usize = 2;
 /// A read from another server that is busy or away is repeated no longer than this.
 const PEER_PATIENCE_MAX: Duration = Duration::from_secs(5);
+/// A peer waits no longer than this for the pace here.
+const PEER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Refused bodies read to their end at once.
 const DRAINS: usize = 8;
 /// A refused body is read no further than this.
@@ -45,6 +48,8 @@ pub(super) struct Server {
     pub(super) facts: Arc<Facts>,
     pub(super) limits: Limits,
     pub(super) scrub: Scrub,
+    /// The pace of all work in the background.
+    pub(super) throttle: Arc<Throttle>,
     pub(super) checks: Arc<Semaphore>,
     /// For what is read from, and sent to, other servers.
     pub(super) peers: StorageClient,
@@ -81,6 +86,7 @@ impl Server {
         let peers = StorageClient::new(limits.client_silence, &papers.trust);
         Ok(Self {
             scrub: Scrub::open(&folder, &config.scrub)?,
+            throttle: Arc::new(Throttle::new(None)),
             peers: peers.with_patience(patience),
             gate: Gate::open(Arc::clone(&folder), identity, clock)?,
             folder,
@@ -119,6 +125,12 @@ impl Server {
         let Limits { puts, gets, rebuilds, .. } = self.limits;
         let slots = [(&self.puts, puts), (&self.gets, gets), (&self.rebuilds, rebuilds)];
         slots.into_iter().any(|(slots, all)| slots.available_permits() < all)
+    }
+
+    /// How long a peer's rebuild waits for the pace here, piece by piece, before it would take this
+    /// server for dead.
+    pub(super) fn peer_wait(&self) -> Duration {
+        PEER_WAIT_MAX.min(self.limits.client_silence / 4)
     }
 
     async fn slot(&self, slots: &Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit> {

@@ -13,6 +13,7 @@ mod repair;
 mod scrub;
 mod servers;
 mod storage;
+mod throttle;
 mod vault;
 
 use std::fmt;
@@ -31,6 +32,7 @@ pub use repair::*;
 pub use scrub::*;
 pub use servers::*;
 pub use storage::*;
+pub use throttle::*;
 pub use vault::*;
 
 /// The protocol that this build speaks, sent in [`PROTOCOL_HEADER`] with every request.

@@ -9,36 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Found, Place, ReadTicket, Receipt, ServerId};
 
-/// The slowest pace that a rebuild takes: below it the other side of a PUT would take it for dead.
-pub const REBUILD_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
-
-/// `POST /v1/repairs`: have what this stripe lacks made again, as far as servers can take it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RepairRequest {
-    /// The stripe.
-    pub stripe: StripeId,
-}
-
-/// What became of a repair.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Repaired {
-    /// How the rebuild ended; none where nothing was lacking.
-    pub outcome: Option<Outcome>,
-    /// Shards that were made again, and where they are now.
-    pub rebuilt: Vec<(u8, ServerId)>,
-    /// Shards that are still lacking, and why.
-    pub lacking: Vec<(u8, String)>,
-    /// Servers, by name, that hold a shard of the stripe and did not give it just now: while there
-    /// is one, nothing is lost.
-    pub unreachable: Vec<String>,
-    /// Bytes that went over the network to make them.
-    pub read_bytes: u64,
-    /// Bytes that the rebuilding server took from its own disk.
-    pub own_bytes: u64,
-}
-
 /// `POST /v1/rebuild` of a storage server, with a control ticket: make the shards of `places`
-/// again from any k of `sources`, keep the one whose place is this server, PUT the others.
+/// again from any k of `sources`, keep the one whose place is this server, PUT the others. It goes
+/// at the server's pace, unless [`super::WORK_HEADER`] says that it is urgent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RebuildRequest {
     /// The stripe.
@@ -57,8 +30,6 @@ pub struct RebuildRequest {
     /// Where the missing shards shall be: each index and each server once. The ticket of this
     /// server's own place is not looked at, the order's is enough.
     pub places: Vec<Place>,
-    /// Bytes read and written in a second at most, at least [`REBUILD_BYTES_PER_SECOND_MIN`].
-    pub bytes_per_second: Option<u64>,
 }
 
 /// A shard that a rebuild may read.
@@ -104,17 +75,12 @@ impl RebuildRequest {
         if servers.is_empty() || servers.len() < self.places.len() {
             return Err("no place, or two on one server".to_owned());
         }
-        match self.bytes_per_second {
-            Some(pace) if pace < REBUILD_BYTES_PER_SECOND_MIN => {
-                Err(format!("{pace} bytes a second, {REBUILD_BYTES_PER_SECOND_MIN} are the least"))
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
 /// Bytes of each shard file of a stripe.
-pub(super) fn file_bytes(geometry: Geometry, pack_bytes: u64, pack_key_bytes: usize) -> u64 {
+pub(crate) fn file_bytes(geometry: Geometry, pack_bytes: u64, pack_key_bytes: usize) -> u64 {
     let shard_bytes = geometry.shard_bytes(pack_bytes);
     let header_bytes = Header::encoded_bytes(geometry, pack_key_bytes, shard_bytes);
     header_bytes + shard_bytes + FOOTER_BYTES as u64
@@ -194,10 +160,9 @@ mod tests {
             epoch: 1,
             sources: vec![source(0), source(1), source(2)],
             places: vec![place(2, 7), place(1, 8)],
-            bytes_per_second: Some(REBUILD_BYTES_PER_SECOND_MIN),
         };
         assert_eq!(sound.check(), Ok(()));
-        let bent: [fn(&mut RebuildRequest); 11] = [
+        let bent: [fn(&mut RebuildRequest); 10] = [
             |order| order.pack_bytes = 0,
             |order| order.pack_bytes = u64::MAX,
             |order| order.pack_key_bytes = 0,
@@ -208,7 +173,6 @@ mod tests {
             |order| order.places.push(place(3, 9)),
             |order| order.places.push(place(2, 9)),
             |order| order.places.push(place(0, 7)),
-            |order| order.bytes_per_second = Some(0),
         ];
         for (case, bend) in bent.into_iter().enumerate() {
             let mut order = sound.clone();

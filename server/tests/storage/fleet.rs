@@ -102,7 +102,6 @@ impl Fleet<'_> {
             epoch: 4,
             sources: sources.into_iter().map(source).collect(),
             places: places.iter().map(place).collect(),
-            bytes_per_second: None,
         }
     }
 

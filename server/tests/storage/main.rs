@@ -14,4 +14,5 @@ mod rebuild_trouble;
 mod scrub;
 mod start;
 mod support;
+mod throttle;
 mod trouble;

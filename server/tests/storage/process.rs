@@ -174,7 +174,6 @@ async fn a_crash_leaves_the_rebuilt_shard_or_what_was_there() {
             epoch: 4,
             sources,
             places: vec![Place { index: 2, server: ServerId(1), name, url: url.clone(), ticket }],
-            bytes_per_second: None,
         };
         let ticket = world.coordinator.sign(&world.coordinator.ticket(Grant::Control));
         let rebuild = world.http.post(format!("{url}/v1/rebuild"));

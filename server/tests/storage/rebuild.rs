@@ -15,8 +15,7 @@ async fn a_missing_shard_is_made_again_from_k_others() {
     for index in [5, 1] {
         fleet.remove(index);
         let sources: Vec<u8> = (0..6).filter(|&other| other != index).collect();
-        let mut order = fleet.order(sources, &[index]);
-        order.bytes_per_second = Some(1 << 40);
+        let order = fleet.order(sources, &[index]);
         let answer = fleet.rebuild(index, &order).await.unwrap();
         fleet.holds(index, &answer, &[index]).await;
         assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
@@ -257,12 +256,11 @@ async fn no_other_ticket_and_no_wrong_order_is_followed() {
     let refusal = answer::<RebuildAnswer>(stale.json(&order).send().await.unwrap()).await;
     assert_eq!(refusal.unwrap_err().code, Code::StaleEpoch);
 
-    let bent: [fn(&mut RebuildRequest); 6] = [
+    let bent: [fn(&mut RebuildRequest); 5] = [
         |order| order.epoch = 5,
         |order| order.places.clear(),
         |order| order.places[0].index = 3,
         |order| order.sources[1].index = 0,
-        |order| order.bytes_per_second = Some(1),
         // Not what the stripe's id says.
         |order| order.pack_bytes -= 1,
     ];

@@ -120,8 +120,7 @@ fn plan(
                 let time = Duration::from_secs(2 * server.shard_bytes / pace.max(1));
                 format!("at {} a second that takes {}", bytes_text(pace), duration_text(time))
             }
-            None => "as fast as disks and network are: arc repair --bytes-per-second slows it down"
-                .to_owned(),
+            None => "as fast as disks and network are: arc throttle slows it down".to_owned(),
         });
     }
     let Some(geometry) = geometry else { return lines };

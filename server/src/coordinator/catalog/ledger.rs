@@ -1,13 +1,13 @@
 //! The ledger of repairs: stripes that lack shards, and what became of them.
 
 use codec::{Geometry, StripeId};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::Catalog;
 use super::rows::{geometry_at, holders};
-use crate::Result;
+use super::{Catalog, HeldStripe};
 use crate::coordinator::repair::Entry;
-use crate::wire::{Holder, LedgerCounts, LedgerRow, LedgerState, Page, ServerId};
+use crate::wire::{Code, Holder, LedgerCounts, LedgerRow, LedgerState, Page, ServerId};
+use crate::{Error, Result};
 
 /// An entry and the shards of its stripe.
 #[derive(Debug)]
@@ -224,22 +224,41 @@ impl Catalog {
                  FROM repairs r JOIN stripes s ON s.key = r.stripe
                  WHERE r.stripe > ?1 ORDER BY r.stripe LIMIT ?2",
             )?;
-            let rows = rows.query_map(params![after, limit], |r| {
-                let state: String = r.get(2)?;
-                let row = LedgerRow {
-                    stripe: StripeId(r.get(1)?),
-                    state: state_of(&state),
-                    found_ms: r.get(3)?,
-                    tried_ms: r.get(4)?,
-                    attempts: r.get(5)?,
-                    due_ms: r.get(6)?,
-                    why: r.get(7)?,
-                };
-                Ok((r.get::<_, i64>(0)?, row))
-            })?;
+            let row = |r: &Row| Ok((r.get::<_, i64>(0)?, ledger_row(r)?));
+            let rows = rows.query_map(params![after, limit], row)?;
             let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             let next = rows.last().filter(|_| rows.len() == limit).map(|(key, _)| key.to_string());
             Ok(Page { rows: rows.into_iter().map(|(_, row)| row).collect(), next })
+        })
+        .await
+    }
+
+    /// The one stripe with an id of `from` to `to`, and what the ledger has of it.
+    pub(in crate::coordinator) async fn stripe_in_ledger(
+        &self,
+        from: StripeId,
+        to: StripeId,
+    ) -> Result<(HeldStripe, Option<LedgerRow>)> {
+        self.read(move |db| {
+            let mut rows = db.prepare_cached(&format!(
+                "SELECT {} FROM stripes WHERE id BETWEEN ?1 AND ?2 ORDER BY id LIMIT 2",
+                HeldStripe::COLUMNS
+            ))?;
+            let rows = rows.query_map(params![from.0, to.0], HeldStripe::read)?;
+            let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let Some(mut held) = rows.pop() else {
+                return Err(Error::refuse(Code::NotFound, "no stripe's id begins so"));
+            };
+            if !rows.is_empty() {
+                return Err(Error::refuse(Code::BadRequest, "the ids of several stripes begin so"));
+            }
+            held.shards = holders(db, held.key)?;
+            let mut entry = db.prepare_cached(
+                "SELECT r.stripe, s.id, r.state, r.found_ms, r.tried_ms, r.attempts, r.due_ms, r.why
+                 FROM repairs r JOIN stripes s ON s.key = r.stripe WHERE r.stripe = ?1",
+            )?;
+            let entry = entry.query_row([held.key], ledger_row).optional()?;
+            Ok((held, entry))
         })
         .await
     }
@@ -302,6 +321,20 @@ fn note(db: &Connection, keys: &str, of_keys: &[&dyn rusqlite::ToSql], now_ms: u
         std::iter::once(&now_ms as &dyn rusqlite::ToSql).chain(of_keys.iter().copied()).collect();
     db.prepare_cached(&sql)?.execute(&all[..])?;
     Ok(())
+}
+
+/// Of the columns stripe, id, state, found_ms, tried_ms, attempts, due_ms, why.
+fn ledger_row(r: &Row) -> rusqlite::Result<LedgerRow> {
+    let state: String = r.get(2)?;
+    Ok(LedgerRow {
+        stripe: StripeId(r.get(1)?),
+        state: state_of(&state),
+        found_ms: r.get(3)?,
+        tried_ms: r.get(4)?,
+        attempts: r.get(5)?,
+        due_ms: r.get(6)?,
+        why: r.get(7)?,
+    })
 }
 
 fn state_name(state: LedgerState) -> &'static str {

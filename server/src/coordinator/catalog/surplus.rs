@@ -1,13 +1,13 @@
 //! Shards that go: struck out first, trashed then.
 
 use codec::StripeId;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::Catalog;
 use super::rows::{geometry_at, holders, shards_changed};
 use crate::Result;
 use crate::coordinator::repair::Surplus;
-use crate::wire::{Holder, ServerId};
+use crate::wire::{Holder, ServerId, file_bytes};
 
 /// A stripe and where its shards are.
 #[derive(Debug)]
@@ -16,7 +16,26 @@ pub(in crate::coordinator) struct Held {
     pub(in crate::coordinator) stripe: StripeId,
     pub(in crate::coordinator) geometry: codec::Geometry,
     pub(in crate::coordinator) version: u64,
+    /// Bytes of each shard file.
+    pub(in crate::coordinator) file_bytes: u64,
     pub(in crate::coordinator) shards: Vec<Holder>,
+}
+
+impl Held {
+    /// What [`Held::read`] takes one from; the shards are read apart.
+    pub(super) const COLUMNS: &str = "key, id, k, m, version, pack_bytes, length(pack_key)";
+
+    pub(super) fn read(r: &Row) -> rusqlite::Result<Self> {
+        let geometry = geometry_at(r, 2)?;
+        Ok(Self {
+            key: r.get(0)?,
+            stripe: StripeId(r.get(1)?),
+            geometry,
+            version: r.get(4)?,
+            file_bytes: file_bytes(geometry, r.get(5)?, r.get(6)?),
+            shards: Vec::new(),
+        })
+    }
 }
 
 impl Catalog {
@@ -41,18 +60,10 @@ impl Catalog {
     async fn held(&self, which: &'static str, after: i64, limit: usize) -> Result<Vec<Held>> {
         self.read(move |db| {
             let mut rows = db.prepare_cached(&format!(
-                "SELECT key, id, k, m, version FROM stripes
-                 WHERE {which} AND key > ?1 ORDER BY key LIMIT ?2"
+                "SELECT {} FROM stripes WHERE {which} AND key > ?1 ORDER BY key LIMIT ?2",
+                Held::COLUMNS
             ))?;
-            let rows = rows.query_map(params![after, limit], |r| {
-                Ok(Held {
-                    key: r.get(0)?,
-                    stripe: StripeId(r.get(1)?),
-                    geometry: geometry_at(r, 2)?,
-                    version: r.get(4)?,
-                    shards: Vec::new(),
-                })
-            })?;
+            let rows = rows.query_map(params![after, limit], Held::read)?;
             let mut rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             for row in &mut rows {
                 row.shards = holders(db, row.key)?;

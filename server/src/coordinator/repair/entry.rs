@@ -8,7 +8,7 @@ const BACKOFF_MS: u64 = 60_000;
 const BACKOFF_MS_MAX: u64 = 64 * BACKOFF_MS;
 /// A stripe that changed, or whose target failed, so often while it was repaired is tried again
 /// later.
-const CHANGES_MAX: u32 = 3;
+pub(super) const CHANGES_MAX: u32 = 3;
 
 /// How a try ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

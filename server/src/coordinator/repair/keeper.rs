@@ -11,18 +11,14 @@ use futures_util::stream::FuturesUnordered;
 use super::entry::{Ended, Entry};
 use super::rebalance::{Balance, rebalance};
 use super::risk::{Look, Risk, Standing, Worst};
-use super::stripe::{Manner, repair_stripe};
+use super::stripe::{Manner, Repaired, repair_stripe};
 use super::trim::trim_some;
-use super::unwatched;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
 use crate::coordinator::fail_points::FailPoint;
 use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
-use crate::wire::{
-    Code, Mode, Outcome, REBUILD_BYTES_PER_SECOND_MIN, RepairSettings, Repaired, ServerId,
-    State as Health,
-};
+use crate::wire::{Code, Mode, Outcome, ServerId, State as Health};
 use crate::{Error, Result};
 
 /// Entries read at a time.
@@ -33,11 +29,21 @@ const BATCH: usize = 512;
 const LOOK_EVERY_MS: u64 = 60_000;
 
 /// A stripe that is repaired now.
-struct Urgent {
-    key: i64,
-    stripe: StripeId,
-    attempts: u32,
-    thin: bool,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Urgent {
+    pub(super) key: i64,
+    pub(super) stripe: StripeId,
+    pub(super) attempts: u32,
+    /// Servers that are down are not waited for.
+    pub(super) thin: bool,
+    /// It has nothing to spare, and goes past the servers' pace.
+    pub(super) urgent: bool,
+}
+
+/// What became of a try, for the ledger and as it was told.
+pub(super) struct Tried {
+    pub(super) entry: Entry,
+    pub(super) repaired: Result<Repaired>,
 }
 
 /// What a look at the ledger found.
@@ -51,7 +57,7 @@ struct Looked {
 
 /// The servers as they were in the last round.
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     up: BTreeSet<ServerId>,
     /// Those that are away, since when, and whether they are lost.
     away: BTreeSet<(ServerId, Option<u64>, bool)>,
@@ -117,7 +123,7 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
 
 /// Takes the stripes of servers that went away into the ledger, and lets those be tried again
 /// that a server which came could help.
-async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
+pub(super) async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
     let members = core.fleet.members();
     for member in &members {
         let (server, is_lost) = (member.row.server, member.health.state == Health::Lost);
@@ -198,14 +204,15 @@ async fn look(core: &Core) -> Result<Looked> {
                     let Ledgered { key, stripe, attempts, found_ms, tried_ms, .. } = entry;
                     let thin = wait == Wait::Urgent && look.is_thin();
                     let risk = Risk::new(&look, found_ms, tried_ms);
-                    looked.urgent.add(risk, key, Urgent { key, stripe, attempts, thin });
+                    let urgent = look.is_thin();
+                    looked.urgent.add(risk, key, Urgent { key, stripe, attempts, thin, urgent });
                 }
             }
         }
     }
 }
 
-fn look_at(core: &Core, entry: &Ledgered) -> Look {
+pub(super) fn look_at(core: &Core, entry: &Ledgered) -> Look {
     core.fleet.with_members(|members| {
         Look::new(entry.geometry, &entry.shards, |server| standing(members, server))
     })
@@ -231,28 +238,24 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) -> Result<()> {
         let goes_on = || !settings.paused && !changed.has_changed().unwrap_or(true);
         while running.len() < settings.at_once as usize && goes_on() {
             let Some(next) = urgent.next() else { break };
-            let pace = share(&settings).filter(|_| !next.thin);
-            running.push(try_one(core, next, pace));
+            running.push(try_one(core, next));
         }
         match running.next().await {
             // What cannot be noted would be tried again at once.
-            Some(noted) => noted?,
+            Some(noted) => drop(noted?),
             None => return Ok(()),
         }
     }
 }
 
-/// The pace of one repair of those that run at once.
-pub(super) fn share(settings: &RepairSettings) -> Option<u64> {
-    let share = |all: u64| all / u64::from(settings.at_once.max(1));
-    Some(share(settings.bytes_per_second?).max(REBUILD_BYTES_PER_SECOND_MIN))
-}
-
-async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) -> Result<()> {
-    let Urgent { key, stripe, attempts, thin } = urgent;
-    let manner = Manner { thin, bytes_per_second, timeout: unwatched(bytes_per_second) };
+/// Tries one, and notes in the ledger what became of it.
+pub(super) async fn try_one(core: &Core, one: Urgent) -> Result<Tried> {
+    let Urgent { key, stripe, attempts, thin, urgent } = one;
+    let _slot = core.repairs.slot().await;
+    let manner = Manner { thin, urgent, timeout: core.repairs.unwatched(urgent) };
     let origin = core.tokens[0].id;
-    let ended = ended(repair_stripe(core, origin, stripe, manner).await);
+    let repaired = repair_stripe(core, origin, stripe, manner).await;
+    let ended = ended(&repaired);
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),
@@ -261,22 +264,21 @@ async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) -> 
         }
     }
     let entry = Entry::tried(attempts, ended, core.catalog.clock.now_ms());
-    core.catalog.note_tried(key, entry).await?;
+    core.catalog.note_tried(key, entry.clone()).await?;
     core.planted.reach(FailPoint::TryNoted);
-    Ok(())
+    Ok(Tried { entry, repaired })
 }
 
 /// What the end of a repair says to the ledger.
-fn ended(repaired: Result<Repaired>) -> Ended {
-    let repaired = match repaired {
+fn ended(repaired: &Result<Repaired>) -> Ended {
+    let Repaired { outcome, lacking, unreachable, .. } = match repaired {
         Ok(repaired) => repaired,
         Err(Error::Refuse(refusal)) if refusal.code == Code::Conflict => return Ended::Changed,
         Err(Error::Refuse(refusal)) if refusal.code == Code::TooFewServers => {
-            return Ended::TargetFailed(refusal.message);
+            return Ended::TargetFailed(refusal.message.clone());
         }
         Err(error) => return Ended::Unknown(error.to_string()),
     };
-    let Repaired { outcome, lacking, unreachable, .. } = repaired;
     let Some((index, why)) = lacking.first() else { return Ended::Whole };
     let why = format!("{} of its shards, such as {index}: {why}", lacking.len());
     match outcome {
@@ -288,7 +290,7 @@ fn ended(repaired: Result<Repaired>) -> Ended {
 }
 
 /// Looks again at what was repaired: what is whole is struck out, the rest waits again.
-async fn sweep(core: &Core) -> Result<()> {
+pub(super) async fn sweep(core: &Core) -> Result<()> {
     let mut after = 0;
     loop {
         let page = core.catalog.ledgered(Which::Repaired, after, PAGE_ENTRIES).await?;

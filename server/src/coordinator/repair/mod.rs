@@ -2,51 +2,53 @@
 //!
 //! `risk` says what a stripe has and which of two comes first, `entry` what becomes of one in the
 //! ledger, `surplus` what could go; these are pure. `stripe` has one repaired, `trim` has what could
-//! go trashed, `rebalance` has shards moved to servers that joined; `keeper` does all of it by itself.
+//! go trashed, `rebalance` has shards moved to servers that joined, of which `plan` tells; `keeper` does all of it by itself,
+//! `run` repairs what a person asks for, `order` says why a stripe comes when it does.
 
 mod entry;
 mod keeper;
+mod order;
+mod plan;
 mod rebalance;
 mod risk;
+mod run;
 mod stripe;
 mod surplus;
 mod trim;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::extract::State;
-use axum::{Extension, Json};
 use codec::StripeId;
 use tokio::sync::Notify;
 
-use self::stripe::Manner;
+use self::run::Run;
 use super::Core;
-use super::router::{Body, Caller, List, bad_request, to_the_end};
+use super::fleet::Member;
+use super::router::{Body, List, bad_request, to_the_end};
 use crate::Result;
 use crate::wire::{
-    LedgerRow, Page, REBUILD_BYTES_PER_SECOND_MIN, RepairRequest, RepairSettings, RepairStatus,
-    Repaired, ServerId, SetRepair,
+    BACKGROUND_BYTES_PER_SECOND_MIN, LedgerRow, Page, RepairSettings, RepairStatus, ServerId,
+    ServerPace, SetRepair,
 };
 
 #[cfg(test)]
 pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
 pub(super) use self::keeper::keep;
+pub(super) use self::order::order;
+pub(super) use self::plan::plan;
+pub(super) use self::run::{begin, last, unmended};
 pub(super) use self::surplus::Surplus;
 pub(super) use self::trim::trash;
 
-/// How long a rebuild may take that somebody waits for: requests are bounded by a minute.
-const REBUILD_TIMEOUT: Duration = Duration::from_secs(55);
-/// How long a rebuild may take that nobody waits for, at full speed and at a pace: less than
-/// tickets last.
+/// How long a rebuild may take, at full speed and at a pace: less than tickets last.
 const UNWATCHED: Duration = Duration::from_secs(3 * 60);
 const UNWATCHED_PACED: Duration = Duration::from_secs(12 * 60);
-/// A paced rebuild is given so much of the pack's length a second that it ends in time: it moves
-/// about twice that length.
-const PACED_SECONDS: u64 = 5 * 60;
 /// A server that failed a rebuild takes no other for this long.
 const SHUNNED: Duration = Duration::from_secs(2 * 60);
 /// Stripes repaired at once, unless set: a rebuild waits for disks and the network most of its time.
@@ -57,25 +59,26 @@ const AT_ONCE_MAX: u32 = 64;
 /// What all repairs share.
 pub(super) struct Repairs {
     inner: Mutex<Inner>,
+    run: Mutex<Option<Run>>,
     /// A stripe or a server is free again.
     freed: Notify,
     made_shards: AtomicU64,
+    urgent_shards: AtomicU64,
     made_bytes: AtomicU64,
     read_bytes: AtomicU64,
     moved_shards: AtomicU64,
+    /// Somebody wants all stripes looked at once more.
+    rebalances_anew: AtomicBool,
 }
 
 struct Inner {
     settings: RepairSettings,
     stripes: BTreeSet<StripeId>,
     targets: BTreeSet<ServerId>,
+    /// How many stripes are being repaired or moved.
+    at_once: u32,
     /// Servers that failed a rebuild, and when.
     shunned: BTreeMap<ServerId, Instant>,
-}
-
-/// How long a rebuild at this pace may take that nobody waits for.
-fn unwatched(bytes_per_second: Option<u64>) -> Duration {
-    if bytes_per_second.is_some() { UNWATCHED_PACED } else { UNWATCHED }
 }
 
 impl Repairs {
@@ -85,6 +88,7 @@ impl Repairs {
         let settings = RepairSettings {
             paused: set("repair_paused").is_some_and(|value| value != 0),
             bytes_per_second: set("repair_bytes_per_second"),
+            per_server: set("server_bytes_per_second"),
             rebalances: set("rebalance") != Some(0),
             at_once: set("repair_at_once").and_then(|n| n.try_into().ok()).unwrap_or(AT_ONCE),
         };
@@ -93,19 +97,47 @@ impl Repairs {
                 settings,
                 stripes: BTreeSet::new(),
                 targets: BTreeSet::new(),
+                at_once: 0,
                 shunned: BTreeMap::new(),
             }),
+            run: Mutex::new(None),
             freed: Notify::new(),
             made_shards: AtomicU64::new(0),
+            urgent_shards: AtomicU64::new(0),
             made_bytes: AtomicU64::new(0),
             read_bytes: AtomicU64::new(0),
             moved_shards: AtomicU64::new(0),
+            rebalances_anew: AtomicBool::new(false),
         }
     }
 
     /// What people set.
-    fn settings(&self) -> RepairSettings {
+    pub(super) fn settings(&self) -> RepairSettings {
         self.lock().settings
+    }
+
+    /// How long a rebuild may take.
+    fn unwatched(&self, urgent: bool) -> Duration {
+        let RepairSettings { bytes_per_second, per_server, .. } = self.settings();
+        let is_paced = !urgent && bytes_per_second.or(per_server).is_some();
+        if is_paced { UNWATCHED_PACED } else { UNWATCHED }
+    }
+
+    /// Waits until fewer stripes are repaired or moved than may be at once, whoever asked for it.
+    async fn slot(&self) -> Slot<'_> {
+        loop {
+            let freed = self.freed.notified();
+            let mut freed = std::pin::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut inner = self.lock();
+                if inner.at_once < inner.settings.at_once {
+                    inner.at_once += 1;
+                    return Slot { repairs: self };
+                }
+            }
+            freed.await;
+        }
     }
 
     /// Waits until nobody repairs `stripe`; nobody else does before the claim is dropped.
@@ -120,6 +152,21 @@ impl Repairs {
             }
             freed.await;
         }
+    }
+
+    /// Whether somebody repairs `stripe`.
+    fn is_claimed(&self, stripe: StripeId) -> bool {
+        self.lock().stripes.contains(&stripe)
+    }
+
+    /// The last run that a person asked for.
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins nothing more of what a person asked for.
+    pub(super) fn stop(&self) {
+        *self.run() = None;
     }
 
     /// The server that does the work: the first of `places` that has none to do, or the first. One
@@ -145,8 +192,9 @@ impl Repairs {
     }
 
     /// Counts what was made.
-    fn made(&self, shards: u64, file_bytes: u64, read_bytes: u64) {
+    fn made(&self, shards: u64, urgent: bool, file_bytes: u64, read_bytes: u64) {
         self.made_shards.fetch_add(shards, Ordering::Relaxed);
+        self.urgent_shards.fetch_add(if urgent { shards } else { 0 }, Ordering::Relaxed);
         self.made_bytes.fetch_add(shards * file_bytes, Ordering::Relaxed);
         self.read_bytes.fetch_add(read_bytes, Ordering::Relaxed);
     }
@@ -169,6 +217,18 @@ impl Drop for Claim<'_> {
     }
 }
 
+/// One of the stripes that are repaired or moved at once.
+struct Slot<'a> {
+    repairs: &'a Repairs,
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.repairs.lock().at_once -= 1;
+        self.repairs.freed.notify_waiters();
+    }
+}
+
 /// A server with work to do.
 struct Target<'a> {
     repairs: &'a Repairs,
@@ -182,18 +242,6 @@ impl Drop for Target<'_> {
             self.repairs.lock().targets.remove(&self.server);
         }
     }
-}
-
-/// `POST /v1/repairs`
-pub(super) async fn repair(
-    State(core): State<Arc<Core>>,
-    Extension(Caller(origin)): Extension<Caller>,
-    Body(RepairRequest { stripe }): Body<RepairRequest>,
-) -> Result<Json<Repaired>> {
-    let manner = Manner { thin: false, bytes_per_second: None, timeout: REBUILD_TIMEOUT };
-    // What is made is booked even if nobody waits for the answer any more.
-    to_the_end(async move { stripe::repair_stripe(&core, origin, stripe, manner).await.map(Json) })
-        .await
 }
 
 /// `GET /v1/repair`
@@ -211,10 +259,23 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<RepairS
         running,
         brake: core.fleet.brake(core.catalog.clock.now_ms()),
         made_shards: total(&core.repairs.made_shards),
+        urgent_shards: total(&core.repairs.urgent_shards),
         made_bytes: total(&core.repairs.made_bytes),
         read_bytes: total(&core.repairs.read_bytes),
         moved_shards: total(&core.repairs.moved_shards),
+        paces: paces(&core),
     }))
+}
+
+/// The pace of every server, as it was given and is to be.
+fn paces(core: &Core) -> Vec<ServerPace> {
+    let wanted = core.fleet.pace(&core.repairs.settings());
+    let pace = |member: Member| ServerPace {
+        taken: member.pace == Some(wanted),
+        name: member.row.name,
+        bytes_per_second: wanted,
+    };
+    core.fleet.members().into_iter().map(pace).collect()
 }
 
 /// `GET /v1/ledger`
@@ -237,12 +298,12 @@ pub(super) async fn set(
         changed.push(("repair_paused", paused.then_some(1)));
     }
     if let Some(pace) = wanted.bytes_per_second {
-        if pace != 0 && !(REBUILD_BYTES_PER_SECOND_MIN..=i64::MAX as u64).contains(&pace) {
-            let least = REBUILD_BYTES_PER_SECOND_MIN;
-            return Err(bad_request(format!("{pace} bytes a second, {least} are the least")));
-        }
-        settings.bytes_per_second = (pace != 0).then_some(pace);
+        settings.bytes_per_second = pace_of(pace)?;
         changed.push(("repair_bytes_per_second", settings.bytes_per_second));
+    }
+    if let Some(pace) = wanted.per_server {
+        settings.per_server = pace_of(pace)?;
+        changed.push(("server_bytes_per_second", settings.per_server));
     }
     if let Some(rebalances) = wanted.rebalances {
         settings.rebalances = rebalances;
@@ -262,9 +323,27 @@ pub(super) async fn set(
         if wanted.lift_brake {
             setting.fleet.resume(setting.catalog.clock.now_ms());
         }
+        if wanted.rebalances == Some(true) {
+            setting.repairs.rebalances_anew.store(true, Ordering::Relaxed);
+        }
+        setting.repairs.freed.notify_waiters();
         setting.fleet.has_changed();
+        setting.fleet.wake_all();
         Ok(())
     })
     .await?;
+    // What runs goes at the new pace when this is answered; a server that is slow takes it later.
+    core.fleet.paced(&settings, core.timings.probe_timeout).await;
     status(State(core)).await
+}
+
+/// A pace that a person set: 0 is none.
+fn pace_of(bytes_per_second: u64) -> Result<Option<u64>> {
+    let least = BACKGROUND_BYTES_PER_SECOND_MIN;
+    if bytes_per_second != 0 && !(least..=i64::MAX as u64).contains(&bytes_per_second) {
+        return Err(bad_request(format!(
+            "{bytes_per_second} bytes a second, {least} are the least"
+        )));
+    }
+    Ok((bytes_per_second != 0).then_some(bytes_per_second))
 }

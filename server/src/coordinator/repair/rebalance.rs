@@ -8,11 +8,10 @@ use codec::Geometry;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use super::keeper::{share, standing};
+use super::keeper::standing;
 use super::risk::{Look, Standing};
 use super::stripe::{Manner, move_shards};
 use super::trim::wanted;
-use super::unwatched;
 use crate::Result;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::HeldStripe;
@@ -35,7 +34,8 @@ pub(super) struct Balance {
 /// A part of the way; gives whether there is more of it.
 pub(super) async fn rebalance(core: &Core, balance: &mut Balance) -> Result<bool> {
     let Some(servers) = settled(core) else { return Ok(false) };
-    if servers != balance.servers {
+    let anew = core.repairs.rebalances_anew.swap(false, Ordering::Relaxed);
+    if anew || servers != balance.servers {
         *balance = Balance { servers, after: Some(0) };
     }
     let Some(after) = balance.after else { return Ok(false) };
@@ -49,7 +49,7 @@ pub(super) async fn rebalance(core: &Core, balance: &mut Balance) -> Result<bool
         let goes_on = || settings.may_move() && !changed.has_changed().unwrap_or(true);
         while running.len() < settings.at_once as usize && goes_on() {
             let Some(held) = page.next() else { break };
-            running.push(settle(core, held, share(&settings)));
+            running.push(settle(core, held));
         }
         if running.next().await.is_none() {
             break;
@@ -63,7 +63,7 @@ pub(super) async fn rebalance(core: &Core, balance: &mut Balance) -> Result<bool
 }
 
 /// The servers that shards may be moved among, if all are well; sizes in steps.
-fn settled(core: &Core) -> Option<BTreeMap<ServerId, i64>> {
+pub(super) fn settled(core: &Core) -> Option<BTreeMap<ServerId, i64>> {
     core.fleet.with_members(|members| {
         let mut servers = BTreeMap::new();
         for member in members.values().filter(|m| m.health.state != State::Lost) {
@@ -81,7 +81,7 @@ fn settled(core: &Core) -> Option<BTreeMap<ServerId, i64>> {
 }
 
 /// Moves what of one stripe lies elsewhere than a new one would.
-async fn settle(core: &Core, held: HeldStripe, bytes_per_second: Option<u64>) {
+async fn settle(core: &Core, held: HeldStripe) {
     let wanted = wanted(core, &held).await;
     let moves = core.fleet.with_members(|members| {
         moves(held.geometry, &held.shards, &wanted, |server| standing(members, server))
@@ -89,7 +89,9 @@ async fn settle(core: &Core, held: HeldStripe, bytes_per_second: Option<u64>) {
     if moves.is_empty() {
         return;
     }
-    let manner = Manner { thin: false, bytes_per_second, timeout: unwatched(bytes_per_second) };
+    let _slot = core.repairs.slot().await;
+    let (thin, urgent) = (false, false);
+    let manner = Manner { thin, urgent, timeout: core.repairs.unwatched(urgent) };
     let stripe = held.stripe;
     match move_shards(core, core.tokens[0].id, stripe, moves, manner).await {
         Ok(moved) => {
@@ -101,7 +103,7 @@ async fn settle(core: &Core, held: HeldStripe, bytes_per_second: Option<u64>) {
 
 /// Which indexes of a stripe go to which servers, so that it lies on those `wanted`: none, unless
 /// it is whole, has each shard once, and lies there after.
-fn moves<'a>(
+pub(super) fn moves<'a>(
     geometry: Geometry,
     shards: &[Holder],
     wanted: &BTreeSet<ServerId>,

@@ -119,7 +119,12 @@ impl Look {
 
     /// Whether a repair has something to make now.
     pub(in crate::coordinator) fn has_work(&self) -> bool {
-        self.bad + self.leaving + self.lost > 0 || (self.is_thin() && self.down > 0)
+        self.lacks() || self.leaving > 0 || (self.is_thin() && self.down > 0)
+    }
+
+    /// Whether it lacks what no server is going to bring back.
+    pub(in crate::coordinator) fn lacks(&self) -> bool {
+        self.bad + self.lost > 0
     }
 
     /// Whether nothing may be lost any more: servers that are down are then not waited for.

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use codec::StripeId;
-use reqwest::Method;
 
-use super::PACED_SECONDS;
 use crate::auth::{self, Grant};
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Intended, Mended};
@@ -18,8 +16,8 @@ use crate::coordinator::placement::{self, Held, Question};
 use crate::coordinator::prober;
 use crate::coordinator::push::{candidates, check_receipt};
 use crate::wire::{
-    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest, Repaired,
-    ServerId, Source, State as Health, StripeMap,
+    Code, Holder, LeaseId, Outcome, Place, ReadTicket, RebuildAnswer, RebuildRequest, ServerId,
+    Source, State as Health, StripeMap, Work,
 };
 use crate::{Error, Result};
 
@@ -34,8 +32,8 @@ const TOO_FEW: &str = "too few whole shards are left, or their servers are away"
 pub(super) struct Manner {
     /// Servers that are down are not waited for.
     pub(super) thin: bool,
-    /// Bytes read and written in a second at most.
-    pub(super) bytes_per_second: Option<u64>,
+    /// It goes past the servers' pace.
+    pub(super) urgent: bool,
     /// How long the rebuild may take.
     pub(super) timeout: Duration,
 }
@@ -120,6 +118,23 @@ pub(super) async fn move_shards(
     Ok(moved?.rebuilt.len() as u64)
 }
 
+/// What became of a repair.
+pub(super) struct Repaired {
+    /// How the rebuild ended; none where nothing was lacking.
+    pub(super) outcome: Option<Outcome>,
+    /// Shards that were made again, and where they are now.
+    pub(super) rebuilt: Vec<(u8, ServerId)>,
+    /// Shards that are still lacking, and why.
+    pub(super) lacking: Vec<(u8, String)>,
+    /// Servers, by name, that hold a shard of the stripe and did not give it just now: while there
+    /// is one, nothing is lost.
+    pub(super) unreachable: Vec<String>,
+    /// Bytes of the files that were made.
+    pub(super) made_bytes: u64,
+    /// Bytes that went over the network to make them.
+    pub(super) read_bytes: u64,
+}
+
 impl Repaired {
     /// Nothing was lacking.
     fn nothing() -> Self {
@@ -128,8 +143,8 @@ impl Repaired {
             rebuilt: Vec::new(),
             lacking: Vec::new(),
             unreachable: Vec::new(),
+            made_bytes: 0,
             read_bytes: 0,
-            own_bytes: 0,
         }
     }
 }
@@ -197,10 +212,6 @@ impl Repair<'_> {
             epoch: 0,
             sources: Vec::new(),
             places: Vec::new(),
-            bytes_per_second: self
-                .manner
-                .bytes_per_second
-                .map(|pace| pace.max(map.pack_bytes / PACED_SECONDS)),
         };
         let intended = Intended {
             lease: self.lease,
@@ -293,16 +304,8 @@ impl Repair<'_> {
             let what = format!("{name} did not rebuild stripe {:.12}: {why}", order.stripe);
             Error::refuse(Code::TooFewServers, what)
         };
-        let post = Method::POST;
-        let answer = prober::control(
-            self.core,
-            target,
-            order.epoch,
-            post,
-            "rebuild",
-            order,
-            self.manner.timeout,
-        );
+        let work = if self.manner.urgent { Work::Urgent } else { Work::Background };
+        let answer = prober::rebuild(self.core, target, order, work, self.manner.timeout);
         let bytes = answer.await.map_err(|missed| failed(missed.why))?;
         serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
     }
@@ -338,7 +341,8 @@ impl Repair<'_> {
         let mended = Mended { stripe, version: self.version, found, made: rebuilt.clone() };
         core.catalog.book_repair(self.origin, self.lease, mended).await?;
         core.planted.reach(FailPoint::RepairBooked);
-        core.repairs.made(rebuilt.len() as u64, self.map.file_bytes(), answer.read_bytes);
+        let (made, urgent) = (rebuilt.len() as u64, self.manner.urgent);
+        core.repairs.made(made, urgent, self.map.file_bytes(), answer.read_bytes);
         let mut lacking: BTreeMap<u8, String> =
             plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
         let why = match answer.outcome {
@@ -356,11 +360,11 @@ impl Repair<'_> {
         rebuilt.iter().for_each(|(index, _)| drop(lacking.remove(index)));
         Ok(Repaired {
             outcome: Some(answer.outcome),
+            made_bytes: rebuilt.len() as u64 * self.map.file_bytes(),
             rebuilt,
             lacking: lacking.into_iter().collect(),
             unreachable,
             read_bytes: answer.read_bytes,
-            own_bytes: answer.own_bytes,
         })
     }
 

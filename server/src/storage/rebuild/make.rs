@@ -12,11 +12,11 @@ use futures_util::future::join_all;
 use rayon::prelude::*;
 
 use super::grid::{Column, Grid, runs};
+use super::pace::Pace;
 use super::sources::Sources;
 use super::spools::Spools;
 use crate::storage::fail_points::FailPoint;
 use crate::storage::server::blocking;
-use crate::storage::throttle::Pace;
 use crate::wire::Outcome;
 use crate::{Result, cpu};
 

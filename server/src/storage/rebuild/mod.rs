@@ -8,6 +8,7 @@
 
 mod grid;
 mod make;
+mod pace;
 mod sources;
 mod spools;
 
@@ -20,17 +21,17 @@ use codec::Digest;
 use futures_util::{StreamExt as _, stream};
 
 use self::make::Maker;
+use self::pace::Pace;
 use self::sources::Sources;
 use self::spools::Spools;
 use super::address::Address;
 use super::fail_points::FailPoint;
 use super::inspect::Inspection;
-use super::router::message;
+use super::router::{message, work};
 use super::server::{Open, Server, blocking};
-use super::throttle::Pace;
 use crate::auth::Grant;
-use crate::client::PutPieces;
-use crate::wire::{Code, Found, Outcome, Place, RebuildAnswer, RebuildRequest, Receipt};
+use crate::client::{PutPieces, StorageClient};
+use crate::wire::{Code, Found, Outcome, Place, RebuildAnswer, RebuildRequest, Receipt, Work};
 use crate::{Error, Result};
 
 /// Shards stored at once, the own one included.
@@ -48,16 +49,26 @@ pub(super) async fn rebuild(
         let why = format!("an order of epoch {} by a ticket of {}", order.epoch, ticket.epoch);
         return Err(Error::refuse(Code::BadRequest, why));
     }
-    follow(server, Arc::new(order)).await.map(Json)
+    let work = match work(&headers) {
+        Work::Urgent => Work::Urgent,
+        Work::Client | Work::Background => Work::Background,
+    };
+    follow(server, Arc::new(order), work).await.map(Json)
 }
 
-async fn follow(server: Arc<Server>, order: Arc<RebuildRequest>) -> Result<RebuildAnswer> {
+async fn follow(
+    server: Arc<Server>,
+    order: Arc<RebuildRequest>,
+    work: Work,
+) -> Result<RebuildAnswer> {
     let slot = server.rebuild_slot().await?;
     server.room.require_sound()?;
     let planted = &server.shelf.planted;
     planted.reach(FailPoint::OrderReceived);
-    let pace = Arc::new(Pace::new(order.bytes_per_second));
-    let mut sources = Sources::new(Arc::clone(&server), Arc::clone(&order), Arc::clone(&pace));
+    let pace = Arc::new(Pace::new(&server.throttle, work, order.pack_bytes));
+    let peers = server.peers.clone().with_work(work);
+    let paced = (peers.clone(), Arc::clone(&pace));
+    let mut sources = Sources::new(Arc::clone(&server), Arc::clone(&order), paced);
     let mut answer = RebuildAnswer::new(Outcome::Rebuilt);
 
     let own = server.gate.identity.server;
@@ -95,7 +106,8 @@ async fn follow(server: Arc<Server>, order: Arc<RebuildRequest>) -> Result<Rebui
     match maker.make().await? {
         Err(outcome) => answer.outcome = outcome,
         Ok(header_hashes) => {
-            let store = Store { server: &server, order: &order, spools: &spools, pace: &pace };
+            let (server, order, spools, pace) = (&server, &order, &spools, &pace);
+            let store = Store { server, order, spools, pace, peers: &peers };
             store.all(&places, &header_hashes, &mut answer).await;
         }
     }
@@ -113,6 +125,7 @@ struct Store<'a> {
     order: &'a RebuildRequest,
     spools: &'a Arc<Spools>,
     pace: &'a Arc<Pace>,
+    peers: &'a StorageClient,
 }
 
 impl Store<'_> {
@@ -152,7 +165,7 @@ impl Store<'_> {
         let shard = PutPieces { stripe, header_hash, file_bytes, pieces };
         let planted = &self.server.shelf.planted;
         planted.reach(FailPoint::PeerPutBegun);
-        let receipt = self.server.peers.put_pieces(place, epoch, shard).await?;
+        let receipt = self.peers.put_pieces(place, epoch, shard).await?;
         planted.reach(FailPoint::PeerPutDone);
         Ok(receipt)
     }

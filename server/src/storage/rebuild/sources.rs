@@ -15,13 +15,14 @@ use futures_util::{StreamExt as _, stream};
 use rayon::prelude::*;
 
 use super::grid::Cell;
+use super::pace::Pace;
+use crate::client::StorageClient;
 use crate::storage::address::Address;
 use crate::storage::fault::Fault;
 use crate::storage::inspect::{check_address, read_header, unreadable_is_damaged};
 use crate::storage::room::is_unreadable;
 use crate::storage::server::{Server, blocking};
 use crate::storage::shelf::Shelf;
-use crate::storage::throttle::Pace;
 use crate::wire::{Code, Found, ReadTicket, RebuildRequest, ServerId};
 use crate::{Error, Result, cpu};
 
@@ -33,6 +34,8 @@ pub(super) struct Sources {
     pub(super) order: Arc<RebuildRequest>,
     pub(super) all: Vec<Source>,
     server: Arc<Server>,
+    /// For what is read from other servers.
+    peers: StorageClient,
     pace: Arc<Pace>,
     seen: Mutex<Seen>,
 }
@@ -63,8 +66,12 @@ pub(super) struct Seen {
 }
 
 impl Sources {
-    pub(super) fn new(server: Arc<Server>, order: Arc<RebuildRequest>, pace: Arc<Pace>) -> Self {
-        Self { order, all: Vec::new(), server, pace, seen: Mutex::default() }
+    pub(super) fn new(
+        server: Arc<Server>,
+        order: Arc<RebuildRequest>,
+        (peers, pace): (StorageClient, Arc<Pace>),
+    ) -> Self {
+        Self { order, all: Vec::new(), server, peers, pace, seen: Mutex::default() }
     }
 
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -301,7 +308,7 @@ impl Sources {
         }
         let bytes = range.end - range.start;
         self.pace.take(bytes).await;
-        match self.server.peers.get_range(at, self.order.stripe, index, range).await {
+        match self.peers.get_range(at, self.order.stripe, index, range).await {
             Ok(read) => {
                 self.seen().read_bytes += bytes;
                 Some(read)

@@ -13,6 +13,7 @@ use futures_util::{Stream, stream};
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::pace::Pace;
 use crate::Result;
 use crate::storage::address::Address;
 use crate::storage::fail_points::FailPoint;
@@ -21,7 +22,6 @@ use crate::storage::room::Promise;
 use crate::storage::server::blocking;
 use crate::storage::shelf::Shelf;
 use crate::storage::temporary::Temporary;
-use crate::storage::throttle::Pace;
 use crate::wire::{RebuildRequest, Thoroughness};
 
 /// Gone on drop, but for what was kept; the rebuild's turn lasts until then, whoever still writes.

@@ -22,7 +22,7 @@ use super::inspect::{Inspection, Reading, inspection};
 use super::router::{admit_coordinator, message};
 use super::server::{Open, Server, blocking};
 use super::shelf::Shelf;
-use super::throttle::Pace;
+use super::throttle::Throttle;
 use crate::wire::{ScrubOrder, ScrubStatus};
 use crate::{Error, Result};
 
@@ -299,10 +299,12 @@ async fn through(
     mut reading: Reading,
 ) -> Result<codec::Digest> {
     let bytes_per_second = server.scrub.state().rules.bytes_per_second;
-    let pace = Pace::new(Some(bytes_per_second));
+    let own = Throttle::new(Some(bytes_per_second));
     let mut piece = vec![0; PIECE_BYTES.min(reading.file_bytes as usize).max(1)];
     loop {
-        pace.take(reading.left_bytes().min(piece.len() as u64)).await;
+        let next = reading.left_bytes().min(piece.len() as u64);
+        own.take(next, Duration::MAX).await;
+        server.throttle.take(next, Duration::MAX).await;
         give_way(server).await;
         let (shelf, file) = (Arc::clone(&server.shelf), Arc::clone(file));
         let step;
