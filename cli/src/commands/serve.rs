@@ -12,6 +12,7 @@ use server::coordinator::{self, Timings};
 use server::serve::{Listen, Transport};
 use server::storage::{self, Fault, Limits, ScrubRules};
 use server::tls::OwnCertificate;
+use server::wire::Weight;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Global;
@@ -148,6 +149,10 @@ pub struct Storage {
     /// The URL that others reach it by, when it is not the one it listens on
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
+    /// What its disk's size counts for where shards are placed: 2 is as a disk of twice the size;
+    /// 0.01 to 100, and another at a later start moves shards
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub weight: Weight,
     /// How it speaks.
     #[command(flatten)]
     pub transport: TransportArgs,
@@ -282,6 +287,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
         name: args.name,
         zone: args.zone,
         advertise: args.advertise,
+        weight: args.weight,
         reserve_bytes: args.reserve,
         drain: args.drain,
         limits: Limits {

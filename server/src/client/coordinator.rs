@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
-    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended,
-    HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
-    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed,
-    RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode,
-    SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended, Events,
+    EventsQuery, HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer,
+    LocateRequest, Mode, NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault,
+    ReadTickets, Renewed, RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId,
+    ServerInfo, SetMode, SetRepair, SnapshotRow, Status, StatusQuery, StripeMap, StripeMapsRequest,
+    VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -77,9 +78,14 @@ impl CoordinatorClient {
         self.patiently(|| self.request(Method::PUT, "/v1/vault").json(&body)).await
     }
 
-    /// Counts of all kinds.
-    pub async fn status(&self) -> Result<Status> {
-        self.get("/v1/status", &()).await
+    /// Counts of all kinds, but for that of the chunks unless it is asked for.
+    pub async fn status(&self, query: StatusQuery) -> Result<Status> {
+        self.get("/v1/status", &query).await
+    }
+
+    /// A page of the event log.
+    pub async fn events(&self, query: &EventsQuery) -> Result<Events> {
+        self.get("/v1/events", query).await
     }
 
     /// A page of the servers.

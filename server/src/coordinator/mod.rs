@@ -3,12 +3,13 @@
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
 //! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
 //! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
-//! `certifier` with the vault's CA, and the `folder` that it all lies in.
+//! `certifier` with the vault's CA, the log of `events`, and the `folder` that it all lies in.
 
 mod audit;
 mod catalog;
 mod certifier;
 mod clock;
+mod events;
 mod fleet;
 mod folder;
 mod health;
@@ -32,6 +33,7 @@ use tokio::task::AbortHandle;
 use self::catalog::{Catalog, TokenRow};
 use self::certifier::Certifier;
 use self::clock::millis;
+use self::events::{Journal, Kind, Told};
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
 use self::placement::Rates;
@@ -144,6 +146,7 @@ pub struct Coordinator {
 struct Core {
     catalog: Catalog,
     fleet: Fleet,
+    journal: Arc<Journal>,
     rates: Rates,
     repairs: Repairs,
     comparisons: Comparisons,
@@ -172,11 +175,16 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
     let renew_ms = certifier.renew(catalog.clock.now_ms())?;
     let pins: Vec<String> = certifier.pins().iter().map(ToString::to_string).collect();
-    let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
+    let now_ms = catalog.clock.now_ms();
+    let journal = Arc::new(Journal::new(!timings.pushes_outlive));
+    journal.note(Told::of(Kind::Started, format!("epoch {}", catalog.epoch())), now_ms);
+    let rows = catalog.servers().await?;
+    let fleet = Fleet::new(rows, rules(&timings), Arc::clone(&journal), now_ms);
     let repairs = Repairs::new(&catalog.settings().await?);
     let drain = timings.drain;
     let core = Arc::new(Core {
         fleet,
+        journal,
         rates: Rates::default(),
         repairs,
         comparisons: Comparisons::new(),
@@ -201,6 +209,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
+    tokio::spawn(events::keep(Arc::downgrade(&core)));
     let keeper = (!core.timings.repair_every.is_zero())
         .then(|| tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
     if let Some(renew_ms) = renew_ms {
@@ -242,6 +251,7 @@ impl Coordinator {
         self.running.stop(self.drain).await;
         self.core.comparisons.stop();
         prober::note_now(&self.core).await;
+        events::write(&self.core, true).await;
         self.core.catalog.close().await;
         self.core.folder.release();
     }

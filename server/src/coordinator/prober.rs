@@ -8,6 +8,7 @@ use codec::StripeId;
 use serde::Serialize;
 
 use super::Core;
+use super::events::{Kind, Told};
 use super::fleet::Member;
 use super::reconcile;
 use crate::auth::Grant;
@@ -167,9 +168,11 @@ impl From<String> for Missed {
 
 /// An order that did not reach a server. Of one that is not trusted the log tells, until it
 /// counts as away.
-fn not_sent(member: &Member, error: Error) -> String {
+fn not_sent(core: &Core, member: &Member, error: Error) -> String {
     if matches!(error, Error::Untrusted { .. }) && !member.health.state.is_away() {
         tracing::warn!(%error, "a server gets no orders");
+        let told = Told::of(Kind::Certificate, error.to_string()).on(&member.row.name);
+        core.journal.note(told, core.catalog.clock.now_ms());
     }
     error.to_string()
 }
@@ -231,7 +234,7 @@ pub(super) async fn send(
         .header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}"))
         .send()
         .await
-        .map_err(|e| not_sent(member, unreachable(&name, &e)))?;
+        .map_err(|e| not_sent(core, member, unreachable(&name, &e)))?;
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| e.to_string())? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {

@@ -49,7 +49,7 @@ pub use self::scrub::ScrubRules;
 use self::server::{Door, Server, blocking};
 use crate::auth::Token;
 use crate::serve::{self, Listen, Running};
-use crate::wire::{JoinRequest, ServerId};
+use crate::wire::{JoinRequest, ServerId, Weight};
 use crate::{Error, Result};
 
 /// The first and the longest pause between two tries to say hello.
@@ -79,6 +79,8 @@ pub struct Config {
     pub zone: Option<String>,
     /// The URL that others reach it by, when it is not the one it listens on.
     pub advertise: Option<String>,
+    /// What its disk's size counts for where shards are placed.
+    pub weight: Weight,
     /// Bytes of the disk that pushes may not use; `None`: the smaller of 2 % and 1 GiB.
     pub reserve_bytes: Option<u64>,
     /// How long requests under way may take to finish when it stops.
@@ -170,7 +172,7 @@ pub async fn start(config: Config) -> Result<Storage> {
     };
     folder.settle();
     let (server, name) = (identity.server, identity.name.clone());
-    let limits = config.limits.clone();
+    let limits = (config.limits.clone(), config.weight);
     let (known, keeping) = ((identity, keys), (papers, clock));
     let open = Server::open(folder, known, keeping, room, limits, &config.scrub, config.fault)?;
     let open = Arc::new(open);
@@ -218,6 +220,7 @@ async fn join(
         url: url.to_owned(),
         capacity_bytes: space.capacity_bytes,
         free_bytes: space.free_bytes,
+        weight: config.weight,
     };
     let answer = coordinator.join(secret, &request).await?;
     let folder = Arc::clone(folder);

@@ -139,6 +139,7 @@ async fn probe(
         free_bytes: space.free_bytes,
         trouble: server.room.trouble(),
         findings: server.shelf.bad.findings(),
+        scrub: Some(scrub::glance(&server)),
     }))
 }
 

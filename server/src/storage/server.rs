@@ -24,7 +24,7 @@ use super::scrub::{Scrub, ScrubRules};
 use super::shelf::Shelf;
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
-use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
+use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt, Weight};
 use crate::{Error, Result};
 
 const STARTS_FILE: &str = "starts";
@@ -53,6 +53,7 @@ pub(super) struct Server {
     drains: Arc<Semaphore>,
     keys: Keys,
     papers: Arc<Papers>,
+    weight: Weight,
     starts: u64,
 }
 
@@ -64,7 +65,7 @@ impl Server {
         (identity, keys): (Identity, Keys),
         (papers, clock): (Arc<Papers>, Arc<Clock>),
         room: Arc<Room>,
-        limits: Limits,
+        (limits, weight): (Limits, Weight),
         scrub: &ScrubRules,
         fault: Option<Fault>,
     ) -> Result<Self> {
@@ -91,6 +92,7 @@ impl Server {
             limits,
             keys,
             papers,
+            weight,
             starts,
         })
     }
@@ -157,7 +159,8 @@ impl Server {
     pub(super) fn hello(&self, url: &str) -> Hello {
         let server = self.gate.identity.server;
         let (url, mac, tls) = (url.to_owned(), Blob::default(), Some(self.papers.wish()));
-        let mut hello = Hello { server, url, starts: self.starts, tls, mac };
+        let (starts, weight) = (self.starts, self.weight);
+        let mut hello = Hello { server, url, starts, tls, weight, mac };
         hello.mac.0 = hello_mac(&self.keys.shared_key.0, &hello);
         hello
     }

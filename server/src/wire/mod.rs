@@ -4,6 +4,7 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod events;
 mod inventory;
 mod ledger;
 mod push;
@@ -13,6 +14,7 @@ mod scrub;
 mod servers;
 mod storage;
 mod vault;
+mod weight;
 
 use std::fmt;
 
@@ -21,6 +23,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use events::*;
 pub use inventory::*;
 pub use ledger::*;
 pub use push::*;
@@ -30,6 +33,7 @@ pub use scrub::*;
 pub use servers::*;
 pub use storage::*;
 pub use vault::*;
+pub use weight::*;
 
 /// The protocol that this build speaks, sent in [`PROTOCOL_HEADER`] with every request.
 pub const PROTOCOL: u32 = 0;

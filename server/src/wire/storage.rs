@@ -3,7 +3,7 @@
 use codec::{StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use super::ServerId;
+use super::{ScrubGlance, ServerId};
 
 /// `POST /v1/probe` of a storage server, with a control ticket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct ProbeAnswer {
     /// holds is worth comparing again.
     #[serde(default)]
     pub findings: u64,
+    /// Where its scrub is.
+    #[serde(default)]
+    pub scrub: Option<ScrubGlance>,
 }
 
 /// How thorough a check is.

@@ -165,6 +165,7 @@ impl Fixture {
             url: url.into(),
             capacity_bytes: 1 << 40,
             free_bytes: 1 << 40,
+            weight: Weight::ONE,
         };
         let secret = &self.coordinator.join.secret;
         let answer = self.send(Method::POST, "/v1/join", Some(secret), &request).await?;
@@ -187,7 +188,7 @@ impl Fixture {
     }
 
     pub(crate) async fn status(&self) -> Status {
-        self.get("/v1/status").await
+        self.get("/v1/status?chunks=true").await
     }
 
     pub(crate) async fn begin(&self) -> Lease {
@@ -430,6 +431,7 @@ async fn probe(
         free_bytes: answers.free_bytes,
         trouble: answers.trouble,
         findings: answers.findings,
+        scrub: None,
     }))
 }
 

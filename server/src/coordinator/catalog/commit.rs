@@ -4,12 +4,14 @@ use codec::shard::Kind;
 use codec::{ChunkId, Digest, Geometry, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::events::insert as insert_event;
 use super::inventory::is_condemned;
 use super::push::{no_intent, open_lease};
 use super::rows::{
     encode_frames, kept_snapshot, note_found, shards_changed, stripe_key, stripe_map,
 };
 use super::{Catalog, tick};
+use crate::coordinator::events::{self, Happened, Told};
 use crate::wire::{Code, Committed, Found, FrameEnd, LeaseId, ServerId, SnapshotRow};
 use crate::{Error, Result};
 
@@ -119,11 +121,19 @@ impl Catalog {
             open?;
             let key = add_stripe(db, origin, lease, &new)?;
             let sequence = tick(db)?;
-            db.prepare_cached(
-                "INSERT INTO snapshots (stripe, sequence, received_ms, source_set, origin, state)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 'kept') ON CONFLICT (stripe) DO NOTHING",
-            )?
-            .execute(params![key, sequence, now_ms, source_set.0, origin])?;
+            let added = db
+                .prepare_cached(
+                    "INSERT INTO snapshots (stripe, sequence, received_ms, source_set, origin, state)
+                     VALUES (?1, ?2, ?3, ?4, ?5, 'kept') ON CONFLICT (stripe) DO NOTHING",
+                )?
+                .execute(params![key, sequence, now_ms, source_set.0, origin])?;
+            if added > 0 {
+                let sql = "SELECT role FROM tokens WHERE id = ?1";
+                let role: String = db.prepare_cached(sql)?.query_row([origin], |r| r.get(0))?;
+                let text = format!("{:.8} by the {role}'s token", new.stripe);
+                let what = Told::of(events::Kind::Snapshot, text).in_stripe(new.stripe);
+                insert_event(db, &Happened { at_ms: now_ms, times: 1, what })?;
+            }
             let gone = || Error::refuse(Code::Conflict, "this snapshot was forgotten");
             kept_snapshot(db, key)?.ok_or_else(gone)
         })

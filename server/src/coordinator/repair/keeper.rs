@@ -16,6 +16,7 @@ use super::trim::trim_some;
 use super::unwatched;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
+use crate::coordinator::events::{Kind, Told};
 use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
 use crate::wire::{
@@ -247,7 +248,22 @@ async fn try_one(core: &Core, urgent: Urgent, bytes_per_second: Option<u64>) -> 
     let Urgent { key, stripe, attempts, thin } = urgent;
     let manner = Manner { thin, bytes_per_second, timeout: unwatched(bytes_per_second) };
     let origin = core.tokens[0].id;
-    let ended = ended(repair_stripe(core, origin, stripe, manner).await);
+    let note = |kind, text: &str| {
+        let told = Told::of(kind, text).in_stripe(stripe);
+        core.journal.note(told, core.catalog.clock.now_ms());
+    };
+    if thin {
+        note(Kind::RepairBegun, "it has nothing to spare");
+    }
+    let repaired = repair_stripe(core, origin, stripe, manner).await;
+    let is_inconsistent = repaired.as_ref().is_ok_and(|r| r.outcome == Some(Outcome::Inconsistent));
+    let ended = ended(repaired);
+    match &ended {
+        Ended::Short(why) if is_inconsistent => note(Kind::Inconsistent, why),
+        Ended::Short(why) | Ended::Unknown(why) => note(Kind::RepairFailed, why),
+        Ended::Whole if thin => note(Kind::Repaired, "whole again"),
+        Ended::Whole | Ended::Changed => {}
+    }
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),

@@ -79,6 +79,12 @@ pub(super) async fn repair_stripe(
     repair.lease = lease;
     let repaired = repair.run(&plan, &places).await;
     core.catalog.end_repair(lease).await?;
+    if let Ok(Repaired { lacking, rebuilt, .. }) = &repaired
+        && lacking.is_empty()
+    {
+        let bytes = rebuilt.len() as u64 * map.file_bytes();
+        core.journal.whole(bytes, core.catalog.clock.now_ms());
+    }
     repaired
 }
 
