@@ -192,7 +192,7 @@ impl Catalog {
 
     /// The entries, counted.
     pub(in crate::coordinator) async fn ledger_counts(&self) -> Result<LedgerCounts> {
-        self.read(|db| ledger_counts(db)).await
+        self.read(ledger_counts).await
     }
 
     /// A page of the entries after the key `after`.
