@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A factor on a server's capacity, in hundredths, from 0.01 to 100.
+/// A factor on a server's capacity, in hundredths, from 0.01 to 100. JSON has the factor itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
+#[serde(try_from = "f64", into = "f64")]
 pub struct Weight(u32);
 
 impl Weight {
@@ -49,9 +49,22 @@ impl TryFrom<u32> for Weight {
     }
 }
 
-impl From<Weight> for u32 {
+impl TryFrom<f64> for Weight {
+    type Error = String;
+
+    fn try_from(factor: f64) -> Result<Self, String> {
+        let hundredths = (factor * 100.0).round();
+        if (factor * 100.0 - hundredths).abs() < 1e-6 {
+            // A cast keeps to the bounds, which are checked.
+            return Self::try_from(hundredths as u32);
+        }
+        Err(format!("{factor} is not a weight in hundredths"))
+    }
+}
+
+impl From<Weight> for f64 {
     fn from(weight: Weight) -> Self {
-        weight.0
+        weight.factor()
     }
 }
 
@@ -93,6 +106,8 @@ mod tests {
         for hundredths in Weight::HUNDREDTHS {
             let weight = Weight::try_from(hundredths).unwrap();
             assert_eq!(weight.to_string().parse(), Ok(weight));
+            let json = serde_json::to_string(&weight).unwrap();
+            assert_eq!(serde_json::from_str::<Weight>(&json).unwrap(), weight);
         }
         let text = |text: &str| text.parse::<Weight>().map(Weight::hundredths);
         assert_eq!(
@@ -104,7 +119,9 @@ mod tests {
         {
             assert!(text(bad).is_err(), "{bad}");
         }
-        assert!(serde_json::from_str::<Weight>("0").is_err());
-        assert!(serde_json::from_str::<Weight>("10001").is_err());
+        assert_eq!(serde_json::to_string(&Weight::try_from(150).unwrap()).unwrap(), "1.5");
+        for bad in ["0", "-1", "100.01", "0.001", "1e300", "null"] {
+            assert!(serde_json::from_str::<Weight>(bad).is_err(), "{bad}");
+        }
     }
 }
