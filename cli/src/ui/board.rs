@@ -59,11 +59,10 @@ impl Drop for Board {
     fn drop(&mut self) {
         self.ui.set_bars(None);
         let drawn = std::mem::take(&mut *held(&self.drawn));
-        for bar in &drawn.bars {
-            bar.finish_and_clear();
-        }
         // A terminal that went away needs no clearing.
         let _ = self.multi.clear();
+        // What the lines say at their end is told below.
+        self.multi.set_draw_target(ProgressDrawTarget::hidden());
         drawn.texts.iter().for_each(|text| self.ui.data(text));
     }
 }

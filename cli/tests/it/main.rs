@@ -36,3 +36,4 @@ mod round_trip;
 mod servers_fail;
 mod services;
 mod tls;
+mod units;
