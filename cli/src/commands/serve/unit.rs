@@ -171,6 +171,11 @@ fn whole(path: &Path) -> Result<PathBuf, Failure> {
 
 /// A word of `ExecStart`. Variables are looked for in all but the program.
 fn quoted(word: &OsStr, has_variables: bool) -> String {
+    let is_plain = |c: &u8| c.is_ascii_alphanumeric() || b"-_./:=,+@".contains(c);
+    if let Some(plain) = word.to_str().filter(|w| !w.is_empty() && w.bytes().all(|c| is_plain(&c)))
+    {
+        return plain.to_owned();
+    }
     let mut text = String::from("\"");
     for piece in word.as_bytes().utf8_chunks() {
         for c in piece.valid().chars() {
@@ -232,7 +237,7 @@ mod tests {
     fn odd_words_and_paths_are_quoted_as_systemd_reads_them() {
         let words: [&[u8]; 4] = [b"serve", b"--data=/a b", b"--x=5%$h\\\"'", b"--y=\xff\n"];
         let text = unit("/opt/a $1%/arc", &words, "/mnt/a b%\\c").text().unwrap();
-        let command = "\nExecStart=\"/opt/a $1%%/arc\" \\\n    \"serve\" \\\n    \"--data=/a b\" \
+        let command = "\nExecStart=\"/opt/a $1%%/arc\" \\\n    serve \\\n    \"--data=/a b\" \
                        \\\n    \"--x=5%%$$h\\\\\\\"'\" \\\n    \"--y=\\xff\\x0a\"\nUser=arc\n";
         assert!(text.contains(command), "{text}");
         assert_eq!(line(&text, "ReadWritePaths"), r#""/mnt/a b%%\c""#);
