@@ -8,7 +8,7 @@ use reqwest::Method;
 use crate::fixture::{Fixture, stripe};
 
 /// Every path of a client.
-const OWNER_PATHS: [(Method, &str); 20] = [
+const OWNER_PATHS: [(Method, &str); 21] = [
     (Method::GET, "/v1/vault"),
     (Method::PUT, "/v1/vault"),
     (Method::GET, "/v1/servers"),
@@ -29,6 +29,7 @@ const OWNER_PATHS: [(Method, &str); 20] = [
     (Method::POST, "/v1/reports"),
     (Method::POST, "/v1/repairs"),
     (Method::GET, "/v1/stripes?limit=1"),
+    (Method::GET, "/v1/events"),
 ];
 
 #[tokio::test]

@@ -125,7 +125,8 @@ pub(super) async fn write(core: &Core, last: bool) {
     }
     for event in events.iter_mut().filter(|event| event.what.kind == Kind::Brake) {
         if let Ok(thin) = core.catalog.thin_stripes(core.fleet.up()).await {
-            event.what.text.push_str(&format!("; {thin} stripes have nothing to spare meanwhile"));
+            let stripes = told::plural(thin, "stripe");
+            event.what.text.push_str(&format!("; nothing to spare meanwhile: {stripes}"));
         }
     }
     if let Err(error) = core.catalog.add_events(events.clone()).await {
