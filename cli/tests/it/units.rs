@@ -35,7 +35,7 @@ fn a_unit_has_the_whole_command_line_and_nothing_is_started() {
     for line in [
         format!("\"--data={}\"", data.display()),
         format!("--join-token-file={} ", sandbox.path("join.token").display()),
-        " --weight=2 ".to_owned(),
+        " --weight=2\n".to_owned(),
         " --coordinator=https://10.0.0.1:7070 ".to_owned(),
         format!("ReadWritePaths=\"{}\"", data.display()),
         "User=arc".to_owned(),
