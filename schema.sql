@@ -48,7 +48,9 @@ CREATE TABLE servers (
     joined_sequence INTEGER NOT NULL,
     lost            INTEGER NOT NULL CHECK (lost IN (0, 1)),
     -- What people want of it.
-    mode            TEXT    NOT NULL CHECK (mode IN ('normal', 'draining', 'read-only'))
+    mode            TEXT    NOT NULL CHECK (mode IN ('normal', 'draining', 'read-only')),
+    -- Hundredths that its capacity counts for where shards are placed.
+    weight          INTEGER NOT NULL DEFAULT 100 CHECK (weight BETWEEN 1 AND 10000)
 ) STRICT;
 
 -- Stripes with a committed set of shards.
@@ -198,3 +200,17 @@ CREATE INDEX facts_to_store ON facts (number) WHERE stored = 0;
 
 -- Stripes that a rebuild found by their shards: what is in them is not known yet.
 CREATE INDEX stripes_without_frames ON stripes (key) WHERE frames = x'';
+
+-- What happened, told to people; the newest 10,000. Only ever added to, and a row's number is
+-- nobody else's: the newest stay, and numbers go on from them.
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY,
+    at_ms  INTEGER NOT NULL,
+    kind   TEXT    NOT NULL,
+    -- The server's name at that time.
+    server TEXT,
+    stripe BLOB    CHECK (length(stripe) = 32),
+    text   TEXT    NOT NULL,
+    -- How often it happened within a minute, the last time as told here.
+    times  INTEGER NOT NULL
+) STRICT;

@@ -83,29 +83,32 @@ fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
     let result = runtime.block_on(async {
         report_on_usr1(ui)?;
         let serves = matches!(cli.command, Command::Serve(_));
+        let goes_on = cli.command.goes_on();
         let command = commands::run(cli, ui);
         // Services end in an order of their own.
-        if serves { command.await } else { until_signal(command).await }
+        if serves { command.await } else { until_signal(command, goes_on).await }
     });
     runtime.shutdown_timeout(SHUTDOWN);
     result
 }
 
 /// Runs a client's command; a signal drops it where it stands. A push's lease then runs out by
-/// itself.
+/// itself. One that goes on until then says nothing of it.
 async fn until_signal(
     command: impl Future<Output = Result<Exit, Failure>>,
+    goes_on: bool,
 ) -> Result<Exit, Failure> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let stopped = |exit, what| {
-        Failure::new(exit, what)
-            .state("what was committed stays; the same command run again goes on from there")
+    let stopped = |exit, what| match goes_on {
+        true => Ok(exit),
+        false => Err(Failure::new(exit, what)
+            .state("what was committed stays; the same command run again goes on from there")),
     };
     tokio::select! {
         result = command => result,
-        _ = interrupt.recv() => Err(stopped(Exit::Interrupted, "interrupted")),
-        _ = terminate.recv() => Err(stopped(Exit::Terminated, "terminated")),
+        _ = interrupt.recv() => stopped(Exit::Interrupted, "interrupted"),
+        _ = terminate.recv() => stopped(Exit::Terminated, "terminated"),
     }
 }
 

@@ -214,7 +214,11 @@ pub fn receipt_mac(shared_key: &[u8], vault: VaultId, receipt: &Receipt) -> Vec<
 /// The MAC of a hello under the same key.
 pub fn hello_mac(shared_key: &[u8], hello: &Hello) -> Vec<u8> {
     let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, shared_key));
-    let Hello { server, url, starts, tls, mac: _ } = hello;
+    let Hello { server, url, starts, tls, weight, mac: _ } = hello;
+    if !weight.is_one() {
+        mac.update(b"arc v0 weight\0");
+        mac.update(&weight.hundredths().to_le_bytes());
+    }
     mac.update(if tls.is_some() { b"arc v0 hello, TLS\0" } else { b"arc v0 hello\0" });
     mac.update(&server.0.to_le_bytes());
     mac.update(&starts.to_le_bytes());
@@ -273,7 +277,7 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Blob, TlsWish};
+    use crate::wire::{Blob, TlsWish, Weight};
 
     #[test]
     fn the_mac_of_a_hello_and_its_answer_covers_every_field() {
@@ -282,6 +286,7 @@ mod tests {
             url: "http://a".into(),
             starts: 2,
             tls: None,
+            weight: Weight::ONE,
             mac: Blob::default(),
         };
         let wish = |key: Option<&[u8]>| TlsWish { key: key.map(|key| Blob(key.to_vec())) };
@@ -290,6 +295,8 @@ mod tests {
             Hello { server: ServerId(2), ..hello.clone() },
             Hello { starts: 3, ..hello.clone() },
             Hello { url: "http://b".into(), ..hello.clone() },
+            Hello { weight: Weight::try_from(200).unwrap(), ..hello.clone() },
+            Hello { weight: Weight::try_from(1).unwrap(), ..hello.clone() },
             Hello { tls: Some(wish(None)), ..hello.clone() },
             Hello { tls: Some(wish(Some(b"k"))), ..hello.clone() },
             Hello { url: "http://ak".into(), tls: Some(wish(None)), ..hello.clone() },

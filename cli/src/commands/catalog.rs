@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::json;
 use server::coordinator::{self, Rebuilt};
-use server::wire::{Adoption, Restored};
+use server::wire::{Adoption, Restored, StatusQuery};
 
 use super::Global;
 use crate::exit::{Exit, Failure};
@@ -142,7 +142,7 @@ async fn rebuild(vault: &Vault, merge: bool, ui: &Ui) -> Result<Exit, Failure> {
         let when = time_text(i64::try_from(*received_ms).unwrap_or(i64::MAX));
         ui.warn(&format!("snapshot {id:.8}, saved {when}: too little of its record is left"), None);
     }
-    let below = coordinator.status().await?.stripes_below_target;
+    let below = coordinator.status(StatusQuery::default()).await?.stripes_below_target;
     Ok(tell(&Outcome { adoption, restored, unread }, below, vault, ui))
 }
 

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod demo;
+pub mod events;
 pub mod explain;
 pub mod init;
 pub mod key;
@@ -92,6 +93,7 @@ pub enum Command {
     Ls(ls::Args),
     Explain(explain::Args),
     Status(status::Args),
+    Events(events::Args),
     Servers(servers::Args),
     Catalog(catalog::Args),
     Key(key::Args),
@@ -116,11 +118,21 @@ impl Command {
             Self::Ls(_) => "ls",
             Self::Explain(_) => "explain",
             Self::Status(_) => "status",
+            Self::Events(_) => "events",
             Self::Servers(_) => "servers",
             Self::Catalog(_) => "catalog",
             Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
+        }
+    }
+
+    /// Whether it goes on until it is stopped: a signal is then its end and no failure.
+    pub fn goes_on(&self) -> bool {
+        match self {
+            Self::Events(args) => args.follow,
+            Self::Status(args) => args.watch,
+            _ => false,
         }
     }
 
@@ -175,6 +187,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Ls(args) => ls::run(args, &global).await,
         Command::Status(args) => status::run(args, &global).await,
         Command::Catalog(args) => catalog::run(args, &global).await,
+        Command::Events(args) => events::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,

@@ -1,5 +1,7 @@
 //! `arc serve`: a coordinator or a storage server in this process.
 
+mod unit;
+
 use std::fs::File;
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -13,8 +15,10 @@ use server::fail_point::{FailAt, Point};
 use server::serve::{Listen, Transport};
 use server::storage::{self, Fault, Limits, ScrubRules};
 use server::tls::OwnCertificate;
+use server::wire::Weight;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::unit::Unit;
 use super::Global;
 use super::quantity::{parse_bytes, parse_duration};
 use crate::exit::{Exit, Failure};
@@ -65,6 +69,9 @@ pub struct Coordinator {
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Print a systemd unit for this command line, and end
+    #[arg(long)]
+    pub print_unit: bool,
     /// From one probe of a server to the next
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
     pub probe_every: Duration,
@@ -155,6 +162,10 @@ pub struct Storage {
     /// The URL that others reach it by, when it is not the one it listens on
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
+    /// What its disk's size counts for where shards are placed: 2 is as a disk of twice the size;
+    /// 0.01 to 100, and another at a later start moves shards
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub weight: Weight,
     /// How it speaks.
     #[command(flatten)]
     pub transport: TransportArgs,
@@ -191,6 +202,9 @@ pub struct Storage {
     /// Read settings from this TOML file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Print a systemd unit for this command line, and end
+    #[arg(long)]
+    pub print_unit: bool,
     /// How long requests under way may take to finish when it stops
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub drain: Duration,
@@ -240,9 +254,30 @@ fn parse_slots(text: &str) -> Result<usize, String> {
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let stop = Stop::listen()?;
     match args.role {
+        Role::Coordinator(args) if args.print_unit => {
+            print_unit("coordinator", args.data, args.drain, global)
+        }
+        Role::Storage(args) if args.print_unit => {
+            print_unit("storage", args.data, args.drain, global)
+        }
         Role::Coordinator(args) => serve_coordinator(args, global, stop).await,
         Role::Storage(args) => serve_storage(args, global, stop).await,
     }
+}
+
+/// The unit on stdout.
+fn print_unit(
+    role: &'static str,
+    data: Option<PathBuf>,
+    drain: Duration,
+    global: &Global,
+) -> Result<Exit, Failure> {
+    let text = Unit::of_this_process(role, &needed(data, "data")?, drain)?.text()?;
+    match global.ui.is_json() {
+        true => global.ui.json("unit", json!({ "text": text })),
+        false => global.ui.data(text.trim_end()),
+    }
+    Ok(Exit::Done)
 }
 
 async fn serve_coordinator(
@@ -302,6 +337,7 @@ async fn serve_storage(args: Storage, global: &Global, stop: Stop) -> Result<Exi
         name: args.name,
         zone: args.zone,
         advertise: args.advertise,
+        weight: args.weight,
         reserve_bytes: args.reserve,
         drain: args.drain,
         limits: Limits {

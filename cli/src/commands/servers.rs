@@ -4,7 +4,7 @@ mod manage;
 
 use serde_json::json;
 use server::client::CoordinatorClient;
-use server::wire::{Brake, Mode, ServerInfo, State};
+use server::wire::{Brake, Mode, ServerInfo, State, StatusQuery};
 
 use super::Global;
 use crate::exit::{Exit, Failure};
@@ -86,7 +86,7 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
 
 async fn list(coordinator: &CoordinatorClient, ui: &Ui) -> Result<Exit, Failure> {
     let servers = vault::all_servers(coordinator).await?;
-    let brake = coordinator.status().await?.brake;
+    let brake = coordinator.status(StatusQuery::default()).await?.brake;
     let mut lines = table(&servers);
     if let Some(brake) = &brake {
         lines.push(String::new());
@@ -109,12 +109,24 @@ pub(super) fn state_text(state: State) -> &'static str {
 }
 
 /// State and mode, as in `up, draining`.
-fn standing_text(server: &ServerInfo) -> String {
+pub(super) fn standing_text(server: &ServerInfo) -> String {
     let state = state_text(server.state);
     match server.mode {
         Mode::Normal => state.to_owned(),
         Mode::Draining => format!("{state}, draining"),
         Mode::ReadOnly => format!("{state}, read-only"),
+    }
+}
+
+/// What it should hold of all shards, and its weight if that is not 1.
+fn share_text(server: &ServerInfo) -> String {
+    let share = match (server.share, server.mode) {
+        (Some(share), Mode::Normal) => format!("{:.1} %", share * 100.0),
+        _ => "-".to_owned(),
+    };
+    match server.weight.is_one() {
+        true => share,
+        false => format!("{share}, weight {}", server.weight),
     }
 }
 
@@ -141,7 +153,7 @@ fn table(servers: &[ServerInfo]) -> Vec<String> {
     if servers.is_empty() {
         return vec!["no storage server has joined yet: arc serve storage".into()];
     }
-    let head = ["SERVER", "ZONE", "STATE", "SHARDS", "STORED", "FREE", "LAST SEEN", "URL"];
+    let head = ["SERVER", "ZONE", "STATE", "SHARDS", "STORED", "SHARE", "FREE", "LAST SEEN", "URL"];
     let row = |server: &ServerInfo| {
         [
             escaped(server.name.as_bytes()),
@@ -149,16 +161,17 @@ fn table(servers: &[ServerInfo]) -> Vec<String> {
             standing_text(server),
             count_text(server.shards),
             bytes_text(server.shard_bytes),
+            share_text(server),
             format!("{} of {}", bytes_text(server.free_bytes), bytes_text(server.capacity_bytes)),
             server.last_seen_ms.map_or("never".into(), |ms| time_text(ms as i64)),
             escaped(server.url.as_bytes()),
         ]
     };
-    let rows: Vec<[String; 8]> =
+    let rows: Vec<[String; 9]> =
         std::iter::once(head.map(str::to_owned)).chain(servers.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; 8] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    let line = |row: &[String; 8]| {
+    let widths: [usize; 9] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |row: &[String; 9]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
@@ -167,7 +180,7 @@ fn table(servers: &[ServerInfo]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use server::wire::ServerId;
+    use server::wire::{ServerId, Weight};
 
     use super::*;
 
@@ -185,13 +198,16 @@ mod tests {
             free_bytes: 1024,
             shards,
             shard_bytes: 0,
+            weight: if shards == 1 { Weight::ONE } else { Weight::try_from(150).unwrap() },
+            share: (shards > 1).then_some(0.34567),
+            scrub: None,
         };
         assert_eq!(
             table(&[server("a", 1), server("longer-name", 12_345)]),
             [
-                "SERVER       ZONE  STATE  SHARDS  STORED  FREE                LAST SEEN  URL",
-                "a            z     up     1       0 B     1.0 KiB of 2.0 KiB  never      http://h",
-                "longer-name  z     up     12,345  0 B     1.0 KiB of 2.0 KiB  never      http://h",
+                "SERVER       ZONE  STATE  SHARDS  STORED  SHARE               FREE                LAST SEEN  URL",
+                "a            z     up     1       0 B     -                   1.0 KiB of 2.0 KiB  never      http://h",
+                "longer-name  z     up     12,345  0 B     34.6 %, weight 1.5  1.0 KiB of 2.0 KiB  never      http://h",
             ]
         );
         assert_eq!(table(&[]).len(), 1);

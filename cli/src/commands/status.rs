@@ -1,8 +1,11 @@
 //! `arc status`: what is stored and what it survives, on one page.
 
+mod forecast;
+mod watch;
+
 use codec::Geometry;
 use serde_json::{Value, json};
-use server::wire::{LedgerCounts, State, Status};
+use server::wire::{LedgerCounts, State, Status, StatusQuery};
 
 use super::Global;
 use super::servers::{brake_text, state_text};
@@ -14,21 +17,42 @@ use crate::vault::{self, survives_any};
 ///
 /// Exit 7 says that something is stored below target or that a server does not answer.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub struct Args {}
+#[command(after_help = "Examples:
+  arc status
+  arc status --watch")]
+pub struct Args {
+    /// Show it again every second, with servers, repair and what happens, until Ctrl-C; off a
+    /// terminal an object a line every 5 s
+    #[arg(long)]
+    pub watch: bool,
+}
 
 /// See [`Args`].
-pub async fn run(_args: Args, global: &Global) -> Result<Exit, Failure> {
+pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let connection = vault::connect(global).await?;
-    let asked = connection.coordinator.status().await;
+    if args.watch {
+        let watched = match connection.is_local() {
+            true => Err(vault::nothing_goes_on("--watch")),
+            false => watch::run(&connection, &global.ui).await,
+        };
+        connection.close().await;
+        return watched;
+    }
+    let asked = connection.coordinator.status(StatusQuery { chunks: true }).await;
     let geometry = connection.record.geometry;
-    let name = connection.name.as_deref().map(|name| format!("{} at ", escaped(name.as_bytes())));
-    let head =
-        format!("vault      {}{}, {geometry}", name.unwrap_or_default(), connection.location);
+    let head = head(&connection);
     connection.close().await;
     let status = asked?;
     let lines: Vec<String> = std::iter::once(head).chain(page(&status, geometry)).collect();
     global.ui.summary(&lines, fields(&status, geometry));
     Ok(if is_well(&status, geometry) { Exit::Done } else { Exit::BelowTarget })
+}
+
+/// Which vault it is.
+fn head(connection: &vault::Connection) -> String {
+    let name = connection.name.as_deref().map(|name| format!("{} at ", escaped(name.as_bytes())));
+    let (location, geometry) = (&connection.location, connection.record.geometry);
+    format!("vault      {}{location}, {geometry}", name.unwrap_or_default())
 }
 
 fn fields(status: &Status, geometry: Geometry) -> Value {
@@ -52,17 +76,19 @@ fn is_well(status: &Status, geometry: Geometry) -> bool {
 
 fn page(status: &Status, geometry: Geometry) -> Vec<String> {
     let mut lines = vec![format!("snapshots  {}", count_text(status.snapshots)), stored(status)];
-    let mut labelled = |label: &str, texts: Vec<String>| {
-        for (i, text) in texts.into_iter().enumerate() {
-            lines.push(format!("{:<10} {text}", if i == 0 { label } else { "" }));
-        }
-    };
-    labelled("safety", safety(status, geometry));
-    labelled("servers", servers(status));
-    labelled("repair", repair(status));
-    labelled("pushes", pushes(status));
-    labelled("catalog", status.catalog_old.iter().map(|why| escaped(why.as_bytes())).collect());
+    lines.extend(labelled("safety", safety(status, geometry)));
+    lines.extend(labelled("servers", servers(status)));
+    lines.extend(labelled("repair", repair(status)));
+    lines.extend(labelled("pushes", pushes(status)));
+    let old = status.catalog_old.iter().map(|why| escaped(why.as_bytes())).collect();
+    lines.extend(labelled("catalog", old));
     lines
+}
+
+/// Lines of which the first has a label.
+fn labelled(label: &str, texts: Vec<String>) -> Vec<String> {
+    let label = |i| if i == 0 { label } else { "" };
+    texts.iter().enumerate().map(|(i, text)| format!("{:<10} {text}", label(i))).collect()
 }
 
 fn stored(status: &Status) -> String {
@@ -70,9 +96,10 @@ fn stored(status: &Status) -> String {
         0 => String::new(),
         packs => format!(" ({:.2}x)", status.shard_bytes as f64 / packs as f64),
     };
+    let chunks = status.chunks.map(|chunks| format!("{}, ", plural(chunks, "chunk")));
     format!(
-        "stored     {}, {}: {} in packs, {} on servers{overhead}",
-        plural(status.chunks, "chunk"),
+        "stored     {}{}: {} in packs, {} on servers{overhead}",
+        chunks.unwrap_or_default(),
         plural(status.stripes, "stripe"),
         bytes_text(status.pack_bytes),
         bytes_text(status.shard_bytes),
@@ -162,14 +189,14 @@ mod tests {
 
     use super::*;
 
-    fn status(margins: Vec<(i32, u64)>, below: u64, down: u32) -> Status {
+    pub(super) fn status(margins: Vec<(i32, u64)>, below: u64, down: u32) -> Status {
         Status {
             vault: VaultId([0; 16]),
             epoch: 1,
             now_ms: 0,
             snapshots: 2,
             stripes: margins.iter().map(|(_, stripes)| stripes).sum(),
-            chunks: 1500,
+            chunks: Some(1500),
             pack_bytes: 1 << 30,
             shard_bytes: 3 << 29,
             margins,
@@ -180,6 +207,7 @@ mod tests {
             brake: None,
             repairs: LedgerCounts::default(),
             catalog_old: None,
+            whole: 0,
         }
     }
 

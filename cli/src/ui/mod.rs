@@ -5,6 +5,7 @@
 //! summary, exit) and that type's fields. Everything passes through one [`Ui`],
 //! so that bars and lines do not tear each other.
 
+mod board;
 mod counters;
 mod forecast;
 mod lines;
@@ -26,6 +27,7 @@ use crate::exit::{Exit, Failure};
 use crate::fetch::{Heal, PassedOver};
 use watch::{Style, Watched};
 
+pub use board::Board;
 pub use counters::{Counters, RepairNumbers};
 pub use forecast::Forecast;
 pub use lines::View;
@@ -84,6 +86,8 @@ struct Inner {
     verbose: u8,
     color: bool,
     style: Style,
+    /// Stdout is a terminal, and something may be drawn there.
+    draws: bool,
     warnings: AtomicU64,
     /// Stdout carries a file's contents: nothing else may go there.
     stdout_taken: AtomicBool,
@@ -114,6 +118,7 @@ impl Ui {
             verbose: options.verbose,
             color: terminal && !no_color,
             style,
+            draws: io::stdout().is_terminal() && !options.json && !options.quiet,
             warnings: AtomicU64::new(0),
             stdout_taken: AtomicBool::new(false),
             stdout_closed: AtomicBool::new(false),
@@ -169,9 +174,13 @@ impl Ui {
 
     /// One JSON object on stdout; nothing without `--json`. `fields` is an object.
     pub fn json(&self, kind: &str, fields: Value) {
-        if !self.0.json {
-            return;
+        if self.0.json {
+            self.object(kind, fields);
         }
+    }
+
+    /// One JSON object on stdout, with `--json` or without.
+    pub fn object(&self, kind: &str, fields: Value) {
         let mut object =
             Map::from_iter([("v".into(), SCHEMA.into()), ("type".into(), kind.into())]);
         if let Value::Object(fields) = fields {
@@ -292,6 +301,11 @@ impl Ui {
     #[must_use]
     pub fn watch(&self, counters: Arc<Counters>, view: View) -> Watch {
         Watch::start(self, counters, view)
+    }
+
+    /// A page that is drawn in place on stdout, where that is a terminal.
+    pub fn board(&self) -> Option<Board> {
+        self.0.draws.then(|| Board::new(self))
     }
 
     /// One line on what is going on, for SIGUSR1.

@@ -17,7 +17,7 @@ use server::coordinator::{self, Coordinator, Timings};
 use server::serve::{Listen, Transport};
 use server::storage::{self, Limits, ScrubRules, Storage};
 use server::tls::Trust;
-use server::wire::{ServerId, State};
+use server::wire::{ServerId, State, Weight};
 
 use super::folders::{check_new, make_disks, make_folder, zones};
 use super::lock::Lock;
@@ -278,6 +278,7 @@ fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
         name: None,
         zone: None,
         advertise: None,
+        weight: Weight::ONE,
         reserve_bytes: None,
         drain: DRAIN,
         // The one client is this process, and all servers share its memory.

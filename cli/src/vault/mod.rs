@@ -82,6 +82,11 @@ impl Vault {
 }
 
 impl Connection {
+    /// Whether its services run in this process, and only while the command does.
+    pub fn is_local(&self) -> bool {
+        self.embedded.is_some()
+    }
+
     /// Stops what runs in this process for it.
     pub async fn close(self) {
         stop(self.embedded).await;
@@ -211,6 +216,12 @@ pub fn record_of(info: &VaultInfo, location: &Location) -> Result<VaultRecord, F
         .why(format!("the record is of {}, the coordinator of {}", record.vault, info.vault)));
     }
     Ok(record)
+}
+
+/// Why a local vault cannot be watched.
+pub fn nothing_goes_on(flag: &str) -> Failure {
+    Failure::new(Exit::Usage, format!("{flag} is for a vault on a coordinator"))
+        .why("the services of a local vault run inside each command, and nothing goes on between")
 }
 
 /// All servers of a vault: at most a few hundred rows.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use codec::StripeId;
-use server::wire::{Found, PageQuery, SnapshotRow, State, StripeMap};
+use server::wire::{Found, PageQuery, SnapshotRow, State, StatusQuery, StripeMap};
 
 use self::chunks::Walked;
 use crate::exit::Failure;
@@ -108,7 +108,9 @@ pub async fn verify(
             }
         }
         None => {
-            counters.total_files.store(vault.coordinator.status().await?.stripes, Relaxed);
+            counters
+                .total_files
+                .store(vault.coordinator.status(StatusQuery::default()).await?.stripes, Relaxed);
             let mut query = PageQuery { limit: Some(GROUP_STRIPES as u32), ..PageQuery::default() };
             loop {
                 let page = vault.coordinator.stripes(&query).await?;

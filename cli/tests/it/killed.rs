@@ -170,7 +170,10 @@ impl Walk {
     /// Each shard is where the catalog has it and nowhere else, and nothing is left of any repair.
     fn until_tidy(&self) {
         eventually("the leases of what was cut short are over", || {
-            wait_for(self.fleet.client().status()).unwrap().leases == 0
+            wait_for(self.fleet.client().status(server::wire::StatusQuery::default()))
+                .unwrap()
+                .leases
+                == 0
         });
         eventually("each shard is stored once", || {
             let compared = wait_for(self.fleet.client().reconcile()).unwrap();

@@ -13,7 +13,7 @@ use crate::shards;
 use crate::trees::{fill, noise, write};
 
 /// Every command on a vault that ends well, in an order in which it does.
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "push tree",
     "push tree --dry-run",
     "pull latest --to out",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 10] = [
     "snapshots",
     "ls latest",
     "status",
+    "events",
     "servers",
     "init other --code 2+1",
 ];
@@ -47,6 +48,7 @@ fn json_lines_begin_with_a_start_and_end_with_the_exit() {
         let of_interest = match command.split(' ').next().unwrap() {
             "snapshots" => "snapshot",
             "ls" => "entry",
+            "events" => "event",
             _ => "summary",
         };
         assert!(!ran.json_lines(of_interest).is_empty(), "{command}: {}", ran.stdout());
@@ -118,7 +120,7 @@ fn quiet_says_nothing_of_success() {
     for command in COMMANDS {
         let ran = sandbox.arc(["--quiet"].into_iter().chain(command.split(' '))).exits(0);
         // What a command was asked for is no talk.
-        if !["snapshots", "ls"].contains(&command.split(' ').next().unwrap()) {
+        if !["snapshots", "events", "ls"].contains(&command.split(' ').next().unwrap()) {
             assert_eq!(ran.stdout(), "", "{command}");
         }
         if !command.starts_with("init") {

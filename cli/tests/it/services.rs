@@ -134,6 +134,21 @@ fn without_a_code_those_that_fit_what_has_joined_are_proposed() {
 }
 
 #[test]
+fn three_machines_of_two_disks_are_told_to_survive_one_of_them() {
+    let sandbox = Sandbox::new();
+    let coordinator = sandbox.coordinator("127.0.0.1:0");
+    let _servers: Vec<_> = ["a1", "a2", "b1", "b2", "c1", "c2"]
+        .map(|name| sandbox.storage(&coordinator, name, &name[..1]))
+        .into();
+    let token = sandbox.path("coordinator/owner.token");
+    let init = ["--json", "init", &coordinator.url, "--token-file", text(&token)];
+    let told = sandbox.arc(init).exits(2).json_of("error");
+    let first = "4+2 on 6 servers in 3 zones: survives the loss of any 2 servers, or of any 1 zone";
+    assert!(told["why"][0].as_str().unwrap().starts_with(first), "{told}");
+    assert!(told["next"][0].as_str().unwrap().ends_with(" --code 4+2"), "{told}");
+}
+
+#[test]
 fn a_stranger_at_the_same_address_is_refused() {
     let sandbox = Sandbox::new();
     let (coordinator, _servers) = vault(&sandbox);

@@ -11,11 +11,12 @@ use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
     Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
-    Comparison, Ended, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids,
-    IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES, Page,
-    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage, Renewed, RepairOrder,
-    RepairRun, RepairStatus, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
-    SnapshotRow, Status, StripeIndex, StripeMap, StripeMapsRequest, Unmended, VaultInfo,
+    Comparison, Ended, Events, EventsQuery, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer,
+    HaveRequest, Ids, IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
+    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage,
+    Renewed, RepairOrder, RepairRun, RepairStatus, Replaced, Report, Restored, ServerId,
+    ServerInfo, SetMode, SetRepair, SnapshotRow, Status, StatusQuery, StripeIndex, StripeMap,
+    StripeMapsRequest, Unmended, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -78,9 +79,14 @@ impl CoordinatorClient {
         self.patiently(|| self.request(Method::PUT, "/v1/vault").json(&body)).await
     }
 
-    /// Counts of all kinds.
-    pub async fn status(&self) -> Result<Status> {
-        self.get("/v1/status", &()).await
+    /// Counts of all kinds, but for that of the chunks unless it is asked for.
+    pub async fn status(&self, query: StatusQuery) -> Result<Status> {
+        self.get("/v1/status", &query).await
+    }
+
+    /// A page of the event log.
+    pub async fn events(&self, query: &EventsQuery) -> Result<Events> {
+        self.get("/v1/events", query).await
     }
 
     /// A page of the servers.

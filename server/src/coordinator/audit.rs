@@ -11,6 +11,7 @@ use codec::shard::Header;
 use codec::{Geometry, StripeId};
 
 use super::catalog::Mapped;
+use super::events::{Kind, Told};
 use super::fleet::Member;
 use super::{Core, prober, reconcile};
 use crate::auth::{self, Grant};
@@ -117,6 +118,9 @@ async fn audit(core: &Core, client: &StorageClient, member: &Member) -> Result<(
         }
         Answer::Wrong(why) => {
             tracing::warn!(name, stripe = %map.stripe, index, why, "an audit got a wrong answer");
+            let told = Told::of(Kind::Audit, format!("a wrong answer for shard {index}: {why}"));
+            let now_ms = core.catalog.clock.now_ms();
+            core.journal.note(told.on(name).in_stripe(map.stripe), now_ms);
             if let Err(why) = reconcile::look_again(core, member, mapped).await {
                 tracing::warn!(name, why, "what the audit met was not looked at");
             }

@@ -10,6 +10,7 @@ use rustls::time_provider::TimeProvider;
 
 use super::Core;
 use super::clock::Clock;
+use super::events::{Kind, Told};
 use crate::tls::{Authority, Certificates, Key, Trust};
 use crate::wire::{Blob, Certificate, Code, ServerId, TlsAnswer, TlsWish};
 use crate::{Error, Result};
@@ -107,6 +108,8 @@ pub(super) async fn keep_renewing(core: Weak<Core>, mut due_ms: u64) {
             }
             Err(error) => {
                 tracing::error!(%error, "the coordinator's certificate is not renewed");
+                let what = format!("the coordinator's own is not renewed: {error}");
+                here.journal.note(Told::of(Kind::Certificate, what), now_ms);
                 drop(here);
                 tokio::time::sleep(RETRY).await;
             }

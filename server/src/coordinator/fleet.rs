@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::catalog::ServerRow;
+use super::events::{self, Journal};
 use super::health::brake::{self, Brake, Seen};
 use super::health::wait::{self, Deficit, Wait};
 use super::health::{self, Action, Event, Health};
-use crate::wire::{self, Mode, ProbeAnswer, RepairSettings, ServerId, State};
+use crate::wire::{self, Mode, ProbeAnswer, RepairSettings, ScrubGlance, ServerId, State, Weight};
 
 /// A server and how it is doing.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub(super) struct Member {
     pub(super) pace: Option<Option<u64>>,
     /// Whether it has said since the start that it knows a later epoch.
     pub(super) outran: bool,
+    /// Where its scrub is, as of its last answer.
+    pub(super) scrub: Option<ScrubGlance>,
     /// Has it probed at once.
     pub(super) wake: Arc<Notify>,
 }
@@ -41,6 +44,11 @@ impl Member {
     /// Whether what it holds can be had, and stays there.
     pub(super) fn counts(&self) -> bool {
         matches!(self.health.state, State::Up | State::Returned) && self.mode != Mode::Draining
+    }
+
+    /// What its share of all shards is in proportion to: its disk, as far as that counts.
+    pub(super) fn heft(&self) -> f64 {
+        self.row.capacity_bytes.max(1) as f64 * self.row.weight.factor()
     }
 
     /// Whether new shards go there.
@@ -77,6 +85,7 @@ pub(super) struct Rules {
 pub(super) struct Fleet {
     inner: Mutex<Inner>,
     rules: Rules,
+    journal: Arc<Journal>,
     /// Counts probes, for who waits for one.
     probes: watch::Sender<u64>,
     /// Counts what repair goes by: states, modes, reports, settings.
@@ -91,10 +100,16 @@ struct Inner {
 
 impl Fleet {
     /// The fleet of a coordinator that starts: nothing is known yet.
-    pub(super) fn new(rows: Vec<ServerRow>, rules: Rules, now_ms: u64) -> Self {
+    pub(super) fn new(
+        rows: Vec<ServerRow>,
+        rules: Rules,
+        journal: Arc<Journal>,
+        now_ms: u64,
+    ) -> Self {
         let fleet = Self {
             inner: Mutex::default(),
             rules,
+            journal,
             probes: watch::Sender::new(0),
             changes: watch::Sender::new(0),
         };
@@ -119,6 +134,7 @@ impl Fleet {
             given: 0,
             pace: None,
             outran: false,
+            scrub: None,
             wake: Arc::default(),
             row,
         };
@@ -194,19 +210,13 @@ impl Fleet {
     /// That repair waits, if it does.
     pub(super) fn brake(&self, now_ms: u64) -> Option<wire::Brake> {
         let inner = self.lock();
-        let held = inner.brake.held(now_ms)?;
-        let name = |server| inner.members.get(server).map(|m| m.row.name.clone());
-        Some(wire::Brake {
-            since_ms: held.since_ms,
-            until_ms: held.until_ms,
-            zones: held.zones.iter().cloned().collect(),
-            servers: held.servers.iter().filter_map(name).collect(),
-        })
+        held(&inner.brake, &inner.members, now_ms)
     }
 
     /// Has repair go on, whoever is away.
     pub(super) fn resume(&self, now_ms: u64) {
-        turn(&mut self.lock().brake, brake::Event::Resume, now_ms, &self.rules.brake);
+        let Inner { members, brake } = &mut *self.lock();
+        turn(brake, members, brake::Event::Resume, now_ms, &self.rules.brake, &self.journal);
     }
 
     /// When what a stripe lacks is repaired.
@@ -216,10 +226,11 @@ impl Fleet {
         wait::waits(deficit, health_of, &inner.brake, self.rules.thin_ms, now_ms)
     }
 
-    /// A server says where it is now: probed at once, and given the vault record again.
-    pub(super) fn moved(&self, server: ServerId, url: String) {
+    /// A server says where it is now and what its disk counts for: probed at once, and given the
+    /// vault record again.
+    pub(super) fn moved(&self, server: ServerId, url: String, weight: Weight) {
         if let Some(member) = self.lock().members.get_mut(&server) {
-            member.row.url = url;
+            (member.row.url, member.row.weight) = (url, weight);
             (member.record, member.pace) = (None, None);
             member.wake.notify_one();
         }
@@ -318,10 +329,11 @@ impl Fleet {
             member.row.free_bytes = answer.free_bytes.min(i64::MAX as u64);
             member.row.last_seen_ms = Some(now_ms);
             member.trouble = answer.trouble;
+            member.scrub = answer.scrub;
         }
         let before = inner.members.get(&server).map(|m| m.health.state);
-        let state = inner.step(server, event, now_ms, &self.rules.health);
-        inner.look(now_ms, &self.rules.brake);
+        let state = inner.step(server, event, now_ms, &self.rules.health, &self.journal);
+        inner.look(now_ms, &self.rules.brake, &self.journal);
         drop(inner);
         if before != state {
             self.has_changed();
@@ -352,9 +364,9 @@ impl Fleet {
         };
         let before = states(&inner);
         for &server in servers {
-            inner.step(server, event, now_ms, &self.rules.health);
+            inner.step(server, event, now_ms, &self.rules.health, &self.journal);
         }
-        inner.look(now_ms, &self.rules.brake);
+        inner.look(now_ms, &self.rules.brake, &self.journal);
         if states(&inner) != before {
             self.has_changed();
         }
@@ -386,6 +398,7 @@ impl Inner {
         event: Event,
         now_ms: u64,
         rules: &health::Rules,
+        journal: &Journal,
     ) -> Option<State> {
         let member = self.members.get_mut(&server)?;
         let before = member.health.state;
@@ -402,6 +415,7 @@ impl Inner {
         }
         if before != after {
             let name = &member.row.name;
+            journal.note(events::of_health(name, before, &member.health, now_ms), now_ms);
             match after {
                 State::Up => tracing::info!(name, ?before, "server is up"),
                 _ => tracing::warn!(name, ?before, "server is {after:?}"),
@@ -411,29 +425,51 @@ impl Inner {
     }
 
     /// Has the brake look at everybody.
-    fn look(&mut self, now_ms: u64, rules: &brake::Rules) {
+    fn look(&mut self, now_ms: u64, rules: &brake::Rules, journal: &Journal) {
+        let Self { members, brake } = self;
         // One that never answered holds nothing that could be missed.
-        let known = self.members.values().filter(|m| m.row.last_seen_ms.is_some());
+        let known = members.values().filter(|m| m.row.last_seen_ms.is_some());
         let all: Vec<Seen> = known
             .map(|m| Seen { server: m.row.server, zone: &m.row.zone, left_ms: m.health.left_ms })
             .collect();
-        turn(&mut self.brake, brake::Event::Look(&all), now_ms, rules);
+        turn(brake, members, brake::Event::Look(&all), now_ms, rules, journal);
     }
 }
 
-/// Tells the brake, and the log what became of it.
-fn turn(brake: &mut Brake, event: brake::Event, now_ms: u64, rules: &brake::Rules) {
+/// Tells the brake, and the logs what became of it.
+fn turn(
+    brake: &mut Brake,
+    members: &BTreeMap<ServerId, Member>,
+    event: brake::Event,
+    now_ms: u64,
+    rules: &brake::Rules,
+    journal: &Journal,
+) {
     // Its time may be over since the last look.
-    let was_held = brake.held(0).is_some();
+    let before = held(brake, members, 0);
     *brake = brake::step(std::mem::take(brake), event, now_ms, rules);
-    match brake.held(now_ms) {
-        Some(held) if !was_held => {
+    let after = held(brake, members, now_ms);
+    journal.note(events::of_brake(before.as_ref(), after.as_ref()), now_ms);
+    match after {
+        Some(held) if before.is_none() => {
             let (servers, zones) = (held.servers.len(), &held.zones);
             tracing::warn!(servers, ?zones, "servers went together: repair waits");
         }
-        None if was_held => tracing::info!("repair goes on"),
+        None if before.is_some() => tracing::info!("repair goes on"),
         _ => {}
     }
+}
+
+/// That the brake holds, with the servers' names.
+fn held(brake: &Brake, members: &BTreeMap<ServerId, Member>, now_ms: u64) -> Option<wire::Brake> {
+    let held = brake.held(now_ms)?;
+    let name = |server| members.get(server).map(|m| m.row.name.clone());
+    Some(wire::Brake {
+        since_ms: held.since_ms,
+        until_ms: held.until_ms,
+        zones: held.zones.iter().cloned().collect(),
+        servers: held.servers.iter().filter_map(name).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -465,6 +501,7 @@ mod tests {
             last_seen_ms,
             lost: false,
             mode: Mode::Normal,
+            weight: Weight::ONE,
         }
     }
 
@@ -472,7 +509,7 @@ mod tests {
     fn a_zone_that_is_not_there_after_a_start_holds_up_repair_until_told_otherwise() {
         let zones = ["a", "a", "b", "b"];
         let rows = |seen| (0..).zip(zones).map(|(n, zone)| server(n, zone, seen)).collect();
-        let fleet = Fleet::new(rows(Some(7)), RULES, 1000);
+        let fleet = Fleet::new(rows(Some(7)), RULES, Arc::default(), 1000);
         let miss = |fleet: &Fleet, n, now_ms| fleet.observe(ServerId(n), None, now_ms);
         assert_eq!(miss(&fleet, 0, 1001), Some(State::Suspect));
         assert_eq!(fleet.brake(1001), None);
@@ -492,14 +529,14 @@ mod tests {
         assert_eq!(fleet.waits(Deficit { margin: 1, ..deficit }, 1003), Wait::Until(1101));
 
         // Servers that never answered hold nothing.
-        let fleet = Fleet::new(rows(None), RULES, 1000);
+        let fleet = Fleet::new(rows(None), RULES, Arc::default(), 1000);
         assert_eq!([0, 1].map(|n| miss(&fleet, n, 1001)), [Some(State::Suspect); 2]);
         assert_eq!(fleet.brake(1001), None);
     }
 
     #[test]
     fn a_mode_keeps_writes_away_from_a_server_that_is_up() {
-        let fleet = Fleet::new(vec![server(1, "a", None)], RULES, 0);
+        let fleet = Fleet::new(vec![server(1, "a", None)], RULES, Arc::default(), 0);
         let mut member = fleet.get(ServerId(1)).unwrap();
         assert!(!member.takes_writes());
         member.health.state = State::Up;

@@ -3,13 +3,14 @@
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
 //! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
 //! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
-//! `certifier` with the vault's CA, and the `folder` that it all lies in.
+//! `certifier` with the vault's CA, the log of `events`, and the `folder` that it all lies in.
 
 mod adopt;
 mod audit;
 mod catalog;
 mod certifier;
 mod clock;
+mod events;
 mod facts;
 mod fail_points;
 mod fleet;
@@ -39,6 +40,7 @@ pub use self::fail_points::FailPoint;
 use self::catalog::{Catalog, TokenRow};
 use self::certifier::Certifier;
 use self::clock::millis;
+use self::events::{Journal, Kind, Told};
 use self::facts::Facts;
 use self::fleet::{Fleet, Rules};
 use self::folder::Folder;
@@ -156,6 +158,7 @@ pub struct Coordinator {
 struct Core {
     catalog: Catalog,
     fleet: Fleet,
+    journal: Arc<Journal>,
     rates: Rates,
     repairs: Repairs,
     comparisons: Comparisons,
@@ -189,7 +192,11 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let (join, join_row) = token(&catalog, &folder, Role::Join).await?;
     let renew_ms = certifier.renew(catalog.clock.now_ms())?;
     let pins: Vec<String> = certifier.pins().iter().map(ToString::to_string).collect();
-    let fleet = Fleet::new(catalog.servers().await?, rules(&timings), catalog.clock.now_ms());
+    let now_ms = catalog.clock.now_ms();
+    let journal = Arc::new(Journal::new(!timings.pushes_outlive));
+    journal.note(Told::of(Kind::Started, format!("epoch {}", catalog.epoch())), now_ms);
+    let rows = catalog.servers().await?;
+    let fleet = Fleet::new(rows, rules(&timings), Arc::clone(&journal), now_ms);
     let settings = catalog.settings().await?;
     let repairs = Repairs::new(&settings);
     catalog.stamp_kept(Arc::clone(&signer)).await?;
@@ -198,6 +205,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     let drain = timings.drain;
     let core = Arc::new(Core {
         fleet,
+        journal,
         rates: Rates::default(),
         repairs,
         comparisons: Comparisons::new(),
@@ -227,6 +235,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(prober::watch(Arc::downgrade(&core), member.row.server));
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
+    tokio::spawn(events::keep(Arc::downgrade(&core)));
     let keeper = (!core.timings.repair_every.is_zero())
         .then(|| tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
     if let Some(renew_ms) = renew_ms {
@@ -270,6 +279,7 @@ impl Coordinator {
         self.core.adoption.stop();
         self.core.repairs.stop();
         prober::note_now(&self.core).await;
+        events::write(&self.core, true).await;
         self.core.catalog.close().await;
         self.core.folder.release();
     }

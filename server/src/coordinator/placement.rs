@@ -195,6 +195,13 @@ impl Rates {
     }
 }
 
+/// The share of all shards, of stripes of `n`, that each of servers of these weights should hold.
+pub(super) fn shares_of(weights: &[f64], n: usize) -> Vec<f64> {
+    let of_stripes = shares::targets(weights, n);
+    let sum: f64 = of_stripes.iter().sum();
+    of_stripes.into_iter().map(|share| share / sum).collect()
+}
+
 fn solve(servers: &[(ServerId, f64)], n: usize) -> BTreeMap<ServerId, f64> {
     let weights: Vec<f64> = servers.iter().map(|(_, weight)| *weight).collect();
     let rates = shares::rates(&shares::targets(&weights, n), n);

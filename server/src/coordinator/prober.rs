@@ -9,6 +9,7 @@ use codec::StripeId;
 use serde::Serialize;
 
 use super::Core;
+use super::events::{Kind, Told};
 use super::fleet::Member;
 use super::{facts, reconcile};
 use crate::auth::Grant;
@@ -191,9 +192,11 @@ impl From<String> for Missed {
 
 /// An order that did not reach a server. Of one that is not trusted the log tells, until it
 /// counts as away.
-fn not_sent(member: &Member, error: Error) -> String {
+fn not_sent(core: &Core, member: &Member, error: Error) -> String {
     if matches!(error, Error::Untrusted { .. }) && !member.health.state.is_away() {
         tracing::warn!(%error, "a server gets no orders");
+        let told = Told::of(Kind::Certificate, error.to_string()).on(&member.row.name);
+        core.journal.note(told, core.catalog.clock.now_ms());
     }
     error.to_string()
 }
@@ -251,7 +254,7 @@ pub(super) async fn rebuild(
         Some(work) => request.header(WORK_HEADER, work),
         None => request,
     };
-    answered(member, request).await
+    answered(core, member, request).await
 }
 
 /// Sends a request of the coordinator with any ticket; gives the body of a success.
@@ -265,7 +268,7 @@ pub(super) async fn send(
     timeout: Duration,
 ) -> Result<Vec<u8>, Missed> {
     let request = request(core, member, &ticket, method, path)?;
-    answered(member, request.timeout(timeout).json(body)).await
+    answered(core, member, request.timeout(timeout).json(body)).await
 }
 
 fn request(
@@ -280,10 +283,14 @@ fn request(
     Ok(request.header(reqwest::header::AUTHORIZATION, format!("Ticket {ticket}")))
 }
 
-async fn answered(member: &Member, request: reqwest::RequestBuilder) -> Result<Vec<u8>, Missed> {
+async fn answered(
+    core: &Core,
+    member: &Member,
+    request: reqwest::RequestBuilder,
+) -> Result<Vec<u8>, Missed> {
     let name = format!("{} {}", member.row.name, member.row.url);
     let mut response =
-        request.send().await.map_err(|e| not_sent(member, unreachable(&name, &e)))?;
+        request.send().await.map_err(|e| not_sent(core, member, unreachable(&name, &e)))?;
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| e.to_string())? {
         if bytes.len() + piece.len() > ANSWER_BYTES_MAX {

@@ -173,13 +173,13 @@ fn held(request: &PlaceRequest, known: &Placing, members: &[Member]) -> Result<V
 }
 
 /// The servers that take writes, with their rates for stripes of this code. A server's share is
-/// in proportion to its disk.
+/// in proportion to its disk and weight.
 pub(super) async fn candidates(
     core: &Core,
     members: impl Iterator<Item = &Member> + Clone,
     geometry: Geometry,
 ) -> Vec<Candidate> {
-    let weight = |m: &Member| (m.row.server, m.row.capacity_bytes.max(1) as f64);
+    let weight = |m: &Member| (m.row.server, m.heft());
     let rates = core.rates.of(members.clone().map(weight).collect(), geometry.shards()).await;
     let candidate = |m: &Member| {
         Some(Candidate {

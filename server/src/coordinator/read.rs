@@ -8,11 +8,12 @@ use codec::ChunkId;
 
 use super::Core;
 use super::clock::millis;
+use super::events::of_damage;
 use super::router::{Body, List, bad_request};
 use crate::Result;
 use crate::auth::Grant;
 use crate::wire::{
-    CHUNKS_PER_REQUEST_MAX, LocateAnswer, LocateRequest, PAGE_ROWS_MAX, Page, ReadTicket,
+    CHUNKS_PER_REQUEST_MAX, Found, LocateAnswer, LocateRequest, PAGE_ROWS_MAX, Page, ReadTicket,
     ReadTickets, Report, SnapshotRow, StripeMap, StripeMapsRequest,
 };
 
@@ -83,8 +84,16 @@ pub(super) async fn report(
     State(core): State<Arc<Core>>,
     Body(report): Body<Report>,
 ) -> Result<()> {
+    let (server, found) = (core.fleet.get(report.server), report.found.clone());
     if core.catalog.report(report).await? {
         core.fleet.has_changed();
+        let (missing, damaged) = match found {
+            Found::Good => (0, 0),
+            Found::Missing => (1, 0),
+            Found::Damaged(_) => (0, 1),
+        };
+        let told = server.and_then(|member| of_damage(&member.row.name, missing, damaged));
+        core.journal.note(told, core.catalog.clock.now_ms());
     }
     Ok(())
 }

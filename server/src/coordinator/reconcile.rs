@@ -28,6 +28,7 @@ use self::compare::{Outcome, compare};
 use self::due::{Look, Past, Seen};
 use super::Core;
 use super::clock::millis;
+use super::events::of_comparison;
 use super::fleet::Member;
 use crate::wire::{Comparison, ServerId, State as Health};
 
@@ -182,15 +183,19 @@ fn start(core: &Arc<Core>, server: ServerId, findings: Option<u64>, look: Look) 
     while tasks.try_join_next().is_some() {}
     tasks.spawn(async move {
         let core = &comparing;
-        let compared = match core.fleet.get(server) {
+        let member = core.fleet.get(server);
+        let compared = match &member {
             Some(member) => {
                 // A server of which one never ended would never be compared again.
-                let whole = AssertUnwindSafe(compare(core, &member, look)).catch_unwind();
+                let whole = AssertUnwindSafe(compare(core, member, look)).catch_unwind();
                 whole.await.unwrap_or_else(|_| Err("the comparison itself failed".to_owned()))
             }
             None => Err("it is in the vault no more".to_owned()),
         };
         let now_ms = core.catalog.clock.now_ms();
+        let ended = compared.as_ref().map(|outcome| &outcome.found).map_err(String::as_str);
+        let told = member.map(|member| of_comparison(&member.row.name, ended));
+        core.journal.note(told, now_ms);
         match &compared {
             Ok(_) => core.fleet.reconciled(server, now_ms),
             Err(why) => tracing::warn!(server = server.0, why, "server was not compared"),

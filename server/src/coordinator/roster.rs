@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::Core;
 use super::folder::write_durably;
 use crate::auth::Role;
-use crate::wire::{Blob, Mode, ServerId};
+use crate::wire::{Blob, Mode, ServerId, Weight};
 use crate::{Error, Result};
 
 /// The file's name in the coordinator's folder.
@@ -55,6 +55,8 @@ pub(super) struct RosterServer {
     pub(super) lost: bool,
     /// The highest start number that a hello named.
     pub(super) starts: u64,
+    #[serde(default)]
+    pub(super) weight: Weight,
 }
 
 impl Roster {

@@ -12,7 +12,7 @@ use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Core, adopt, facts, push, read, reconcile, repair, servers};
+use super::{Core, adopt, events, facts, push, read, reconcile, repair, servers};
 use crate::auth::{self, Role, Token};
 use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
@@ -60,6 +60,7 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/repair", get(repair::status).put(repair::set))
         .route("/v1/rebalance", get(repair::plan))
         .route("/v1/ledger", get(repair::ledger))
+        .route("/v1/events", get(events::list))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
     let join = Router::new()
         .route("/v1/join", post(servers::join).layer(DefaultBodyLimit::max(SERVER_BYTES_MAX)))

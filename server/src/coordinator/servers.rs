@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
 use codec::keys::VaultRecord;
 
+use super::events::{Kind, Told, of_mode};
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
-use super::{Core, prober, roster};
+use super::{Core, placement, prober, roster};
 use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
-    ServerInfo, SetMode, State as Health, Status, VaultInfo,
+    ServerInfo, SetMode, State as Health, Status, StatusQuery, VaultInfo,
 };
 use crate::{Error, Result, auth, tls};
 
@@ -46,6 +48,8 @@ async fn take_in(core: Arc<Core>, request: JoinRequest) -> Result<JoinAnswer> {
     tracing::info!(name = row.name, zone = row.zone, url = row.url, "server joined");
     let now_ms = core.catalog.clock.now_ms();
     roster::write(&core).await?;
+    let told = Told::of(Kind::Joined, format!("zone {}, at {}", row.zone, row.url));
+    core.journal.note(told.on(&row.name), now_ms);
     if core.fleet.add(row, now_ms) {
         tokio::spawn(prober::watch(Arc::downgrade(&core), server));
     }
@@ -70,17 +74,25 @@ pub(super) async fn hello(
     if i64::try_from(hello.starts).is_err() {
         return Err(bad_request(format!("{} starts", hello.starts)));
     }
-    let (moving, moved) = (Arc::clone(&core), url.clone());
+    let (moving, moved, weight) = (Arc::clone(&core), url.clone(), hello.weight);
     to_the_end(async move {
-        moving.catalog.hello(hello.server, moved.clone(), hello.starts).await?;
-        moving.fleet.moved(hello.server, moved);
+        moving.catalog.hello(hello.server, moved.clone(), hello.starts, weight).await?;
+        moving.fleet.moved(hello.server, moved, weight);
         roster::write(&moving).await
     })
     .await?;
     let now_ms = core.catalog.clock.now_ms();
+    if weight != member.row.weight {
+        let told = Told::of(Kind::Weight, format!("{} → {weight}", member.row.weight));
+        core.journal.note(told.on(&member.row.name), now_ms);
+        core.fleet.has_changed();
+    }
     let (epoch, record) = (core.catalog.epoch(), record(&core));
     let certified = |wish| core.certifier.answer(hello.server, &url, wish, now_ms);
-    let tls = hello.tls.as_ref().map(certified).transpose()?;
+    let tls = hello.tls.as_ref().map(certified).transpose().inspect_err(|error| {
+        let told = Told::of(Kind::Certificate, format!("not made: {error}"));
+        core.journal.note(told.on(&member.row.name), now_ms);
+    })?;
     let mut answer = HelloAnswer { epoch, now_ms, record, tls, mac: Blob::default() };
     answer.mac.0 = auth::hello_answer_mac(&member.row.shared_key, &hello, &answer);
     Ok(Json(answer))
@@ -123,11 +135,21 @@ pub(super) async fn list(
     core.fleet.probed(core.timings.probe_timeout).await;
     let shards = core.catalog.shards_by_server().await?;
     let members = core.fleet.members();
-    let mut wanted = members.into_iter().filter(|m| m.row.server.0 > after);
+    let record = core.record.borrow().clone();
+    let geometry = record.and_then(|record| VaultRecord::decode(&record).ok()).map(|r| r.geometry);
+    let shares: Vec<Option<f64>> = match geometry {
+        None => vec![None; members.len()],
+        Some(geometry) => {
+            let hefts: Vec<f64> = members.iter().map(Member::heft).collect();
+            placement::shares_of(&hefts, geometry.shards()).into_iter().map(Some).collect()
+        }
+    };
+    let members = members.into_iter().zip(shares);
+    let mut wanted = members.filter(|(m, _)| m.row.server.0 > after);
     let rows: Vec<ServerInfo> = wanted
         .by_ref()
         .take(list.limit)
-        .map(|m| {
+        .map(|(m, share)| {
             let held = shards.iter().find(|(server, ..)| *server == m.row.server);
             ServerInfo {
                 server: m.row.server,
@@ -141,6 +163,9 @@ pub(super) async fn list(
                 free_bytes: m.row.free_bytes,
                 shards: held.map_or(0, |h| h.1),
                 shard_bytes: held.map_or(0, |h| h.2),
+                weight: m.row.weight,
+                share,
+                scrub: m.scrub,
             }
         })
         .collect();
@@ -149,12 +174,16 @@ pub(super) async fn list(
 }
 
 /// `GET /v1/status`
-pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>> {
+pub(super) async fn status(
+    State(core): State<Arc<Core>>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+) -> Result<Json<Status>> {
+    let Query(query) = query.map_err(|e| bad_request(format!("the query: {e}")))?;
     core.fleet.probed(core.timings.probe_timeout).await;
     let states: Vec<Health> = core.fleet.members().iter().map(|m| m.health.state).collect();
     let servers =
         Health::ALL.map(|state| (state, states.iter().filter(|s| **s == state).count() as u32));
-    let counts = core.catalog.counts(core.fleet.up()).await?;
+    let counts = core.catalog.counts(core.fleet.up(), query.chunks).await?;
     let now_ms = core.catalog.clock.now_ms();
     Ok(Json(Status {
         vault: core.catalog.vault,
@@ -171,7 +200,8 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         leftover_shards: counts.leftover_shards,
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
-        repairs: core.catalog.ledger_counts().await?,
+        repairs: counts.repairs,
+        whole: counts.whole,
         catalog_old: core.facts.why_old(&core.fleet),
     }))
 }
@@ -189,6 +219,8 @@ pub(super) async fn set_mode(
         core.catalog.set_mode(server, mode).await?;
         core.fleet.has_mode(server, mode);
         roster::write(&core).await?;
+        let told = of_mode(&member.row.name, member.mode, mode);
+        core.journal.note(told, core.catalog.clock.now_ms());
         Ok(Json(()))
     })
     .await
@@ -209,7 +241,10 @@ pub(super) async fn replace(
     former.truncate(NAME_BYTES_MAX);
     to_the_end(async move {
         core.catalog.give_up(server, former.clone()).await?;
-        core.fleet.replace(server, former.clone(), core.catalog.clock.now_ms());
+        let now_ms = core.catalog.clock.now_ms();
+        core.fleet.replace(server, former.clone(), now_ms);
+        let told = Told::of(Kind::Replaced, format!("given up; it is {former} now"));
+        core.journal.note(told.on(&member.row.name), now_ms);
         roster::write(&core).await?;
         Ok(Json(Replaced { former }))
     })
@@ -219,7 +254,7 @@ pub(super) async fn replace(
 /// `DELETE /v1/servers/{id}`
 pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<u32>) -> Result<Json<()>> {
     let server = ServerId(id);
-    core.fleet.get(server).ok_or_else(|| unknown_server(server))?;
+    let member = core.fleet.get(server).ok_or_else(|| unknown_server(server))?;
     to_the_end(async move {
         let up = |m: &Member| m.row.server != server && m.counts();
         let members = core.fleet.members();
@@ -228,6 +263,8 @@ pub(super) async fn remove(State(core): State<Arc<Core>>, Path(id): Path<u32>) -
         core.fleet.remove(server);
         core.comparisons.forget(server);
         roster::write(&core).await?;
+        let told = Told::of(Kind::Removed, "forgotten").on(&member.row.name);
+        core.journal.note(told, core.catalog.clock.now_ms());
         Ok(Json(()))
     })
     .await

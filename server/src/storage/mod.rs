@@ -54,7 +54,7 @@ use self::server::{Door, Server, blocking};
 use crate::auth::Token;
 use crate::fail_point::FailAt;
 use crate::serve::{self, Listen, Running};
-use crate::wire::{JoinRequest, ServerId};
+use crate::wire::{JoinRequest, ServerId, Weight};
 use crate::{Error, Result};
 
 /// The first and the longest pause between two tries to say hello.
@@ -84,6 +84,8 @@ pub struct Config {
     pub zone: Option<String>,
     /// The URL that others reach it by, when it is not the one it listens on.
     pub advertise: Option<String>,
+    /// What its disk's size counts for where shards are placed.
+    pub weight: Weight,
     /// Bytes of the disk that pushes may not use; `None`: the smaller of 2 % and 1 GiB.
     pub reserve_bytes: Option<u64>,
     /// How long requests under way may take to finish when it stops.
@@ -223,6 +225,7 @@ async fn join(
         url: url.to_owned(),
         capacity_bytes: space.capacity_bytes,
         free_bytes: space.free_bytes,
+        weight: config.weight,
     };
     let answer = coordinator.join(secret, &request).await?;
     let folder = Arc::clone(folder);

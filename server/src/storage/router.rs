@@ -172,6 +172,7 @@ async fn probe(
         trouble: server.room.trouble(),
         findings: server.shelf.bad.findings(),
         facts: Some(server.facts.head()),
+        scrub: Some(scrub::glance(&server)),
     }))
 }
 

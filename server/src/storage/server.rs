@@ -25,7 +25,7 @@ use super::throttle::Throttle;
 use super::{Config, Limits};
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
-use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt};
+use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt, Weight};
 use crate::{Error, Result};
 
 const STARTS_FILE: &str = "starts";
@@ -59,6 +59,7 @@ pub(super) struct Server {
     drains: Arc<Semaphore>,
     keys: Keys,
     papers: Arc<Papers>,
+    weight: Weight,
     starts: u64,
 }
 
@@ -101,6 +102,7 @@ impl Server {
             limits,
             keys,
             papers,
+            weight: config.weight,
             starts,
         })
     }
@@ -173,7 +175,8 @@ impl Server {
     pub(super) fn hello(&self, url: &str) -> Hello {
         let server = self.gate.identity.server;
         let (url, mac, tls) = (url.to_owned(), Blob::default(), Some(self.papers.wish()));
-        let mut hello = Hello { server, url, starts: self.starts, tls, mac };
+        let (starts, weight) = (self.starts, self.weight);
+        let mut hello = Hello { server, url, starts, tls, weight, mac };
         hello.mac.0 = hello_mac(&self.keys.shared_key.0, &hello);
         hello
     }

@@ -4,6 +4,7 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod events;
 mod facts;
 mod inventory;
 mod ledger;
@@ -15,6 +16,7 @@ mod servers;
 mod storage;
 mod throttle;
 mod vault;
+mod weight;
 
 use std::fmt;
 
@@ -23,6 +25,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use events::*;
 pub use facts::*;
 pub use inventory::*;
 pub use ledger::*;
@@ -34,6 +37,7 @@ pub use servers::*;
 pub use storage::*;
 pub use throttle::*;
 pub use vault::*;
+pub use weight::*;
 
 /// The protocol that this build speaks, sent in [`PROTOCOL_HEADER`] with every request.
 pub const PROTOCOL: u32 = 0;

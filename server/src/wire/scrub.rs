@@ -39,6 +39,17 @@ pub struct ScrubStatus {
     pub bad_known: u64,
 }
 
+/// Where a scrub is, with each answer to a probe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubGlance {
+    /// Whether it waits to be told to go on.
+    pub paused: bool,
+    /// How much of the pass under way is done, in thousandths; none between passes.
+    pub permille: Option<u16>,
+    /// Shards that are known to be bad.
+    pub bad_known: u64,
+}
+
 /// One pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScrubPass {

@@ -3,7 +3,7 @@
 use codec::{Digest, VaultId};
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, ServerId};
+use super::{Blob, ScrubGlance, ServerId, Weight};
 
 /// `POST /v1/join`, with the join token: a storage server's first start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct JoinRequest {
     pub capacity_bytes: u64,
     /// Bytes free on its disk.
     pub free_bytes: u64,
+    /// What its capacity counts for.
+    #[serde(default, skip_serializing_if = "Weight::is_one")]
+    pub weight: Weight,
 }
 
 /// What a server keeps of its join.
@@ -46,6 +49,9 @@ pub struct Hello {
     /// What it wants to speak TLS; builds from before that say nothing of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsWish>,
+    /// What its capacity counts for from now on.
+    #[serde(default, skip_serializing_if = "Weight::is_one")]
+    pub weight: Weight,
     /// The MAC over the rest.
     pub mac: Blob,
 }
@@ -216,6 +222,15 @@ pub struct ServerInfo {
     pub shards: u64,
     /// Bytes of these.
     pub shard_bytes: u64,
+    /// What its capacity counts for.
+    #[serde(default)]
+    pub weight: Weight,
+    /// The share of all shards, from 0 to 1, that it should hold; none before there is a vault.
+    #[serde(default)]
+    pub share: Option<f64>,
+    /// Where its scrub is, if it said so since the coordinator's start.
+    #[serde(default)]
+    pub scrub: Option<ScrubGlance>,
 }
 
 #[cfg(test)]

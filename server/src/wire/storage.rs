@@ -3,7 +3,7 @@
 use codec::{StripeId, VaultId};
 use serde::{Deserialize, Serialize};
 
-use super::{Head, ServerId};
+use super::{Head, ScrubGlance, ServerId};
 
 /// `POST /v1/probe` of a storage server, with a control ticket.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct ProbeAnswer {
     /// The facts that it has; builds from before them say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts: Option<Head>,
+    /// Where its scrub is.
+    #[serde(default)]
+    pub scrub: Option<ScrubGlance>,
 }
 
 /// How thorough a check is.

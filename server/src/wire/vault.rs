@@ -40,7 +40,15 @@ pub struct PutVault {
     pub record: Blob,
 }
 
-/// `GET /v1/status`.
+/// `GET /v1/status?…`: what of it takes long.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusQuery {
+    /// Whether to count the chunks: that goes through all of them.
+    #[serde(default)]
+    pub chunks: bool,
+}
+
+/// The answer to it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
     /// The vault.
@@ -53,8 +61,9 @@ pub struct Status {
     pub snapshots: u64,
     /// Stripes committed.
     pub stripes: u64,
-    /// Chunks known.
-    pub chunks: u64,
+    /// Chunks known, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<u64>,
     /// Bytes of all packs, before parity.
     pub pack_bytes: u64,
     /// Bytes of all shard bodies that the catalog has.
@@ -78,4 +87,7 @@ pub struct Status {
     /// Why the catalog takes no pushes, if it is an older copy or a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog_old: Option<String>,
+    /// Stripes that have none.
+    #[serde(default)]
+    pub whole: u64,
 }

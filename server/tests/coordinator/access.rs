@@ -8,7 +8,7 @@ use reqwest::Method;
 use crate::fixture::{Fixture, stripe};
 
 /// Every path of a client.
-const OWNER_PATHS: [(Method, &str); 20] = [
+const OWNER_PATHS: [(Method, &str); 21] = [
     (Method::GET, "/v1/vault"),
     (Method::PUT, "/v1/vault"),
     (Method::GET, "/v1/servers"),
@@ -29,6 +29,7 @@ const OWNER_PATHS: [(Method, &str); 20] = [
     (Method::POST, "/v1/reports"),
     (Method::POST, "/v1/repairs"),
     (Method::GET, "/v1/stripes?limit=1"),
+    (Method::GET, "/v1/events"),
 ];
 
 #[tokio::test]
@@ -70,7 +71,8 @@ async fn every_path_is_there_for_the_owner() {
 async fn a_hello_needs_the_servers_own_mac() {
     let (fixture, _) = Fixture::with_servers(&["a"]).await;
     let (server, url) = (fixture.servers[0].id(), fixture.servers[0].url());
-    let mut hello = Hello { server, url, starts: 1, tls: None, mac: Blob(vec![0; 32]) };
+    let mut hello =
+        Hello { server, url, starts: 1, tls: None, weight: Weight::ONE, mac: Blob(vec![0; 32]) };
     let refused = fixture.send(Method::POST, "/v1/hello", None, &hello).await.unwrap_err();
     assert_eq!(refused.refusal.code, Code::Unauthorized);
     hello.server = ServerId(77);

@@ -171,6 +171,7 @@ impl Fixture {
             url: url.into(),
             capacity_bytes: 1 << 40,
             free_bytes: 1 << 40,
+            weight: Weight::ONE,
         };
         let secret = &self.coordinator.join.secret;
         let answer = self.send(Method::POST, "/v1/join", Some(secret), &request).await?;
@@ -193,7 +194,7 @@ impl Fixture {
     }
 
     pub(crate) async fn status(&self) -> Status {
-        self.get("/v1/status").await
+        self.get("/v1/status?chunks=true").await
     }
 
     pub(crate) async fn begin(&self) -> Lease {
@@ -455,6 +456,7 @@ async fn probe(
         trouble: answers.trouble,
         findings: answers.findings,
         facts: Some(head_of(&inner.facts.lock().unwrap())),
+        scrub: None,
     }))
 }
 

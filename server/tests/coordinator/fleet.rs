@@ -50,7 +50,8 @@ async fn a_join_whose_answer_was_lost_can_be_repeated() {
     assert_eq!(taken.refusal.code, Code::NameTaken);
     let quiet = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap();
     let (server, url) = (quiet.server, "http://127.0.0.1:9".to_owned());
-    let mut hello = Hello { server, url, starts: 1, tls: None, mac: Blob(vec![]) };
+    let mut hello =
+        Hello { server, url, starts: 1, tls: None, weight: Weight::ONE, mac: Blob(vec![]) };
     hello.mac = Blob(hello_mac(&quiet.shared_key.0, &hello));
     fixture.send(Method::POST, "/v1/hello", None, &hello).await.unwrap();
     let taken = fixture.send_join("quiet", "c", "http://127.0.0.1:9").await.unwrap_err();
@@ -230,8 +231,14 @@ async fn a_hello_moves_a_server_and_an_old_one_does_not() {
     let (mut fixture, _) = Fixture::with_servers(&["a"]).await;
     let identity = fixture.servers[0].identity();
     let hello = |url: String, starts| {
-        let mut hello =
-            Hello { server: identity.server, url, starts, tls: None, mac: Blob(vec![]) };
+        let mut hello = Hello {
+            server: identity.server,
+            url,
+            starts,
+            tls: None,
+            weight: Weight::ONE,
+            mac: Blob(vec![]),
+        };
         hello.mac = Blob(hello_mac(&identity.shared_key.0, &hello));
         hello
     };

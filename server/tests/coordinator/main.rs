@@ -8,6 +8,7 @@ mod fixture;
 mod shelf;
 
 mod access;
+mod events;
 mod facts;
 mod fleet;
 mod lists;

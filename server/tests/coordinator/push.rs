@@ -64,7 +64,7 @@ async fn what_is_pushed_is_found() {
     assert_eq!((next.lost_chunks, next.stripes_below_target), (0, 0));
 
     let status = fixture.status().await;
-    assert_eq!((status.snapshots, status.stripes, status.chunks), (1, 2, 4));
+    assert_eq!((status.snapshots, status.stripes, status.chunks), (1, 2, Some(4)));
     assert_eq!(status.margins, [(1, 1), (2, 1)]);
     assert_eq!(status.pack_bytes, 2_000_000);
     let body = |c: (u8, u8)| codec::Geometry::new(c.0, c.1).unwrap().shard_bytes(1_000_000);
@@ -166,7 +166,7 @@ async fn receipts_are_proofs_or_nothing_changes() {
         assert_eq!(refused.refusal.server, blamed, "{what}");
     }
     let status = fixture.status().await;
-    assert_eq!((status.stripes, status.chunks, status.shard_bytes), (0, 0, 0));
+    assert_eq!((status.stripes, status.chunks, status.shard_bytes), (0, Some(0), 0));
     fixture.commit(&good).await.unwrap();
 }
 

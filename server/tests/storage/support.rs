@@ -155,6 +155,7 @@ impl World {
             name: Some("disk-1".into()),
             zone: Some("here".into()),
             advertise: None,
+            weight: Weight::ONE,
             reserve_bytes: Some(0),
             drain: Duration::from_secs(10),
             limits: Limits::default(),

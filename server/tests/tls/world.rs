@@ -9,7 +9,7 @@ use arc_server::coordinator::{self, Coordinator, Timings};
 use arc_server::serve::{Listen, Transport};
 use arc_server::storage::{self, Limits, Storage};
 use arc_server::tls::{OwnCertificate, Trust};
-use arc_server::wire::{PageQuery, State};
+use arc_server::wire::{PageQuery, State, Weight};
 use arc_server::{Error, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -68,6 +68,7 @@ impl World {
             name: Some("a".into()),
             zone: Some("z".into()),
             advertise: None,
+            weight: Weight::ONE,
             reserve_bytes: Some(0),
             drain: Duration::from_secs(5),
             limits: Limits::default(),

@@ -14,7 +14,9 @@ use super::rows::{column, shards_changed, stripe_key, stripe_map};
 use super::servers::{mode_name, mode_of, role_name, role_of};
 use super::{Catalog, IS_NEW, open, tick};
 use crate::coordinator::roster::{Roster, RosterServer, RosterToken};
-use crate::wire::{Blob, Code, FrameEnd, NAMED_STAMPS_MAX, Page, Restored, ServerId, StripeMap};
+use crate::wire::{
+    Blob, Code, FrameEnd, NAMED_STAMPS_MAX, Page, Restored, ServerId, StripeMap, Weight,
+};
 use crate::{Error, Result};
 
 /// A stripe by the headers of its shards.
@@ -58,8 +60,8 @@ pub(in crate::coordinator) fn make(
         for server in &roster.servers {
             db.execute(
                 "INSERT INTO servers (id, name, zone, url, shared_key, starts, capacity_bytes,
-                                      free_bytes, joined_sequence, lost, mode)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8)",
+                                      free_bytes, joined_sequence, lost, mode, weight)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, 0, ?7, ?8, ?9)",
                 params![
                     server.server.0,
                     server.name,
@@ -68,7 +70,8 @@ pub(in crate::coordinator) fn make(
                     server.shared_key.0,
                     server.starts,
                     server.lost,
-                    mode_name(server.mode)
+                    mode_name(server.mode),
+                    server.weight.hundredths()
                 ],
             )?;
         }
@@ -98,7 +101,7 @@ impl Catalog {
             })?;
             let tokens = tokens.collect::<rusqlite::Result<_>>()?;
             let mut servers = db.prepare(
-                "SELECT id, name, zone, url, shared_key, mode, lost, starts
+                "SELECT id, name, zone, url, shared_key, mode, lost, starts, weight
                  FROM servers ORDER BY id",
             )?;
             let servers = servers.query_map([], |r| {
@@ -111,6 +114,7 @@ impl Catalog {
                     mode: mode_of(&r.get::<_, String>(5)?),
                     lost: r.get(6)?,
                     starts: r.get(7)?,
+                    weight: Weight::try_from(r.get::<_, u32>(8)?).unwrap_or_default(),
                 })
             })?;
             let servers = servers.collect::<rusqlite::Result<_>>()?;

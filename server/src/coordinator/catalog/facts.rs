@@ -5,8 +5,10 @@ use codec::{Digest, StripeId, VaultId};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::Catalog;
+use super::events::insert as insert_event;
 use super::rows::stripe_key;
 use crate::auth::TicketSigner;
+use crate::coordinator::events::{self, Happened, Told};
 use crate::wire::Code;
 use crate::{Error, Result};
 
@@ -71,7 +73,9 @@ impl Catalog {
             let sql = "SELECT bytes FROM facts WHERE stored = 0 AND number <= ?1 ORDER BY number";
             for bytes in super::rows::column::<Vec<u8>>(db, sql, [to])? {
                 let Body::Stamp(stamp) = Fact::peek(&bytes)?.body;
-                keep(db, &stamp)?;
+                if keep(db, &stamp)? {
+                    tell(db, &stamp)?;
+                }
             }
             let sql = "UPDATE facts SET stored = 1 WHERE stored = 0 AND number <= ?1";
             db.execute(sql, [to])?;
@@ -162,6 +166,16 @@ pub(super) fn keep(db: &Connection, stamp: &Stamp) -> Result<bool> {
         .execute(params![key, stamp.sequence, stamp.received_ms, stamp.source_set.0, origin])?;
     db.prepare_cached("UPDATE meta SET sequence = max(sequence, ?1)")?.execute([stamp.sequence])?;
     Ok(added > 0)
+}
+
+/// Adds to the event log that a snapshot is kept.
+fn tell(db: &Connection, stamp: &Stamp) -> Result<()> {
+    let sql = "SELECT t.role FROM tokens t JOIN snapshots n ON n.origin = t.id
+               JOIN stripes s ON s.key = n.stripe WHERE s.id = ?1";
+    let role: String = db.prepare_cached(sql)?.query_row([stamp.snapshot.0], |r| r.get(0))?;
+    let text = format!("{:.8} by the {role}'s token", stamp.snapshot);
+    let what = Told::of(events::Kind::Snapshot, text).in_stripe(stamp.snapshot);
+    insert_event(db, &Happened { at_ms: stamp.received_ms, times: 1, what })
 }
 
 /// The id of the owner's token: what came by tokens that are not known any more counts as theirs.

@@ -192,24 +192,9 @@ impl Catalog {
         .await
     }
 
-    /// The entries, counted: each number is a count of rows of its own.
+    /// The entries, counted.
     pub(in crate::coordinator) async fn ledger_counts(&self) -> Result<LedgerCounts> {
-        self.read(|db| {
-            let count = |state: &str| -> Result<u64> {
-                let sql = "SELECT count(*) FROM repairs WHERE state = ?1";
-                Ok(db.prepare_cached(sql)?.query_row([state], |r| r.get(0))?)
-            };
-            Ok(LedgerCounts {
-                needed: db
-                    .prepare_cached("SELECT count(*) FROM repairs")?
-                    .query_row([], |r| r.get(0))?,
-                repaired: count("repaired")?,
-                failed: count("failed")?,
-                waiting: count("waiting")?,
-                unknown: count("unknown")?,
-            })
-        })
-        .await
+        self.read(ledger_counts).await
     }
 
     /// A page of the entries after the key `after`.
@@ -304,6 +289,21 @@ impl Catalog {
         })
         .await
     }
+}
+
+/// The entries, counted: each number is a count of rows of its own.
+pub(super) fn ledger_counts(db: &Connection) -> Result<LedgerCounts> {
+    let count = |state: &str| -> Result<u64> {
+        let sql = "SELECT count(*) FROM repairs WHERE state = ?1";
+        Ok(db.prepare_cached(sql)?.query_row([state], |r| r.get(0))?)
+    };
+    Ok(LedgerCounts {
+        needed: db.prepare_cached("SELECT count(*) FROM repairs")?.query_row([], |r| r.get(0))?,
+        repaired: count("repaired")?,
+        failed: count("failed")?,
+        waiting: count("waiting")?,
+        unknown: count("unknown")?,
+    })
 }
 
 /// Takes the stripes that `keys` selects into the ledger: as new ones, also where they were whole

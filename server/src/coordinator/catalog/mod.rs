@@ -5,6 +5,7 @@
 
 mod anew;
 mod commit;
+mod events;
 mod facts;
 mod inventory;
 mod ledger;

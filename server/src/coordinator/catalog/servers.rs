@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::rows::{column, shards_changed};
 use super::{Catalog, tick};
 use crate::auth::Role;
-use crate::wire::{Code, JoinRequest, Mode, ServerId};
+use crate::wire::{Code, JoinRequest, Mode, ServerId, Weight};
 use crate::{Error, Result};
 
 /// A server that has joined.
@@ -23,6 +23,8 @@ pub(in crate::coordinator) struct ServerRow {
     /// Whether what it held is made again elsewhere.
     pub(in crate::coordinator) lost: bool,
     pub(in crate::coordinator) mode: Mode,
+    /// What its capacity counts for.
+    pub(in crate::coordinator) weight: Weight,
 }
 
 /// A token that opens this coordinator.
@@ -67,7 +69,7 @@ impl Catalog {
         self.read(|db| {
             let mut rows = db.prepare(
                 "SELECT id, name, zone, url, shared_key, capacity_bytes, free_bytes, last_seen_ms,
-                        lost, mode
+                        lost, mode, weight
                  FROM servers ORDER BY id",
             )?;
             let rows = rows.query_map([], |r| {
@@ -82,6 +84,8 @@ impl Catalog {
                     last_seen_ms: r.get(7)?,
                     lost: r.get(8)?,
                     mode: mode_of(&r.get::<_, String>(9)?),
+                    // The table's check has the same bounds.
+                    weight: Weight::try_from(r.get::<_, u32>(10)?).unwrap_or_default(),
                 })
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
@@ -112,15 +116,16 @@ impl Catalog {
             let sequence = tick(db)?;
             let server = db.query_row(
                 "INSERT INTO servers (id, name, zone, url, shared_key, starts, capacity_bytes,
-                                      free_bytes, joined_sequence, lost, mode)
+                                      free_bytes, joined_sequence, lost, mode,
+                                      weight)
                  VALUES (1 + max(coalesce((SELECT max(id) FROM servers), 0), coalesce(
                              (SELECT value FROM settings WHERE name = 'last_server'), 0)),
-                         ?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 'normal')
+                         ?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 'normal', ?8)
                  ON CONFLICT (name) DO UPDATE SET
                      zone = excluded.zone, url = excluded.url, shared_key = excluded.shared_key,
                      capacity_bytes = excluded.capacity_bytes, free_bytes = excluded.free_bytes,
                      joined_sequence = excluded.joined_sequence, lost = 0,
-                     mode = 'normal'
+                     mode = 'normal', weight = excluded.weight
                  RETURNING id",
                 params![
                     request.name,
@@ -129,7 +134,8 @@ impl Catalog {
                     shared_key,
                     request.capacity_bytes,
                     request.free_bytes,
-                    sequence
+                    sequence,
+                    request.weight.hundredths()
                 ],
                 |r| r.get(0).map(ServerId),
             )?;
@@ -144,21 +150,24 @@ impl Catalog {
                 last_seen_ms: None,
                 lost: false,
                 mode: Mode::Normal,
+                weight: request.weight,
             })
         })
         .await
     }
 
-    /// Notes where a server is now; refuses a start number lower than one seen before.
+    /// Notes where a server is now, and what its capacity counts for; refuses a start number lower than one seen before.
     pub(in crate::coordinator) async fn hello(
         &self,
         server: ServerId,
         url: String,
         starts: u64,
+        weight: Weight,
     ) -> Result<()> {
         self.write(move |db| {
-            let sql = "UPDATE servers SET url = ?2, starts = ?3 WHERE id = ?1 AND starts <= ?3";
-            match db.execute(sql, params![server.0, url, starts])? {
+            let sql = "UPDATE servers SET url = ?2, starts = ?3, weight = ?4
+                       WHERE id = ?1 AND starts <= ?3";
+            match db.execute(sql, params![server.0, url, starts, weight.hundredths()])? {
                 0 => Err(Error::refuse(
                     Code::Conflict,
                     format!(

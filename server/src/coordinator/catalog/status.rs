@@ -3,27 +3,35 @@
 use rusqlite::{Connection, params};
 
 use super::Catalog;
+use super::ledger::ledger_counts;
 use super::read::below_target;
 use crate::Result;
-use crate::wire::ServerId;
+use crate::wire::{LedgerCounts, ServerId};
 
 /// What the catalog adds to a status.
 #[derive(Debug)]
 pub(in crate::coordinator) struct Counts {
     pub(in crate::coordinator) snapshots: u64,
     pub(in crate::coordinator) stripes: u64,
-    pub(in crate::coordinator) chunks: u64,
+    pub(in crate::coordinator) chunks: Option<u64>,
     pub(in crate::coordinator) pack_bytes: u64,
     pub(in crate::coordinator) shard_bytes: u64,
     pub(in crate::coordinator) margins: Vec<(i32, u64)>,
     pub(in crate::coordinator) stripes_below_target: u64,
+    pub(in crate::coordinator) repairs: LedgerCounts,
+    pub(in crate::coordinator) whole: u64,
     pub(in crate::coordinator) leases: u64,
     pub(in crate::coordinator) leftover_shards: u64,
 }
 
 impl Catalog {
-    /// The counts, with margins by the good shards on the servers in `up`.
-    pub(in crate::coordinator) async fn counts(&self, up: Vec<ServerId>) -> Result<Counts> {
+    /// The counts, with margins by the good shards on the servers in `up`; that of the chunks, for
+    /// which the longest table is gone through, only where it is asked for.
+    pub(in crate::coordinator) async fn counts(
+        &self,
+        up: Vec<ServerId>,
+        with_chunks: bool,
+    ) -> Result<Counts> {
         let now_ms = self.clock.now_ms();
         self.read(move |db| {
             let (stripes, pack_bytes) = db
@@ -32,7 +40,9 @@ impl Catalog {
             Ok(Counts {
                 snapshots: number(db, "SELECT count(*) FROM snapshots WHERE state = 'kept'")?,
                 stripes,
-                chunks: number(db, "SELECT count(*) FROM (SELECT DISTINCT id FROM chunks)")?,
+                chunks: with_chunks
+                    .then(|| number(db, "SELECT count(*) FROM (SELECT DISTINCT id FROM chunks)"))
+                    .transpose()?,
                 pack_bytes,
                 shard_bytes: number(
                     db,
@@ -41,6 +51,12 @@ impl Catalog {
                 )?,
                 margins: margins(db, &up)?,
                 stripes_below_target: below_target(db)?,
+                repairs: ledger_counts(db)?,
+                whole: number(
+                    db,
+                    "SELECT count(*) FROM stripes
+                     WHERE NOT EXISTS (SELECT 1 FROM repairs WHERE stripe = key)",
+                )?,
                 leases: db
                     .prepare_cached(
                         "SELECT count(*) FROM leases WHERE state = 'open' AND expires_ms > ?1",
@@ -50,6 +66,14 @@ impl Catalog {
             })
         })
         .await
+    }
+
+    /// How many stripes have nothing to spare on the servers in `up`.
+    pub(in crate::coordinator) async fn thin_stripes(&self, up: Vec<ServerId>) -> Result<u64> {
+        let thin = |margins: Vec<(i32, u64)>| {
+            margins.into_iter().filter(|(margin, _)| *margin <= 0).map(|(_, stripes)| stripes).sum()
+        };
+        self.read(move |db| Ok(thin(margins(db, &up)?))).await
     }
 }
 

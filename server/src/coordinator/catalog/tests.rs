@@ -30,6 +30,7 @@ impl Fixture {
                 url: "http://127.0.0.1:9".into(),
                 capacity_bytes: 1,
                 free_bytes: 1,
+                weight: crate::wire::Weight::ONE,
             };
             servers.push(catalog.join(request, [2; 32], false).await.unwrap().server);
         }

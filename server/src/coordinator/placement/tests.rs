@@ -201,6 +201,21 @@ fn shares_are_within_2_percent_of_their_targets() {
 }
 
 #[test]
+fn a_server_of_weight_2_gets_twice_the_shards_in_a_small_fleet() {
+    const STRIPES: u32 = 40_000;
+    let weights = [1.0, 1.0, 2.0, 1.0, 1.0, 1.0];
+    let load = load(STRIPES, (2, 1), &weighted(&weights, 3));
+    let share = shares_of(&weights, 3)[2];
+    assert!((share - 2.0 / 7.0).abs() < 1e-9, "{share}");
+    for (server, shards) in load.iter().enumerate().filter(|(server, _)| *server != 2) {
+        let times = load[2] / shards;
+        assert!((1.95..2.05).contains(&times), "{times} times that of {server}");
+    }
+    // In a fleet of as many servers as shards each has one of every stripe, whatever its weight.
+    assert!(shares_of(&weights, 6).iter().all(|share| (share - 1.0 / 6.0).abs() < 1e-9));
+}
+
+#[test]
 fn servers_that_hold_of_every_stripe_take_turns_with_its_parity() {
     let candidates = weighted(&[1.0; 6], 6);
     let mut parity = [0; 6];

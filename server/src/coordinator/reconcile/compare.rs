@@ -12,6 +12,7 @@ use super::due::Look;
 use super::sort::sort;
 use crate::auth::Grant;
 use crate::coordinator::catalog::{Condition, MapDigests, Mapped, Standing};
+use crate::coordinator::events::of_damage;
 use crate::coordinator::fleet::Member;
 use crate::coordinator::{Core, prober, repair};
 use crate::wire::{
@@ -217,6 +218,9 @@ impl Comparing<'_> {
         }
         let (name, shards) = (&self.member.row.name, otherwise.len());
         tracing::warn!(name, shards, "shards are otherwise than the map had them");
+        let count = |is| otherwise.iter().filter(|mapped| mapped.condition == is).count() as u64;
+        let told = of_damage(name, count(Condition::Missing), count(Condition::Damaged));
+        self.core.journal.note(told, self.core.catalog.clock.now_ms());
         let booked = self.core.catalog.book(self.member.row.server, otherwise).await;
         self.core.fleet.has_changed();
         booked.map_err(text)

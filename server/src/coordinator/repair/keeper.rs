@@ -15,6 +15,7 @@ use super::stripe::{Manner, Repaired, repair_stripe};
 use super::trim::trim_some;
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Ledgered, Which};
+use crate::coordinator::events::{Kind, Told};
 use crate::coordinator::fail_points::FailPoint;
 use crate::coordinator::fleet::Member;
 use crate::coordinator::health::wait::Wait;
@@ -254,8 +255,24 @@ pub(super) async fn try_one(core: &Core, one: Urgent) -> Result<Tried> {
     let _slot = core.repairs.slot().await;
     let manner = Manner { thin, urgent, timeout: core.repairs.unwatched(urgent) };
     let origin = core.tokens[0].id;
+    let note = |kind, text: &str| {
+        let told = Told::of(kind, text).in_stripe(stripe);
+        core.journal.note(told, core.catalog.clock.now_ms());
+    };
+    if thin {
+        note(Kind::RepairBegun, "it has nothing to spare");
+    }
     let repaired = repair_stripe(core, origin, stripe, manner).await;
+    let is_inconsistent = repaired.as_ref().is_ok_and(|r| r.outcome == Some(Outcome::Inconsistent));
     let ended = ended(&repaired);
+    match &ended {
+        Ended::Short(why) if is_inconsistent => note(Kind::Inconsistent, why),
+        Ended::Short(why) | Ended::Unknown(why) | Ended::TargetFailed(why) => {
+            note(Kind::RepairFailed, why);
+        }
+        Ended::Whole if thin => note(Kind::Repaired, "whole again"),
+        Ended::Whole | Ended::Changed => {}
+    }
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),

@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 
 use self::run::Run;
 use super::Core;
+use super::events::of_settings;
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
 use crate::Result;
@@ -292,6 +293,7 @@ pub(super) async fn set(
     Body(wanted): Body<SetRepair>,
 ) -> Result<Json<RepairStatus>> {
     let mut settings = core.repairs.settings();
+    let before = settings;
     let mut changed = Vec::new();
     if let Some(paused) = wanted.paused {
         settings.paused = paused;
@@ -320,6 +322,7 @@ pub(super) async fn set(
     to_the_end(async move {
         setting.catalog.set(changed).await?;
         setting.repairs.lock().settings = settings;
+        setting.journal.note(of_settings(&before, &settings), setting.catalog.clock.now_ms());
         if wanted.lift_brake {
             setting.fleet.resume(setting.catalog.clock.now_ms());
         }

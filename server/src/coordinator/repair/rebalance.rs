@@ -73,7 +73,7 @@ pub(super) fn settled(core: &Core) -> Option<BTreeMap<ServerId, i64>> {
             if !member.takes_writes() {
                 return None;
             }
-            let steps = (member.row.capacity_bytes.max(1) as f64).log(CAPACITY_STEP).round();
+            let steps = member.heft().log(CAPACITY_STEP).round();
             servers.insert(member.row.server, steps as i64);
         }
         Some(servers)

@@ -80,6 +80,12 @@ pub(super) async fn repair_stripe(
     let repaired = repair.run(&plan, &places).await;
     core.catalog.end_repair(lease).await?;
     core.planted.reach(FailPoint::LeaseEnded);
+    if let Ok(Repaired { lacking, rebuilt, .. }) = &repaired
+        && lacking.is_empty()
+    {
+        let bytes = rebuilt.len() as u64 * map.file_bytes();
+        core.journal.whole(bytes, core.catalog.clock.now_ms());
+    }
     repaired
 }
 

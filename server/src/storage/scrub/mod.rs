@@ -23,7 +23,7 @@ use super::router::{admit_coordinator, message};
 use super::server::{Open, Server, blocking};
 use super::shelf::Shelf;
 use super::throttle::Throttle;
-use crate::wire::{ScrubOrder, ScrubStatus};
+use crate::wire::{ScrubGlance, ScrubOrder, ScrubStatus};
 use crate::{Error, Result};
 
 /// The position in the server's folder.
@@ -117,6 +117,16 @@ pub(super) async fn change(
     keep(&server).await?;
     server.scrub.changed.notify_one();
     told(&server).await.map(Json)
+}
+
+/// Where it is, without waiting for the disk.
+pub(super) fn glance(server: &Server) -> ScrubGlance {
+    let State { position, .. } = &*server.scrub.state();
+    ScrubGlance {
+        paused: position.paused,
+        permille: position.permille(),
+        bad_known: server.shelf.bad.count(),
+    }
 }
 
 async fn told(server: &Arc<Server>) -> Result<ScrubStatus> {

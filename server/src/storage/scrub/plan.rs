@@ -67,6 +67,17 @@ impl Position {
         self.pass.as_ref()?.after.as_ref()?.parse().ok()
     }
 
+    /// How much of the pass under way is done, by where it is; `None` between passes.
+    pub(super) fn permille(&self) -> Option<u16> {
+        self.pass.as_ref()?;
+        let done = self.after().map_or(0, |after| {
+            let [first, second, ..] = after.stripe.0;
+            u32::from(u16::from_be_bytes([first, second])) * 1000 / (1 << 16)
+        });
+        // Below 1000.
+        Some(done as u16)
+    }
+
     /// How long from now the shard of `address` is due; `None`, the end of the pass.
     pub(super) fn due_in_ms(&self, address: Option<Address>, rules: &Rules, now_ms: u64) -> u64 {
         let Some(pass) = self.pass.as_ref().filter(|pass| !pass.hurried) else { return 0 };
