@@ -177,6 +177,8 @@ mod tests {
             servers: vec![(State::Up, 6 - down), (State::Down, down)],
             brake: None,
             repairs: LedgerCounts::default(),
+            read_recently: 0,
+            last_drill: None,
         }
     }
 

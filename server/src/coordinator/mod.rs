@@ -1,7 +1,7 @@
 //! The coordinator: the catalog and what decides by it.
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
-//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
+//! shells: `router` with the requests of `push`, `read`, `coverage` and `servers`, the `prober`, `reconcile`
 //! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
 //! `certifier` with the vault's CA, and the `folder` that it all lies in.
 
@@ -9,6 +9,7 @@ mod audit;
 mod catalog;
 mod certifier;
 mod clock;
+mod coverage;
 mod fleet;
 mod folder;
 mod health;

@@ -12,8 +12,8 @@ use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
 use super::{Core, prober};
 use crate::wire::{
-    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
-    ServerInfo, SetMode, State as Health, Status, VaultInfo,
+    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, RECENT_MS, Replaced,
+    ServerId, ServerInfo, SetMode, State as Health, Status, VaultInfo,
 };
 use crate::{Error, Result, auth, tls};
 
@@ -170,6 +170,8 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
         repairs: core.catalog.ledger_counts().await?,
+        read_recently: core.catalog.read_since(now_ms.saturating_sub(RECENT_MS)).await?,
+        last_drill: core.catalog.last_drill().await?,
     }))
 }
 

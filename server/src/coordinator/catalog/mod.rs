@@ -4,6 +4,7 @@
 //! consistent state. What the tables are for stands in schema.sql.
 
 mod commit;
+mod coverage;
 mod inventory;
 mod ledger;
 mod open;
