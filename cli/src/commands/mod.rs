@@ -4,6 +4,7 @@
 //! capitals; secrets come from there or from files, never from argv.
 
 pub mod demo;
+pub mod drill;
 pub mod explain;
 pub mod init;
 pub mod key;
@@ -77,6 +78,7 @@ pub enum Command {
     Push(push::Args),
     Pull(pull::Args),
     Verify(verify::Args),
+    Drill(drill::Args),
     Rescue(rescue::Args),
     RepairScan(repair_scan::Args),
     Repair(repair::Args),
@@ -98,6 +100,7 @@ impl Command {
             Self::Push(_) => "push",
             Self::Pull(_) => "pull",
             Self::Verify(_) => "verify",
+            Self::Drill(_) => "drill",
             Self::Rescue(_) => "rescue",
             Self::RepairScan(_) => "repair-scan",
             Self::Repair(_) => "repair",
@@ -151,6 +154,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Push(args) => push::run(args, &global).await,
         Command::Pull(args) => pull::run(args, &global).await,
         Command::Verify(args) => verify::run(args, &global).await,
+        Command::Drill(args) => drill::run(args, &global).await,
         Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Repair(args) => repair::run(args, &global).await,
