@@ -235,6 +235,12 @@ fn rules(timings: &Timings) -> Rules {
 }
 
 impl Coordinator {
+    /// Repairs what is due by its ledger, for one that does not do so by itself. Dropped, it stops
+    /// where it stands.
+    pub async fn repair_due(&self) -> Result<()> {
+        repair::repair_due(&self.core).await
+    }
+
     /// Stops probing and serving, and closes the catalog.
     pub async fn stop(self) {
         if let Some(keeper) = self.keeper {

@@ -34,7 +34,7 @@ use crate::wire::{
 #[cfg(test)]
 pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
-pub(super) use self::keeper::keep;
+pub(super) use self::keeper::{keep, repair_due};
 pub(super) use self::surplus::Surplus;
 pub(super) use self::trim::trash;
 
