@@ -56,7 +56,9 @@ async fn drill_in(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> {
     let outcome = drill::drill(vault, snapshot, args.subset.unwrap_or(SUBSET), &counters).await;
     watch.finish();
     let outcome = outcome?;
-    vault.coordinator.note_drill(&outcome.kept()).await?;
+    if let Err(error) = vault.coordinator.note_drill(&outcome.kept()).await {
+        ui.warn(&format!("the coordinator did not take note of this drill: {error}"), None);
+    }
     Ok(tell(&outcome, began.elapsed(), ui))
 }
 

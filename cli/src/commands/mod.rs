@@ -4,6 +4,7 @@
 //! capitals; secrets come from there or from files, never from argv.
 
 pub mod demo;
+pub mod disks;
 pub mod drill;
 pub mod explain;
 pub mod init;
@@ -87,6 +88,7 @@ pub enum Command {
     Explain(explain::Args),
     Status(status::Args),
     Servers(servers::Args),
+    Disks(disks::Args),
     Key(key::Args),
     Serve(serve::Args),
     Demo(demo::Args),
@@ -109,6 +111,7 @@ impl Command {
             Self::Explain(_) => "explain",
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
+            Self::Disks(_) => "disks",
             Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
@@ -164,6 +167,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Status(args) => status::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
+        Command::Disks(args) => disks::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,
         Command::Demo(args) => demo::run(args, &global).await,
     }

@@ -107,7 +107,11 @@ struct Mended {
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let connection = vault::connect(global).await?;
-    let scanned = scan_and_fix(&connection.coordinator, args.fix, &global.ui).await;
+    let mut scanned = scan_and_fix(&connection.coordinator, args.fix, &global.ui).await;
+    if scanned.is_ok() && args.fix && connection.is_local() {
+        let forgot = vault::forget_replaced(&connection.coordinator).await;
+        scanned = scanned.and_then(|exit| forgot.map(|()| exit));
+    }
     connection.close().await;
     scanned
 }

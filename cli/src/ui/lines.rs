@@ -21,6 +21,8 @@ pub enum View {
     Scan,
     /// Stripes whose directories were read.
     Index,
+    /// Shards that a scrub read.
+    Upkeep,
 }
 
 impl View {
@@ -37,6 +39,7 @@ impl View {
             Self::Repair => "mend",
             Self::Scan => "scan",
             Self::Index => "index",
+            Self::Upkeep => "upkeep",
         }
     }
 }
@@ -170,7 +173,11 @@ fn main_line(view: View, meter: &Meter) -> String {
     let numbers = &meter.last;
     let done = bytes_text(done_bytes(view, numbers));
     let rate = format!("{}/s", bytes_text(meter.main as u64));
-    let noun = if view == View::Index { "stripe" } else { "file" };
+    let noun = match view {
+        View::Index => "stripe",
+        View::Upkeep => "shard",
+        _ => "file",
+    };
     let of = |done: u64, total: u64| match total {
         0 => plural(done, noun),
         total => format!("{}/{} {noun}s", count_text(done), count_text(total)),

@@ -138,7 +138,10 @@ pub async fn verify(
         }
         verify.group(&maps).await?;
         let covered = std::mem::take(&mut verify.covered).into_values().collect();
-        vault.coordinator.note_coverage(covered).await?;
+        // What was found is as true where the coordinator cannot write it down.
+        if let Err(error) = vault.coordinator.note_coverage(covered).await {
+            tracing::warn!(%error, "what was read whole is not remembered");
+        }
     }
     verify.name_lost_files(vault, snapshot, subset.is_some()).await?;
     verify.outcome.withheld = verify.fetcher.withheld().1;

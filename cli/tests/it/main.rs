@@ -15,6 +15,7 @@ mod bits;
 mod command_line;
 mod coordinator_fails;
 mod damage;
+mod disks;
 mod drill;
 mod explain;
 mod full_disks;

@@ -192,6 +192,11 @@ impl Storage {
         scrub::due(&self.open, rules).await
     }
 
+    /// Shards that scrubs of this process read, and the bytes of their files.
+    pub fn scrubbed(&self) -> (u64, u64) {
+        self.open.scrub.read()
+    }
+
     /// Shards here that are known to be bad.
     pub fn bad_shards(&self) -> u64 {
         self.open.shelf.bad.count()

@@ -7,6 +7,7 @@ mod plan;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,9 @@ pub(super) struct Scrub {
     changed: Notify,
     /// Held while the position is written down, so that the last one stays.
     keeping: Mutex<()>,
+    /// What was read since the process began.
+    shards: AtomicU64,
+    bytes: AtomicU64,
 }
 
 struct State {
@@ -92,7 +96,18 @@ impl Scrub {
             Position::default()
         });
         let state = State { position, rules: rules.into(), orders: 0 };
-        Ok(Self { state: Mutex::new(state), changed: Notify::new(), keeping: Mutex::new(()) })
+        Ok(Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            keeping: Mutex::new(()),
+            shards: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Shards read since the process began, and their bytes.
+    pub(super) fn read(&self) -> (u64, u64) {
+        (self.shards.load(Relaxed), self.bytes.load(Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -236,6 +251,8 @@ impl Walk {
         };
         let (bytes, good) = read(server, address).await;
         self.shards.pop_front();
+        server.scrub.shards.fetch_add(1, Relaxed);
+        server.scrub.bytes.fetch_add(bytes, Relaxed);
         {
             let state = &mut *server.scrub.state();
             if state.orders == self.orders {
