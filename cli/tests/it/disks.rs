@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use codec::shard::Kind;
@@ -146,12 +146,26 @@ fn a_disk_that_is_added_takes_its_part_of_later_pushes() {
         write(tree.join(format!("later {n}")), noise(100 + n, 700_000));
     }
     push(&sandbox, &["--upkeep=0"]).exits(0);
-    let held = || {
-        let folders = fs::read_dir(new.join("shards")).unwrap();
-        folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count()).sum::<usize>()
-    };
-    assert!(held() > 0);
+    assert!(shards_in(&new) > 0);
     whole(&sandbox);
+}
+
+#[test]
+fn upkeep_moves_shards_to_a_disk_that_was_added() {
+    let (sandbox, _) = pushed("2+1");
+    let new = sandbox.path("new");
+    sandbox.arc(["disks", "add", text(&new)]).exits(0);
+    assert_eq!(shards_in(&new), 0);
+    eventually("some have moved", || {
+        push(&sandbox, &[]).exits(0);
+        shards_in(&new) > 0
+    });
+    whole(&sandbox);
+}
+
+fn shards_in(disk: &Path) -> usize {
+    let folders = fs::read_dir(disk.join("shards")).unwrap();
+    folders.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
 }
 
 #[test]
@@ -178,6 +192,7 @@ fn i8_what_rots_on_a_disk_is_found_and_mended_at_the_end_of_pushes() {
         rotten.is_empty()
     });
     assert_eq!(found, hurt.len() as u64, "each is found once");
+    assert_eq!(upkeep(&push(&sandbox, &["--scrub-every=1s"]).exits(0)), None);
     whole(&sandbox);
 }
 
