@@ -211,3 +211,24 @@ fn a_healthy_vault_is_kept_up_in_silence_and_a_signal_ends_it_at_once() {
     assert_eq!(push.wait().unwrap().code(), Some(130));
     whole(&sandbox);
 }
+
+#[test]
+fn a_replacement_that_was_interrupted_is_carried_on_by_the_same_command() {
+    let (sandbox, _) = pushed("2+1");
+    // Killed once the place was written down.
+    let toml = sandbox.path("vault/arc.toml");
+    let new = sandbox.path("new");
+    let written = fs::read_to_string(&toml).unwrap().replace("disks/1", text(&new));
+    fs::write(&toml, written).unwrap();
+    assert_eq!(sandbox.arc(["status"]).code(), 7);
+    sandbox.arc(["disks", "replace", "disk1", text(&new)]).exits(0);
+    sandbox.arc(["repair-scan", "--fix"]).exits(0);
+    whole(&sandbox);
+    // Killed once the former one was given up.
+    let disk = sandbox.path("vault/disks/2");
+    fs::remove_dir_all(&disk).unwrap();
+    sandbox.arc(["servers", "replace", "disk2"]).exits(0);
+    sandbox.arc(["disks", "replace", "disk2", text(&disk)]).exits(0);
+    sandbox.arc(["repair-scan", "--fix"]).exits(0);
+    whole(&sandbox);
+}
