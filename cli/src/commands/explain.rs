@@ -122,7 +122,8 @@ async fn explain_in(vault: &Vault, name: &str, path: &[u8], ui: &Ui) -> Result<E
             (used, explain::of_stripe(used.map.geometry.data(), &held, &zones))
         })
         .collect();
-    let read = ReadWhole::of(vault, found.stripes.keys().copied().collect()).await?;
+    let read = ReadWhole::of(vault, found.stripes.keys().copied().collect()).await;
+    let read_ms = read.all(found.stripes.keys().copied());
     let lost = found.stripes.values().filter(|used| is_lost(&used.map, &tickets)).count() as u64;
     let unreached = each.iter().filter(|(_, survival)| survival.is_none()).count() as u64;
     for (number, (used, survival)) in each.iter().enumerate() {
@@ -160,9 +161,9 @@ async fn explain_in(vault: &Vault, name: &str, path: &[u8], ui: &Ui) -> Result<E
         "servers": survival.as_ref().map(|survival| survival.servers),
         "zones": survival.as_ref().map(|survival| survival.zones),
         "whole_zones": survival.as_ref().map(|survival| &survival.whole_zones),
-        "last_read_whole_ms": read.all(),
+        "last_read_whole_ms": read_ms,
     });
-    ui.summary(&summary(&found, &row.id, path, &words, read.all()), fields);
+    ui.summary(&summary(&found, &row.id, path, &words, read_ms), fields);
     Ok(exit)
 }
 
@@ -248,13 +249,16 @@ fn tell_stripe(
 struct ReadWhole(HashMap<StripeId, StripeCoverage>);
 
 impl ReadWhole {
-    async fn of(vault: &Vault, stripes: Vec<StripeId>) -> Result<Self, Failure> {
+    async fn of(vault: &Vault, stripes: Vec<StripeId>) -> Self {
         let mut known = HashMap::with_capacity(stripes.len());
         for stripes in stripes.chunks(COVERAGE_STRIPES_MAX) {
-            let coverage = vault.coordinator.coverage(stripes.to_vec()).await?;
-            known.extend(coverage.into_iter().map(|known| (known.stripe, known)));
+            // An older coordinator keeps no times: they are not known then.
+            match vault.coordinator.coverage(stripes.to_vec()).await {
+                Ok(rows) => known.extend(rows.into_iter().map(|known| (known.stripe, known))),
+                Err(error) => tracing::warn!(%error, "when shards were read is not known"),
+            }
         }
-        Ok(Self(known))
+        Self(known)
     }
 
     fn shard(&self, stripe: StripeId, holder: &Holder) -> Option<u64> {
@@ -270,8 +274,8 @@ impl ReadWhole {
     }
 
     /// Since when all shards of all of them were.
-    fn all(&self) -> Option<u64> {
-        self.0.keys().map(|stripe| self.stripe(*stripe)).min().flatten()
+    fn all(&self, stripes: impl IntoIterator<Item = StripeId>) -> Option<u64> {
+        stripes.into_iter().map(|stripe| self.stripe(stripe)).min().flatten()
     }
 }
 
