@@ -76,7 +76,9 @@ CREATE TABLE stripes (
     -- How many different shards of it are good; counted again with every change of them.
     good             INTEGER NOT NULL,
     -- How many rows of `shards` it has beyond one for each index; counted again likewise.
-    surplus          INTEGER NOT NULL
+    surplus          INTEGER NOT NULL,
+    -- When a client last read, decoded and opened all of it; kept for `arc verify`.
+    opened_ms        INTEGER
 ) STRICT;
 
 -- The few stripes that lack shards, so that no push counts those of all others.
@@ -92,6 +94,8 @@ CREATE TABLE shards (
     server INTEGER NOT NULL REFERENCES servers (id),
     idx    INTEGER NOT NULL,
     state  TEXT    NOT NULL CHECK (state IN ('good', 'missing', 'damaged')),
+    -- When `arc verify` last had every byte of it read, and it was good.
+    read_ms INTEGER,
     PRIMARY KEY (stripe, server)
 ) STRICT, WITHOUT ROWID;
 
@@ -213,4 +217,15 @@ CREATE TABLE events (
     text   TEXT    NOT NULL,
     -- How often it happened within a minute, the last time as told here.
     times  INTEGER NOT NULL
+) STRICT;
+
+-- Drills that were held, by the coordinator's time: what was restored, and how that went.
+CREATE TABLE drills (
+    time_ms    INTEGER PRIMARY KEY,
+    files      INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    bad_shards INTEGER NOT NULL,
+    lost_files INTEGER NOT NULL,
+    result     TEXT    NOT NULL
+        CHECK (result IN ('well', 'repairable', 'out-of-reach', 'lost'))
 ) STRICT;

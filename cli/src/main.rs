@@ -8,6 +8,7 @@
 
 mod commands;
 mod config;
+mod drill;
 mod exit;
 mod explain;
 mod fetch;

@@ -1,20 +1,21 @@
 //! `arc explain`: where the shards of a file are, and what it survives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use codec::StripeId;
 use serde_json::json;
-use server::wire::{Holder, ReadTicket, State, StripeMap};
+use server::wire::{COVERAGE_STRIPES_MAX, Holder, ReadTicket, State, StripeCoverage, StripeMap};
 
 use super::Global;
 use super::servers::state_text;
 use crate::exit::{Exit, Failure};
 use crate::explain::{self, Explained, Held, Part, Survival, Used};
 use crate::fetch::{Fetcher, Tickets};
-use crate::ui::{Ui, bytes_text, escaped, plural};
+use crate::ui::{Ui, bytes_text, escaped, plural, time_text};
 use crate::vault::{self, Vault};
 use crate::{snapshots, tree};
 
@@ -121,11 +122,13 @@ async fn explain_in(vault: &Vault, name: &str, path: &[u8], ui: &Ui) -> Result<E
             (used, explain::of_stripe(used.map.geometry.data(), &held, &zones))
         })
         .collect();
+    let read = ReadWhole::of(vault, found.stripes.keys().copied().collect()).await;
+    let read_ms = read.all(found.stripes.keys().copied());
     let lost = found.stripes.values().filter(|used| is_lost(&used.map, &tickets)).count() as u64;
     let unreached = each.iter().filter(|(_, survival)| survival.is_none()).count() as u64;
     for (number, (used, survival)) in each.iter().enumerate() {
         if ui.is_json() || ui.verbose() > 0 || number < STRIPES_SHOWN {
-            tell_stripe(used, survival.as_ref(), &tickets, ui);
+            tell_stripe(used, survival.as_ref(), &tickets, &read, ui);
         }
     }
     if each.len() > STRIPES_SHOWN && !ui.is_json() && ui.verbose() == 0 {
@@ -158,13 +161,19 @@ async fn explain_in(vault: &Vault, name: &str, path: &[u8], ui: &Ui) -> Result<E
         "servers": survival.as_ref().map(|survival| survival.servers),
         "zones": survival.as_ref().map(|survival| survival.zones),
         "whole_zones": survival.as_ref().map(|survival| &survival.whole_zones),
-        "last_read_whole_ms": null,
+        "last_read_whole_ms": read_ms,
     });
-    ui.summary(&summary(&found, &row.id, path, &words), fields);
+    ui.summary(&summary(&found, &row.id, path, &words, read_ms), fields);
     Ok(exit)
 }
 
-fn summary(found: &Explained, id: &codec::StripeId, path: &[u8], words: &str) -> [String; 3] {
+fn summary(
+    found: &Explained,
+    id: &StripeId,
+    path: &[u8],
+    words: &str,
+    read_ms: Option<u64>,
+) -> [String; 3] {
     let what = match found.files {
         1 => bytes_text(found.bytes),
         files => format!("{}, {}", plural(files, "file"), bytes_text(found.bytes)),
@@ -173,7 +182,10 @@ fn summary(found: &Explained, id: &codec::StripeId, path: &[u8], words: &str) ->
     [
         format!("{} in snapshot {id:.8}: {what} in {stripes}", escaped(&tree::absolute(path))),
         words.to_owned(),
-        "last read whole: not known".to_owned(),
+        match read_ms {
+            Some(ms) => format!("last read whole: {}", at(ms)),
+            None => "last read whole: not known".to_owned(),
+        },
     ]
 }
 
@@ -184,7 +196,13 @@ fn is_lost(map: &StripeMap, tickets: &Tickets) -> bool {
     left.collect::<BTreeSet<u8>>().len() < map.geometry.data()
 }
 
-fn tell_stripe(used: &Used, survival: Option<&Survival>, tickets: &Tickets, ui: &Ui) {
+fn tell_stripe(
+    used: &Used,
+    survival: Option<&Survival>,
+    tickets: &Tickets,
+    read: &ReadWhole,
+    ui: &Ui,
+) {
     let Used { map, parts } = used;
     let shards = Shard::all(map, tickets);
     if ui.is_json() {
@@ -195,6 +213,7 @@ fn tell_stripe(used: &Used, survival: Option<&Survival>, tickets: &Tickets, ui: 
                 "zone": shard.server.map(|server| &server.zone),
                 "state": shard.state(),
                 "is_good": shard.held().is_some(),
+                "last_read_whole_ms": read.shard(map.stripe, shard.holder),
             })
         };
         let fields = json!({
@@ -203,7 +222,7 @@ fn tell_stripe(used: &Used, survival: Option<&Survival>, tickets: &Tickets, ui: 
             "holds": parts,
             "shards": shards.iter().map(shard).collect::<Vec<_>>(),
             "survives_servers": survival.map(|survival| survival.servers),
-            "last_read_whole_ms": null,
+            "last_read_whole_ms": read.stripe(map.stripe),
         });
         return ui.json("stripe", fields);
     }
@@ -214,12 +233,55 @@ fn tell_stripe(used: &Used, survival: Option<&Survival>, tickets: &Tickets, ui: 
             Some(server) => (escaped(server.name.as_bytes()), escaped(server.zone.as_bytes())),
             None => (format!("server {}", shard.holder.server.0), "?".to_owned()),
         };
+        let last = match read.shard(map.stripe, shard.holder) {
+            Some(ms) => format!(", read whole {}", at(ms)),
+            None => String::new(),
+        };
         ui.data(format!(
-            "  {:>3}  {name:<16} zone {zone:<16} {}",
+            "  {:>3}  {name:<16} zone {zone:<16} {}{last}",
             shard.holder.index,
             shard.state()
         ));
     }
+}
+
+/// When the shards of some stripes were last read whole, as a verify told.
+struct ReadWhole(HashMap<StripeId, StripeCoverage>);
+
+impl ReadWhole {
+    async fn of(vault: &Vault, stripes: Vec<StripeId>) -> Self {
+        let mut known = HashMap::with_capacity(stripes.len());
+        for stripes in stripes.chunks(COVERAGE_STRIPES_MAX) {
+            // An older coordinator keeps no times: they are not known then.
+            match vault.coordinator.coverage(stripes.to_vec()).await {
+                Ok(rows) => known.extend(rows.into_iter().map(|known| (known.stripe, known))),
+                Err(error) => tracing::warn!(%error, "when shards were read is not known"),
+            }
+        }
+        Self(known)
+    }
+
+    fn shard(&self, stripe: StripeId, holder: &Holder) -> Option<u64> {
+        let mut shards = self.0.get(&stripe)?.shards.iter();
+        let is_it = |s: &&(u8, _, _)| (s.0, s.1) == (holder.index, holder.server);
+        shards.find(is_it)?.2
+    }
+
+    /// Since when all shards of a stripe were.
+    fn stripe(&self, stripe: StripeId) -> Option<u64> {
+        let shards = &self.0.get(&stripe)?.shards;
+        shards.iter().map(|(.., ms)| *ms).min().flatten()
+    }
+
+    /// Since when all shards of all of them were.
+    fn all(&self, stripes: impl IntoIterator<Item = StripeId>) -> Option<u64> {
+        stripes.into_iter().map(|stripe| self.stripe(stripe)).min().flatten()
+    }
+}
+
+/// A time of the coordinator's.
+fn at(ms: u64) -> String {
+    time_text(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 fn part_text(part: Part) -> &'static str {

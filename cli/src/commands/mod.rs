@@ -5,6 +5,8 @@
 
 pub mod catalog;
 pub mod demo;
+pub mod disks;
+pub mod drill;
 pub mod events;
 pub mod explain;
 pub mod init;
@@ -84,6 +86,7 @@ pub enum Command {
     Push(push::Args),
     Pull(pull::Args),
     Verify(verify::Args),
+    Drill(drill::Args),
     Rescue(rescue::Args),
     RepairScan(repair_scan::Args),
     Repair(repair::Args),
@@ -96,6 +99,7 @@ pub enum Command {
     Events(events::Args),
     Servers(servers::Args),
     Catalog(catalog::Args),
+    Disks(disks::Args),
     Key(key::Args),
     Serve(serve::Args),
     Demo(demo::Args),
@@ -109,6 +113,7 @@ impl Command {
             Self::Push(_) => "push",
             Self::Pull(_) => "pull",
             Self::Verify(_) => "verify",
+            Self::Drill(_) => "drill",
             Self::Rescue(_) => "rescue",
             Self::RepairScan(_) => "repair-scan",
             Self::Repair(_) => "repair",
@@ -121,6 +126,7 @@ impl Command {
             Self::Events(_) => "events",
             Self::Servers(_) => "servers",
             Self::Catalog(_) => "catalog",
+            Self::Disks(_) => "disks",
             Self::Key(_) => "key",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
@@ -177,6 +183,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Push(args) => push::run(args, &global).await,
         Command::Pull(args) => pull::run(args, &global).await,
         Command::Verify(args) => verify::run(args, &global).await,
+        Command::Drill(args) => drill::run(args, &global).await,
         Command::Rescue(args) => rescue::run(args, &global).await,
         Command::RepairScan(args) => repair_scan::run(args, &global).await,
         Command::Repair(args) => repair::run(args, &global).await,
@@ -190,6 +197,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Events(args) => events::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
+        Command::Disks(args) => disks::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,
         Command::Demo(args) => demo::run(args, &global).await,
     }

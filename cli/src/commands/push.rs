@@ -16,7 +16,7 @@ use crate::push::{self, Options, Outcome, Source};
 use crate::snapshots;
 use crate::tree::{Excludes, Trust};
 use crate::ui::{Counters, Ui, View, bytes_text, count_text, duration_text, plural};
-use crate::vault::{self, Vault};
+use crate::vault::{self, Upkeep, Vault};
 
 /// Memory to work in unless `--memory` says otherwise.
 const MEMORY_BYTES: u64 = 256 << 20;
@@ -26,6 +26,10 @@ const PACK_BYTES_MIN: u64 = 1 << 20;
 const PACK_BYTES_MAX: u64 = 1 << 30;
 /// How long to wait for servers unless `--wait-servers` says otherwise.
 const WAIT_SERVERS: Duration = Duration::from_secs(120);
+/// How long a local vault is looked after unless `--upkeep` says otherwise.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// How long a pass over its shards takes unless `--scrub-every` says otherwise.
+const SCRUB_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// When a server is given up unless `--stall` says otherwise.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -83,6 +87,12 @@ pub struct Args {
     /// Give a server up for a shard when nothing moves for so long [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
     pub stall: Option<Duration>,
+    /// Repair and scrub a local vault for so long at most once all is saved; 0: not [default: 60s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub upkeep: Option<Duration>,
+    /// Read each shard of a local vault once in so long [default: 30d]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, hide_short_help = true)]
+    pub scrub_every: Option<Duration>,
     /// Memory to work in, as in 256M [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory: Option<u64>,
@@ -94,12 +104,17 @@ pub struct Args {
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let dry_run = args.dry_run;
+    let time = args.upkeep.unwrap_or(UPKEEP);
+    let scrub_every = args.scrub_every.unwrap_or(SCRUB_EVERY);
     let vault = vault::open(global).await?;
     let pushed = push_into(&vault, args, &global.ui).await;
     let summed = match pushed {
         Ok(outcome) => summary(&vault, &outcome, dry_run, &global.ui).await.map(|()| outcome),
         Err(failure) => Err(failure),
     };
+    if summed.is_ok() && !dry_run && !time.is_zero() {
+        upkeep(&vault, time, scrub_every, &global.ui).await;
+    }
     vault.close().await;
     let outcome = summed?;
     let mut exits = vec![Exit::Done];
@@ -111,6 +126,37 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     }
     global.ui.note_all(&exits);
     Ok(Exit::worst(&exits))
+}
+
+/// The snapshot is saved: whatever comes of this, the push has done its work.
+async fn upkeep(vault: &Vault, time: Duration, scrub_every: Duration, ui: &Ui) {
+    let counters = Arc::new(Counters::default());
+    let watch = ui.watch(Arc::clone(&counters), View::Upkeep);
+    let upkeep = vault.upkeep(time, scrub_every, &counters).await;
+    watch.finish();
+    let Some(Upkeep { bad, made, lacking, failed }) = upkeep else { return };
+    for why in &failed {
+        ui.warn(&format!("upkeep: {why}"), None);
+    }
+    if bad + made == 0 {
+        return;
+    }
+    ui.json("upkeep", json!({ "bad": bad, "made": made, "lacking_stripes": lacking }));
+    let found = format!(
+        "upkeep found {} bad on the vault's disks and made {} again",
+        plural(bad, "more shard"),
+        plural(made, "shard")
+    );
+    match lacking {
+        0 => ui.say(format!("{found}; nothing is lacking")),
+        _ => ui.warn(
+            &format!(
+                "{found}; {} still lack shards: arc repair-scan --fix",
+                plural(lacking, "stripe")
+            ),
+            None,
+        ),
+    }
 }
 
 async fn push_into(vault: &Vault, args: Args, ui: &Ui) -> Result<Outcome, Failure> {

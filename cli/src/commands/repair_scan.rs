@@ -114,10 +114,14 @@ impl Scan {
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let connection = vault::connect(global).await?;
     let (coordinator, ui) = (&connection.coordinator, &global.ui);
-    let scanned = match &args.why {
+    let mut scanned = match &args.why {
         Some(digits) => why::tell(coordinator, digits, ui).await,
         None => scan_and_fix(coordinator, args.fix, ui).await,
     };
+    if scanned.is_ok() && args.fix && connection.is_local() {
+        let forgot = vault::forget_replaced(coordinator).await;
+        scanned = scanned.and_then(|exit| forgot.map(|()| exit));
+    }
     connection.close().await;
     scanned
 }

@@ -5,12 +5,12 @@ mod watch;
 
 use codec::Geometry;
 use serde_json::{Value, json};
-use server::wire::{LedgerCounts, State, Status, StatusQuery};
+use server::wire::{DrillResult, LedgerCounts, PastDrill, State, Status, StatusQuery};
 
 use super::Global;
 use super::servers::{brake_text, state_text};
 use crate::exit::{Exit, Failure};
-use crate::ui::{bytes_text, count_text, escaped, plural};
+use crate::ui::{bytes_text, count_text, escaped, plural, time_text};
 use crate::vault::{self, survives_any};
 
 /// How the vault is: what is stored and what it survives.
@@ -77,6 +77,7 @@ fn is_well(status: &Status, geometry: Geometry) -> bool {
 fn page(status: &Status, geometry: Geometry) -> Vec<String> {
     let mut lines = vec![format!("snapshots  {}", count_text(status.snapshots)), stored(status)];
     lines.extend(labelled("safety", safety(status, geometry)));
+    lines.extend(labelled("verified", verified(status)));
     lines.extend(labelled("servers", servers(status)));
     lines.extend(labelled("repair", repair(status)));
     lines.extend(labelled("pushes", pushes(status)));
@@ -137,6 +138,31 @@ fn safety(status: &Status, geometry: Geometry) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// How much was read whole of late, and the last drill; nothing where there was neither.
+fn verified(status: &Status) -> Vec<String> {
+    if status.read_recently == 0 && status.last_drill.is_none() {
+        return Vec::new();
+    }
+    // Never said to be all before it is.
+    let percent = status.read_recently * 100 / status.stripes.max(1);
+    let mut line = format!("{percent} % of the stripes in the last 30 days");
+    if let Some(PastDrill { time_ms, drill }) = &status.last_drill {
+        let result = match drill.result {
+            DrillResult::Well => "all well",
+            DrillResult::Repairable => "damage met, nothing lost",
+            DrillResult::OutOfReach => "servers were away",
+            DrillResult::Lost => "files were lost",
+        };
+        line += &format!(
+            "; last drill {}: {}, {}, {result}",
+            time_text(i64::try_from(*time_ms).unwrap_or(i64::MAX)),
+            plural(drill.files, "file"),
+            bytes_text(drill.bytes)
+        );
+    }
+    vec![line]
 }
 
 fn servers(status: &Status) -> Vec<String> {
@@ -208,6 +234,8 @@ mod tests {
             repairs: LedgerCounts::default(),
             catalog_old: None,
             whole: 0,
+            read_recently: 0,
+            last_drill: None,
         }
     }
 
@@ -246,6 +274,22 @@ mod tests {
         );
         assert_eq!(servers(&bad), ["3 up, 3 down"]);
         assert_eq!(safety(&status(vec![], 0, 0), code()), ["nothing is stored yet"]);
+    }
+
+    #[test]
+    fn what_was_read_of_late_and_the_last_drill_are_one_line() {
+        use server::wire::Drill;
+        let mut status = status(vec![(2, 1000)], 0, 0);
+        assert_eq!(verified(&status), [""; 0]);
+        status.read_recently = 999;
+        assert_eq!(verified(&status), ["99 % of the stripes in the last 30 days"]);
+        let (files, bytes, result) = (412, 1 << 30, DrillResult::Well);
+        let drill = Drill { files, bytes, bad_shards: 0, lost_files: 0, result };
+        status.last_drill = Some(PastDrill { time_ms: 0, drill });
+        let line = verified(&status).concat();
+        assert!(
+            line.contains("; last drill 19") && line.ends_with(": 412 files, 1.0 GiB, all well")
+        );
     }
 
     #[test]

@@ -9,9 +9,9 @@ use server::wire::Found;
 
 use super::Global;
 use crate::exit::{Exit, Failure};
-use crate::ui::{Counters, Ui, View, bytes_text, duration_text, plural};
+use crate::ui::{Counters, Ui, View, bytes_text, count_text, duration_text, plural};
 use crate::vault::{self, Vault, survives_any};
-use crate::verify::{self, BadShard, Level, Outcome};
+use crate::verify::{self, BadShard, Level, Outcome, Subset};
 use crate::{snapshots, tree};
 
 /// Check that everything stored is there and whole.
@@ -21,7 +21,8 @@ use crate::{snapshots, tree};
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(after_help = "Examples:
   arc verify
-  arc verify latest --level data")]
+  arc verify latest --level data
+  arc verify --level data --subset oldest    every night: all of it within a month")]
 pub struct Args {
     /// Only what this snapshot needs: an id, its first digits, or latest
     #[arg(value_name = "SNAPSHOT")]
@@ -29,6 +30,10 @@ pub struct Args {
     /// How thorough to be [default: shards]
     #[arg(long, value_name = "LEVEL")]
     pub level: Option<Level>,
+    /// Only so many of its bytes at random, as in 5%; or oldest, the thirtieth that was looked at
+    /// longest ago (oldest:5% for another share)
+    #[arg(long, value_name = "SHARE|oldest")]
+    pub subset: Option<Subset>,
 }
 
 /// See [`Args`].
@@ -48,7 +53,7 @@ async fn verify_in(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
     let counters = Arc::new(Counters::default());
     let watch = ui.watch(Arc::clone(&counters), View::Verify);
     let level = args.level.unwrap_or(Level::Shards);
-    let outcome = verify::verify(vault, snapshot, level, &counters).await;
+    let outcome = verify::verify(vault, snapshot, level, args.subset, &counters).await;
     watch.finish();
     Ok(tell(&outcome?, vault.geometry(), began.elapsed(), ui))
 }
@@ -100,8 +105,10 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
 }
 
 fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Vec<String> {
+    let of = outcome.of_stripes.map(|all| format!(" of {}", count_text(all))).unwrap_or_default();
+    let all = if outcome.of_stripes.is_some() { "all of that" } else { "everything" };
     let mut lines = vec![format!(
-        "checked {}, {}, {} in {}",
+        "checked {}{of}, {}, {} in {}",
         plural(outcome.stripes, "stripe"),
         plural(outcome.shards, "shard"),
         bytes_text(outcome.bytes),
@@ -136,10 +143,10 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
             (true, None) => "nothing is stored yet".to_owned(),
             (true, Some(margin)) => match usize::try_from(margin) {
                 Err(_) => "nothing is known to be lost".to_owned(),
-                Ok(0) => "everything can be read, but one more loss is too much".to_owned(),
+                Ok(0) => format!("{all} can be read, but one more loss is too much"),
                 Ok(margin) => {
                     let survives = survives_any(margin.min(geometry.parity()), "more server");
-                    format!("everything can be read, and survives {survives}")
+                    format!("{all} can be read, and survives {survives}")
                 }
             },
         },
@@ -150,6 +157,8 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
 fn fields(outcome: &Outcome, took: std::time::Duration) -> serde_json::Value {
     json!({
         "stripes": outcome.stripes,
+        "of_stripes": outcome.of_stripes,
+        "withheld_shards": outcome.withheld,
         "shards": outcome.shards,
         "bytes": outcome.bytes,
         "bad_shards": outcome.bad.len(),

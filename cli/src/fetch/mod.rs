@@ -14,6 +14,7 @@ mod shards;
 mod span;
 mod tree;
 mod trouble;
+mod withhold;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use self::span::Span;
 pub use self::tree::{ChunkList, Entries, Pages};
 use self::trouble::Trouble;
 pub use self::trouble::{Heal, PassedOver, Tickets};
+use self::withhold::Withholding;
 
 /// Reads chunks of one vault.
 pub struct Fetcher {
@@ -50,6 +52,7 @@ pub struct Fetcher {
     origin: Arc<Origin>,
     trouble: Trouble,
     cache: ColumnCache,
+    withholding: Option<Withholding>,
     counters: Arc<Counters>,
 }
 
@@ -88,7 +91,25 @@ impl Fetcher {
     fn of(origin: Origin, vault: VaultId, keys: VaultKeys, counters: Arc<Counters>) -> Self {
         let origin = Arc::new(origin);
         let trouble = Trouble::new(Arc::clone(&origin));
-        Self { vault, keys, origin, trouble, cache: ColumnCache::default(), counters }
+        Self {
+            vault,
+            keys,
+            origin,
+            trouble,
+            cache: ColumnCache::default(),
+            withholding: None,
+            counters,
+        }
+    }
+
+    /// Reads without m shards of each stripe, chosen at random, as long as it can.
+    pub fn withholding(self) -> Self {
+        Self { withholding: Some(Withholding::default()), ..self }
+    }
+
+    /// Stripes read in part or whole while shards of them were withheld, and how many shards.
+    pub fn withheld(&self) -> (u64, u64) {
+        self.withholding.as_ref().map(Withholding::counts).unwrap_or_default()
     }
 
     /// The vault.

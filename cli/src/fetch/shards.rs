@@ -12,6 +12,7 @@ use server::wire::{Code as Refused, Found, Holder, ServerId, StripeMap};
 
 use super::span::shard_bytes;
 use super::trouble::{Doubt, Tickets, is_stale};
+use super::withhold::Withholding;
 use super::{FetchError, Fetcher, Result};
 
 /// The order in which shards are asked, by what speaks against them.
@@ -63,7 +64,15 @@ impl Fetcher {
     ) -> Result<Vec<(u8, Vec<u8>)>> {
         let needed = map.geometry.data();
         let mut gathered = Gathered::default();
-        for (number, stage) in STAGES.into_iter().enumerate() {
+        let withholds = self.withholds_any(map, &*self.trouble.tickets().await?);
+        let turns = std::iter::once(false).chain(withholds.then_some(true));
+        for (gives_back, number) in turns.flat_map(|turn| (0..STAGES.len()).map(move |n| (turn, n)))
+        {
+            let stage = &STAGES[number];
+            // Before anything is called lost, what was withheld is read after all.
+            if gives_back {
+                self.give_back(map);
+            }
             let tickets = self.trouble.tickets().await?;
             let mut candidates = self.candidates(map, &tickets);
             candidates.retain(|c| stage.contains(&c.doubt) && !gathered.is_bad(&c.holder));
@@ -112,8 +121,29 @@ impl Fetcher {
         }
     }
 
-    /// The shards of a stripe that may be read: of each index the one that least speaks against.
+    /// The shards of a stripe that may be read, without those that are withheld.
     pub(super) fn candidates(&self, map: &StripeMap, tickets: &Tickets) -> Vec<Candidate> {
+        let mut candidates = self.all_candidates(map, tickets);
+        if let Some(withholding) = &self.withholding {
+            let withheld = withholding.of(map, &candidates);
+            candidates.retain(|c| !withheld.contains(&c.holder.index));
+        }
+        candidates
+    }
+
+    fn withholds_any(&self, map: &StripeMap, tickets: &Tickets) -> bool {
+        let of = |w: &Withholding| !w.of(map, &self.all_candidates(map, tickets)).is_empty();
+        self.withholding.as_ref().is_some_and(of)
+    }
+
+    fn give_back(&self, map: &StripeMap) {
+        if let Some(withholding) = &self.withholding {
+            withholding.give_back(map.stripe);
+        }
+    }
+
+    /// Of each index the shard that least speaks against.
+    fn all_candidates(&self, map: &StripeMap, tickets: &Tickets) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = Vec::with_capacity(map.shards.len());
         for holder in &map.shards {
             let Some(doubt) = self.trouble.doubt(tickets, map.stripe, holder) else { continue };

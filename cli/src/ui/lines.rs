@@ -23,6 +23,8 @@ pub enum View {
     Scan,
     /// Stripes whose directories were read.
     Index,
+    /// Shards that a scrub read.
+    Upkeep,
 }
 
 impl View {
@@ -40,6 +42,7 @@ impl View {
             Self::Mend => "repair",
             Self::Scan => "scan",
             Self::Index => "index",
+            Self::Upkeep => "upkeep",
         }
     }
 }
@@ -184,7 +187,11 @@ fn main_line(view: View, meter: &Meter) -> String {
     let numbers = &meter.last;
     let done = bytes_text(done_bytes(view, numbers));
     let rate = format!("{}/s", bytes_text(meter.main as u64));
-    let noun = if view == View::Index { "stripe" } else { "file" };
+    let noun = match view {
+        View::Index => "stripe",
+        View::Upkeep => "shard",
+        _ => "file",
+    };
     let of = |done: u64, total: u64| match total {
         0 => plural(done, noun),
         total => format!("{}/{} {noun}s", count_text(done), count_text(total)),

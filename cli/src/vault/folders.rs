@@ -17,7 +17,7 @@ pub(super) struct NewDisk {
     /// As in `arc.toml`.
     pub(super) written: String,
     pub(super) name: String,
-    device: u64,
+    pub(super) device: u64,
 }
 
 /// What can be refused before anything is made.
@@ -56,7 +56,7 @@ pub(super) fn check_new(
 }
 
 /// A disk's folder is the vault's alone: whatever else is in there is somebody's.
-fn must_be_empty(disk: &Path) -> Result<(), Failure> {
+pub(super) fn must_be_empty(disk: &Path) -> Result<(), Failure> {
     let entries = match fs::read_dir(disk) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(Failure::io("cannot list", disk))?,
@@ -94,26 +94,32 @@ pub(super) fn make_disks(
     let names = names(&paths);
     let mut disks: Vec<NewDisk> = Vec::new();
     for (path, name) in paths.into_iter().zip(names) {
-        make_folder(&path)?;
-        let path = path.canonicalize().map_err(Failure::io("cannot find", &path))?;
-        if disks.iter().any(|other| other.path == path) {
+        let disk = make_disk(dir, &path, name)?;
+        if disks.iter().any(|other| other.path == disk.path) {
             return Err(Failure::new(
                 Exit::Usage,
                 format!("disk {} was given twice", path_text(&path)),
             ));
         }
-        let device = fs::metadata(&path).map_err(Failure::io("cannot read", &path))?.dev();
-        let written = path.strip_prefix(dir).unwrap_or(&path).to_str().map(str::to_owned);
-        let written = written.ok_or_else(|| {
-            Failure::new(Exit::Usage, format!("disk {}: its path is not UTF-8", path_text(&path)))
-        })?;
-        disks.push(NewDisk { path, written, name, device });
+        disks.push(disk);
     }
     Ok(disks)
 }
 
+/// Makes the folder of one disk.
+pub(super) fn make_disk(dir: &Path, path: &Path, name: String) -> Result<NewDisk, Failure> {
+    make_folder(path)?;
+    let path = path.canonicalize().map_err(Failure::io("cannot find", path))?;
+    let device = fs::metadata(&path).map_err(Failure::io("cannot read", &path))?.dev();
+    let written = path.strip_prefix(dir).unwrap_or(&path).to_str().map(str::to_owned);
+    let written = written.ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("disk {}: its path is not UTF-8", path_text(&path)))
+    })?;
+    Ok(NewDisk { path, written, name, device })
+}
+
 /// The folders' own names where they tell the disks apart, `disk1` to `disk<n>` otherwise.
-fn names(paths: &[PathBuf]) -> Vec<String> {
+pub(super) fn names(paths: &[PathBuf]) -> Vec<String> {
     let own: Vec<String> = paths
         .iter()
         .filter_map(|path| path.file_name()?.to_str())

@@ -2,7 +2,8 @@
 //!
 //! DIR has `arc.toml` (the code and the disks), `lock`, `coordinator/` and, unless
 //! other disks were given, `disks/1` to `disks/n`. A disk counts as present by its
-//! `server.id`: an empty mount point is a disk that is away.
+//! `server.id`: an empty mount point is a disk that is away. `disks` adds and replaces them,
+//! `upkeep` has them repaired and scrubbed.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,11 +27,11 @@ use crate::exit::{Exit, Failure};
 use crate::ui::{Ui, path_text};
 
 /// Present disks are up after this, or something is wrong with them.
-const READY_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const READY_WITHIN: Duration = Duration::from_secs(30);
 /// So long the probes may take to find that disks are away.
 const AWAY_WITHIN: Duration = Duration::from_secs(5);
 /// From one look at the servers to the next.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long requests under way may take at the end of a command.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Version of `arc.toml`.
@@ -42,7 +43,10 @@ pub(super) struct Settings {
     version: u32,
     code: String,
     /// Relative to DIR, or absolute.
-    disks: Vec<String>,
+    pub(super) disks: Vec<String>,
+    /// Who was last there, disk for disk; none as in the beginning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) names: Vec<String>,
 }
 
 impl Settings {
@@ -70,13 +74,7 @@ impl Settings {
         }
     }
 
-    /// DIR, and every disk's folder.
-    fn folders(&self, dir: &Path) -> Vec<PathBuf> {
-        let disks = self.disks.iter().map(|disk| dir.join(disk));
-        std::iter::once(dir.to_owned()).chain(disks).collect()
-    }
-
-    fn write(&self, dir: &Path) -> Result<(), Failure> {
+    pub(super) fn write(&self, dir: &Path) -> Result<(), Failure> {
         let path = Self::path(dir);
         let text = toml::to_string(self).map_err(|e| {
             Failure::new(Exit::Failed, format!("cannot write {}", path_text(&path)))
@@ -92,10 +90,11 @@ impl Settings {
 
 /// The services of a local vault, running in this process.
 pub(super) struct Embedded {
-    coordinator: Coordinator,
-    disks: Vec<Storage>,
-    /// DIR, and every disk's folder.
-    folders: Vec<PathBuf>,
+    pub(super) dir: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) coordinator: Coordinator,
+    /// Those that are here, and their folders.
+    pub(super) disks: Vec<(PathBuf, Storage)>,
     lock: Lock,
 }
 
@@ -135,12 +134,11 @@ impl Embedded {
         let mut disks = Vec::new();
         for (disk, started) in join_all(starts).await {
             match started {
-                Ok(storage) => disks.push(storage),
+                Ok(storage) => disks.push((disk, storage)),
                 Err(e) => ui.warn(&format!("disk {} counts as away: {e}", path_text(&disk)), None),
             }
         }
-        let folders = settings.folders(dir);
-        let embedded = Self { coordinator, disks, folders, lock };
+        let embedded = Self { dir: dir.to_owned(), settings, coordinator, disks, lock };
         embedded.wait_until_ready(ui).await?;
         Ok(embedded)
     }
@@ -167,22 +165,25 @@ impl Embedded {
                 zone: Some(zone),
                 ..storage_config(disk.path.clone(), coordinator.running.url())
             };
-            running.push(storage::start(config).await?);
+            running.push((disk.path.clone(), storage::start(config).await?));
         }
         let settings = Settings {
             version: VERSION,
             code: geometry.to_string(),
+            names: disks.iter().map(|disk| disk.name.clone()).collect(),
             disks: disks.into_iter().map(|disk| disk.written).collect(),
         };
-        let folders = settings.folders(dir);
-        let embedded = Self { coordinator, disks: running, folders, lock };
+        let new = NewSettings(settings.clone());
+        let dir = dir.to_owned();
+        let embedded = Self { dir, settings, coordinator, disks: running, lock };
         embedded.wait_until_ready(ui).await?;
-        Ok((embedded, NewSettings(settings)))
+        Ok((embedded, new))
     }
 
     /// DIR, and every disk's folder.
     pub(super) fn folders(&self) -> Vec<PathBuf> {
-        self.folders.clone()
+        let disks = self.settings.disks.iter().map(|disk| self.dir.join(disk));
+        std::iter::once(self.dir.clone()).chain(disks).collect()
     }
 
     /// A client of the coordinator in here.
@@ -195,14 +196,14 @@ impl Embedded {
     /// Stops all services, and then lets the next command have the vault.
     pub(super) async fn stop(self) {
         self.coordinator.stop().await;
-        join_all(self.disks.into_iter().map(Storage::stop)).await;
+        join_all(self.disks.into_iter().map(|(_, storage)| storage.stop())).await;
         self.lock.release();
     }
 
     /// Until every disk that is here is up, and every other one was looked for.
-    async fn wait_until_ready(&self, ui: &Ui) -> Result<(), Failure> {
+    pub(super) async fn wait_until_ready(&self, ui: &Ui) -> Result<(), Failure> {
         let client = self.client()?;
-        let mine: Vec<ServerId> = self.disks.iter().map(|disk| disk.server).collect();
+        let mine: Vec<ServerId> = self.disks.iter().map(|(_, disk)| disk.server).collect();
         let began = Instant::now();
         loop {
             let servers = client.read_tickets().await?.servers;
@@ -269,7 +270,7 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
     coordinator::start(config).await.map_err(Failure::when(failed))
 }
 
-fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
+pub(super) fn storage_config(data: PathBuf, coordinator: String) -> storage::Config {
     storage::Config {
         data,
         listen: loopback(),
@@ -306,8 +307,12 @@ mod tests {
     #[test]
     fn settings_are_read_back_and_newer_ones_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let settings =
-            Settings { version: VERSION, code: "4+2".into(), disks: vec!["disks/1".into()] };
+        let settings = Settings {
+            version: VERSION,
+            code: "4+2".into(),
+            disks: vec!["disks/1".into()],
+            names: vec![],
+        };
         settings.write(dir.path()).unwrap();
         assert_eq!(Settings::read(dir.path()).unwrap(), settings);
         Settings { version: VERSION + 1, ..settings }.write(dir.path()).unwrap();

@@ -4,13 +4,16 @@
 //! `arc.toml`); for the latter the same services run inside this process while
 //! the command does. Past this module nothing knows which of the two it is.
 
+mod disks;
 mod folders;
 mod head;
 mod local;
 mod lock;
 mod survival;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use codec::Geometry;
 use codec::keys::{VaultKeys, VaultRecord};
@@ -23,10 +26,12 @@ use crate::commands::Global;
 use crate::config::{Config, Known, Location};
 use crate::exit::{Exit, Failure};
 use crate::secret;
-use crate::ui::{escaped, path_text};
+use crate::ui::{Counters, Ui, escaped, path_text};
 use local::Embedded;
 
+pub use disks::{Joined, Place};
 pub use survival::{any as survives_any, proposals, words as survival_words, zone_sizes};
+pub use upkeep::{Upkeep, forget_replaced};
 
 /// A vault whose coordinator was reached; its contents are still closed.
 pub struct Connection {
@@ -75,6 +80,18 @@ impl Vault {
         self.embedded.as_ref().map(Embedded::folders).unwrap_or_default()
     }
 
+    /// Repairs and scrubs what is due in a local vault, for `time` at most; one elsewhere does so by
+    /// itself.
+    pub async fn upkeep(
+        &self,
+        time: Duration,
+        scrub_every: Duration,
+        counters: &Counters,
+    ) -> Option<Upkeep> {
+        let embedded = self.embedded.as_ref()?;
+        Some(embedded.upkeep(time, scrub_every, counters).await)
+    }
+
     /// Stops what runs in this process for it.
     pub async fn close(self) {
         stop(self.embedded).await;
@@ -85,6 +102,33 @@ impl Connection {
     /// Whether its services run in this process, and only while the command does.
     pub fn is_local(&self) -> bool {
         self.embedded.is_some()
+    }
+
+    /// The places of a local vault's disks.
+    pub fn places(&self) -> Result<Vec<Place>, Failure> {
+        Ok(self.embedded.as_ref().ok_or_else(|| no_disks(&self.location))?.places())
+    }
+
+    /// Makes the empty folder at `path` one more disk of a local vault.
+    pub async fn add_disk(
+        &mut self,
+        path: &Path,
+        name: Option<String>,
+        ui: &Ui,
+    ) -> Result<Joined, Failure> {
+        let embedded = self.embedded.as_mut().ok_or_else(|| no_disks(&self.location))?;
+        embedded.add_disk(path, name, ui).await
+    }
+
+    /// Gives the disk `name` of a local vault up, and takes the folder at `path` in its place.
+    pub async fn replace_disk(
+        &mut self,
+        name: &str,
+        path: &Path,
+        ui: &Ui,
+    ) -> Result<Joined, Failure> {
+        let embedded = self.embedded.as_mut().ok_or_else(|| no_disks(&self.location))?;
+        embedded.replace_disk(name, path, ui).await
     }
 
     /// Stops what runs in this process for it.
@@ -107,6 +151,12 @@ impl Connection {
         let Self { coordinator, location, record, embedded, .. } = self;
         Vault { keys, record, coordinator, location, embedded }
     }
+}
+
+fn no_disks(location: &Location) -> Failure {
+    Failure::new(Exit::Usage, format!("the vault at {location} has storage servers, no disks"))
+        .next("arc servers")
+        .next("arc serve storage --help    # one more")
 }
 
 async fn stop(embedded: Option<Embedded>) {

@@ -22,8 +22,9 @@ impl Verify<'_> {
             if self.outcome.lost.contains_key(&map.stripe) {
                 continue;
             }
-            if let Err(error) = self.read_stripe(map).await {
-                self.outcome.unread(map.stripe, "its data", error)?;
+            match self.read_stripe(map).await {
+                Ok(()) => self.covers(map.stripe).opened = true,
+                Err(error) => self.outcome.unread(map.stripe, "its data", error)?,
             }
         }
         Ok(())

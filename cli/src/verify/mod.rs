@@ -4,10 +4,15 @@
 //! a sound header; what was reported damaged stays so. `shards`: the servers read and
 //! hash every byte. `data`: besides, k shards of every stripe are read, decoded and
 //! opened here, every chunk's id is computed, and every chunk that a snapshot needs is
-//! looked up.
+//! looked up. `restore`: the same with m random shards of every stripe withheld.
+//!
+//! Of what was found good the coordinator is told, so that the next one can begin with what was
+//! looked at longest ago.
 
 mod chunks;
 mod data;
+mod draw;
+mod select;
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,14 +20,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use codec::StripeId;
-use server::wire::{Found, PageQuery, SnapshotRow, State, StatusQuery, StripeMap};
+use server::wire::{Covered, Found, SnapshotRow, State, StripeMap};
 
 use self::chunks::Walked;
+use self::select::Stripes;
 use crate::exit::Failure;
 use crate::fetch::{FetchError, Fetcher, Heal, PassedOver};
 use crate::snapshots::Rows;
 use crate::ui::Counters;
 use crate::vault::Vault;
+
+pub use self::draw::{Draw, Share, Subset};
+pub use self::select::offer;
 
 /// Stripes that are looked at together.
 const GROUP_STRIPES: usize = 64;
@@ -36,6 +45,8 @@ pub enum Level {
     Shards,
     /// Besides, every stripe is read, decoded and opened here
     Data,
+    /// The same without as many shards of every stripe, at random, as may be lost
+    Restore,
 }
 
 /// A shard that is not what it should be.
@@ -56,6 +67,10 @@ pub struct BadShard {
 pub struct Outcome {
     /// Stripes looked at.
     pub stripes: u64,
+    /// Stripes that there are, where only a part of them was to be looked at.
+    pub of_stripes: Option<u64>,
+    /// Shards that were withheld while stripes were read.
+    pub withheld: u64,
     /// Shards looked at.
     pub shards: u64,
     /// Bytes of their bodies.
@@ -83,47 +98,56 @@ struct Verify<'a> {
     fetcher: Arc<Fetcher>,
     level: Level,
     counters: &'a Counters,
+    /// What was found good in the group under way.
+    covered: BTreeMap<StripeId, Covered>,
     outcome: Outcome,
     /// Names of servers with shards that no other server gave.
     missed: BTreeSet<String>,
 }
 
-/// Verifies one snapshot, or all of the vault.
+/// Verifies one snapshot or all of the vault, or a part of either.
 pub async fn verify(
     vault: &Vault,
     snapshot: Option<SnapshotRow>,
     level: Level,
+    subset: Option<Subset>,
     counters: &Arc<Counters>,
 ) -> Result<Outcome, Failure> {
-    let fetcher = Arc::new(Fetcher::new(vault, Arc::clone(counters))?);
-    let (outcome, missed) = (Outcome::default(), BTreeSet::new());
-    let mut verify = Verify { fetcher, level, counters, outcome, missed };
-    match &snapshot {
+    let fetcher = Fetcher::new(vault, Arc::clone(counters))?;
+    let fetcher = if level == Level::Restore { fetcher.withholding() } else { fetcher };
+    let mut verify = Verify {
+        fetcher: Arc::new(fetcher),
+        level,
+        counters,
+        covered: BTreeMap::new(),
+        outcome: Outcome::default(),
+        missed: BTreeSet::new(),
+    };
+    let mut stripes = match &snapshot {
         Some(row) => {
             let stripes = verify.walk(row, &BTreeSet::new()).await?;
-            counters.total_files.store(stripes.len() as u64, Relaxed);
-            let maps: Vec<Arc<StripeMap>> = stripes.into_values().collect();
-            for group in maps.chunks(GROUP_STRIPES) {
-                verify.group(group).await?;
-            }
+            Stripes::of(stripes.into_values().collect(), level, subset, vault).await?
         }
-        None => {
-            counters
-                .total_files
-                .store(vault.coordinator.status(StatusQuery::default()).await?.stripes, Relaxed);
-            let mut query = PageQuery { limit: Some(GROUP_STRIPES as u32), ..PageQuery::default() };
-            loop {
-                let page = vault.coordinator.stripes(&query).await?;
-                let maps: Vec<Arc<StripeMap>> = page.rows.into_iter().map(Arc::new).collect();
-                verify.group(&maps).await?;
-                query.after = page.next;
-                if query.after.is_none() {
-                    break;
-                }
-            }
+        None => Stripes::all(level, subset, vault).await?,
+    };
+    verify.outcome.of_stripes = subset.map(|_| stripes.count);
+    if subset.is_none() {
+        counters.total_files.store(stripes.count, Relaxed);
+    }
+    loop {
+        let maps = stripes.next(GROUP_STRIPES).await?;
+        if maps.is_empty() {
+            break;
+        }
+        verify.group(&maps).await?;
+        let covered = std::mem::take(&mut verify.covered).into_values().collect();
+        // What was found is as true where the coordinator cannot write it down.
+        if let Err(error) = vault.coordinator.note_coverage(covered).await {
+            tracing::warn!(%error, "what was read whole is not remembered");
         }
     }
-    verify.name_lost_files(vault, snapshot).await?;
+    verify.name_lost_files(vault, snapshot, subset.is_some()).await?;
+    verify.outcome.withheld = verify.fetcher.withheld().1;
     verify.outcome.add_reading(&verify.fetcher);
     verify.forgive_the_lost().await?;
     Ok(verify.outcome)
@@ -132,7 +156,7 @@ pub async fn verify(
 impl Verify<'_> {
     async fn group(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
         self.check_shards(maps).await?;
-        if self.level == Level::Data {
+        if self.level >= Level::Data {
             self.read_data(maps).await?;
         }
         for map in maps {
@@ -160,8 +184,10 @@ impl Verify<'_> {
         &mut self,
         vault: &Vault,
         snapshot: Option<SnapshotRow>,
+        is_subset: bool,
     ) -> Result<(), Failure> {
-        if snapshot.is_none() && self.outcome.lost.is_empty() && self.level != Level::Data {
+        let looks_anyway = self.level >= Level::Data && !is_subset;
+        if snapshot.is_none() && self.outcome.lost.is_empty() && !looks_anyway {
             return Ok(());
         }
         let lost: BTreeSet<StripeId> = self.outcome.lost.keys().copied().collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use codec::StripeId;
 use futures_util::future::join_all;
-use server::wire::{CheckRequest, Found, ServerId, StripeMap, Thoroughness};
+use server::wire::{CheckRequest, Covered, Found, ServerId, StripeMap, Thoroughness};
 
 use super::{BadShard, Level, Verify};
 use crate::exit::Failure;
@@ -59,6 +59,9 @@ impl Verify<'_> {
                 // What a lost server held does not come back.
                 let gone = Some(&Found::Missing).filter(|_| tickets.is_lost(holder.server));
                 told.push((holder.index, found.or(gone)));
+                if found == Some(&Found::Good) && self.level > Level::Map {
+                    self.covers(map.stripe).shards.push((holder.index, holder.server));
+                }
                 match found {
                     Some(Found::Good) if !holder.bad => {}
                     Some(Found::Good) => self.fetcher.note(map, holder, Found::Good).await,
@@ -87,6 +90,12 @@ impl Verify<'_> {
             self.judge(map, &Tally::new(map.geometry.shards(), &told)).await?;
         }
         Ok(())
+    }
+
+    /// What was found good in a stripe.
+    pub(super) fn covers(&mut self, stripe: StripeId) -> &mut Covered {
+        let none = || Covered { stripe, shards: Vec::new(), opened: false };
+        self.covered.entry(stripe).or_insert_with(none)
     }
 
     async fn judge(&mut self, map: &Arc<StripeMap>, tally: &Tally) -> Result<(), Failure> {
@@ -128,7 +137,7 @@ impl Verify<'_> {
         }
         let thoroughness = match self.level {
             Level::Map => Thoroughness::Present,
-            Level::Shards | Level::Data => Thoroughness::Whole,
+            Level::Shards | Level::Data | Level::Restore => Thoroughness::Whole,
         };
         let known = &self.outcome.unreachable;
         let asked = wanted.into_iter().map(|(server, shards)| {

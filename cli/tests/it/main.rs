@@ -16,6 +16,8 @@ mod catalog;
 mod command_line;
 mod coordinator_fails;
 mod damage;
+mod disks;
+mod drill;
 mod events;
 mod explain;
 mod full_disks;

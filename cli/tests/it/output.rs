@@ -13,12 +13,14 @@ use crate::shards;
 use crate::trees::{fill, noise, write};
 
 /// Every command on a vault that ends well, in an order in which it does.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 13] = [
     "push tree",
     "push tree --dry-run",
     "pull latest --to out",
     "verify --level map",
     "verify latest --level data",
+    "verify --level restore --subset oldest",
+    "drill --subset 50%",
     "snapshots",
     "ls latest",
     "status",

@@ -11,12 +11,13 @@ use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
     Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
-    Comparison, Ended, Events, EventsQuery, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer,
-    HaveRequest, Ids, IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
-    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage,
-    Renewed, RepairOrder, RepairRun, RepairStatus, Replaced, Report, Restored, ServerId,
-    ServerInfo, SetMode, SetRepair, SnapshotRow, Status, StatusQuery, StripeIndex, StripeMap,
-    StripeMapsRequest, Unmended, VaultInfo,
+    Comparison, Coverage, CoverageRequest, Covered, Drill, Ended, Events, EventsQuery,
+    FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids, IndexRequest, Lease,
+    LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES, OldestQuery, Page,
+    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage, Renewed, RepairOrder,
+    RepairRun, RepairStatus, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
+    SnapshotRow, Status, StatusQuery, StripeCoverage, StripeIndex, StripeMap, StripeMapsRequest,
+    Unmended, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -300,6 +301,28 @@ impl CoordinatorClient {
     /// Tells of a shard that was found missing, damaged or whole.
     pub async fn report(&self, report: &Report) -> Result<()> {
         self.post("/v1/reports", report).await
+    }
+
+    /// Tells what was found good just now.
+    pub async fn note_coverage(&self, stripes: Vec<Covered>) -> Result<()> {
+        self.post("/v1/coverage", &Coverage { stripes }).await
+    }
+
+    /// A page of all stripes, those first that were looked at longest ago.
+    pub async fn oldest_stripes(&self, query: &OldestQuery) -> Result<Page<StripeMap>> {
+        let page: Page<StripeMap> = self.get("/v1/coverage/oldest", query).await?;
+        self.check_maps(&page.rows)?;
+        Ok(page)
+    }
+
+    /// When each of `stripes` was last looked at.
+    pub async fn coverage(&self, stripes: Vec<StripeId>) -> Result<Vec<StripeCoverage>> {
+        self.post("/v1/coverage/stripes", &CoverageRequest { stripes }).await
+    }
+
+    /// Tells of a drill that was held.
+    pub async fn note_drill(&self, drill: &Drill) -> Result<()> {
+        self.post("/v1/drills", drill).await
     }
 
     /// Refuses maps that nobody can compute with, before anybody does.

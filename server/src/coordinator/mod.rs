@@ -1,7 +1,7 @@
 //! The coordinator: the catalog and what decides by it.
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
-//! shells: `router` with the requests of `push`, `read` and `servers`, the `prober`, `reconcile`
+//! shells: `router` with the requests of `push`, `read`, `coverage` and `servers`, the `prober`, `reconcile`
 //! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
 //! `certifier` with the vault's CA, the log of `events`, and the `folder` that it all lies in.
 
@@ -10,6 +10,7 @@ mod audit;
 mod catalog;
 mod certifier;
 mod clock;
+mod coverage;
 mod events;
 mod facts;
 mod fail_points;
@@ -269,6 +270,12 @@ fn rules(timings: &Timings) -> Rules {
 }
 
 impl Coordinator {
+    /// Repairs what is due by its ledger, for one that does not do so by itself. Dropped, it stops
+    /// where it stands.
+    pub async fn repair_due(&self) -> Result<()> {
+        repair::repair_due(&self.core).await
+    }
+
     /// Stops probing and serving, and closes the catalog.
     pub async fn stop(self) {
         if let Some(keeper) = self.keeper {

@@ -12,7 +12,7 @@ use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Core, adopt, events, facts, push, read, reconcile, repair, servers};
+use super::{Core, adopt, coverage, events, facts, push, read, reconcile, repair, servers};
 use crate::auth::{self, Role, Token};
 use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
@@ -53,6 +53,10 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/stripe-maps", post(read::stripe_maps))
         .route("/v1/read-tickets", post(read::read_tickets))
         .route("/v1/reports", post(read::report))
+        .route("/v1/coverage", post(coverage::note))
+        .route("/v1/coverage/oldest", get(coverage::oldest))
+        .route("/v1/coverage/stripes", post(coverage::of_stripes))
+        .route("/v1/drills", post(coverage::drill))
         .route("/v1/reconcile", get(reconcile::list).post(reconcile::begin))
         .route("/v1/stripes/{digits}/repair", get(repair::order))
         .route("/v1/repairs", get(repair::last).post(repair::begin))

@@ -14,8 +14,8 @@ use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
 use super::{Core, placement, prober, roster};
 use crate::wire::{
-    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
-    ServerInfo, SetMode, State as Health, Status, StatusQuery, VaultInfo,
+    Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, RECENT_MS, Replaced,
+    ServerId, ServerInfo, SetMode, State as Health, Status, StatusQuery, VaultInfo,
 };
 use crate::{Error, Result, auth, tls};
 
@@ -203,6 +203,8 @@ pub(super) async fn status(
         repairs: counts.repairs,
         whole: counts.whole,
         catalog_old: core.facts.why_old(&core.fleet),
+        read_recently: core.catalog.read_since(now_ms.saturating_sub(RECENT_MS)).await?,
+        last_drill: core.catalog.last_drill().await?,
     }))
 }
 

@@ -193,6 +193,22 @@ pub async fn start(config: Config) -> Result<Storage> {
 }
 
 impl Storage {
+    /// Reads the shards that a pass over all of them in `rules.every` has due by now, for a server
+    /// that begins none by itself. Dropped, it stops where it stands, and the next one goes on there.
+    pub async fn scrub_due(&self, rules: &ScrubRules) -> Result<()> {
+        scrub::due(&self.open, rules).await
+    }
+
+    /// Shards that scrubs of this process read, and the bytes of their files.
+    pub fn scrubbed(&self) -> (u64, u64) {
+        self.open.scrub.read()
+    }
+
+    /// Shards here that are known to be bad.
+    pub fn bad_shards(&self) -> u64 {
+        self.open.shelf.bad.count()
+    }
+
     /// Takes no new requests, lets those under way finish for as long as was set, and leaves the
     /// folder to the next once nothing writes there any more.
     pub async fn stop(mut self) {

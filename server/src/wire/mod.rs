@@ -4,6 +4,7 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod coverage;
 mod events;
 mod facts;
 mod inventory;
@@ -25,6 +26,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use coverage::*;
 pub use events::*;
 pub use facts::*;
 pub use inventory::*;

@@ -3,7 +3,7 @@
 use codec::VaultId;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, Brake, Head, LedgerCounts, State};
+use super::{Blob, Brake, Head, LedgerCounts, PastDrill, State};
 
 /// `GET /v1/vault`, with the owner token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,4 +90,10 @@ pub struct Status {
     /// Stripes that have none.
     #[serde(default)]
     pub whole: u64,
+    /// Stripes all of whose shards were read whole, and found good, within [`super::RECENT_MS`].
+    #[serde(default)]
+    pub read_recently: u64,
+    /// The last drill.
+    #[serde(default)]
+    pub last_drill: Option<PastDrill>,
 }

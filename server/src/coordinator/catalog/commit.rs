@@ -299,7 +299,7 @@ fn add_holder(
     let changed = db
         .prepare_cached(
             "INSERT INTO shards (stripe, server, idx, state) VALUES (?1, ?2, ?3, 'good')
-             ON CONFLICT (stripe, server) DO UPDATE SET idx = excluded.idx, state = 'good'
+             ON CONFLICT (stripe, server) DO UPDATE SET idx = excluded.idx, state = 'good', read_ms = NULL
              WHERE state <> 'good'",
         )?
         .execute(params![key, server.0, index])?;

@@ -5,6 +5,7 @@
 
 mod anew;
 mod commit;
+mod coverage;
 mod events;
 mod facts;
 mod inventory;

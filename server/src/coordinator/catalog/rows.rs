@@ -76,7 +76,7 @@ pub(super) fn note_found(
         Found::Missing => "missing",
         Found::Damaged(_) => "damaged",
     };
-    let sql = "UPDATE shards SET state = ?4
+    let sql = "UPDATE shards SET state = ?4, read_ms = iif(?4 = 'good', read_ms, NULL)
                WHERE stripe = ?1 AND server = ?2 AND idx = ?3 AND state <> ?4";
     Ok(db.prepare_cached(sql)?.execute(params![key, server.0, index, state])?)
 }

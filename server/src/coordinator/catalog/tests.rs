@@ -330,3 +330,57 @@ async fn what_an_older_copy_intended_is_no_reason_to_leave_a_shard_out() {
     let error = fixture.commit(lease, 1).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::LeaseOver));
 }
+
+#[tokio::test]
+async fn what_was_looked_at_longest_ago_comes_first_and_bad_shards_are_not_covered() {
+    use crate::wire::{Covered, Found, Proof, Report};
+    let fixture = Fixture::new().await;
+    let (catalog, servers) = (&fixture.catalog, &fixture.servers);
+    let lease = fixture.begin().await;
+    for number in 1..=3 {
+        fixture.commit(lease, number).await.unwrap();
+    }
+    let id = |number: u8| StripeId([number; 32]);
+    let oldest = async |proof| -> Vec<u8> {
+        let mut order = Vec::new();
+        let mut after = None;
+        loop {
+            let page = catalog.oldest(proof, after, 2).await.unwrap();
+            order.extend(page.rows.iter().map(|map| map.stripe.0[0]));
+            let Some(next) = page.next else { return order };
+            let (ms, key) = next.split_once('-').unwrap();
+            after = Some((ms.parse().unwrap(), key.parse().unwrap()));
+        }
+    };
+    let read = |number, which: &[u8], opened| {
+        let shards = which.iter().map(|&i| (i, servers[usize::from(i)])).collect();
+        Covered { stripe: id(number), shards, opened }
+    };
+    assert_eq!(oldest(Proof::Read).await, [1, 2, 3]);
+    let first = vec![read(1, &[0, 1], true), read(2, &[0], false), read(9, &[0], true)];
+    catalog.note_coverage(first).await.unwrap();
+    assert_eq!(oldest(Proof::Read).await, [2, 3, 1], "a shard of 2 was not read");
+    assert_eq!(oldest(Proof::Opened).await, [2, 3, 1]);
+    assert_eq!(catalog.read_since(0).await.unwrap(), 1);
+    assert_eq!(catalog.read_since(u64::MAX >> 1).await.unwrap(), 0);
+    let report = |found| Report { stripe: id(1), index: 1, server: servers[1], found };
+    catalog.report(report(Found::Missing)).await.unwrap();
+    catalog.note_coverage(vec![read(1, &[1], false)]).await.unwrap();
+    let known = catalog.coverage(vec![id(1), id(9)]).await.unwrap();
+    assert_eq!(known.len(), 1);
+    assert!(known[0].opened_ms.is_some() && known[0].shards[0].2.is_some());
+    assert_eq!(known[0].shards[1].2, None, "it is missing");
+    catalog.report(report(Found::Good)).await.unwrap();
+    assert_eq!(catalog.read_since(0).await.unwrap(), 0, "nobody read it since");
+}
+
+#[tokio::test]
+async fn the_last_drill_is_told() {
+    use crate::wire::{Drill, DrillResult};
+    let fixture = Fixture::new().await;
+    assert_eq!(fixture.catalog.last_drill().await.unwrap(), None);
+    let drill =
+        Drill { files: 3, bytes: 4, bad_shards: 1, lost_files: 0, result: DrillResult::Repairable };
+    fixture.catalog.note_drill(drill).await.unwrap();
+    assert_eq!(fixture.catalog.last_drill().await.unwrap().unwrap().drill, drill);
+}

@@ -74,7 +74,7 @@ pub(in crate::coordinator) async fn keep(core: Weak<Core>) {
         let Some(here) = core.upgrade() else { return };
         let mut changed = here.fleet.changed();
         let rest = match look_after(&here, &mut known).await {
-            Ok(rest) => rest,
+            Ok(rest) => rest.map_or(Duration::ZERO, |rest| rest.max(here.timings.repair_every)),
             Err(error) => {
                 tracing::warn!(%error, "repair could not go on");
                 here.timings.repair_every
@@ -90,36 +90,42 @@ pub(in crate::coordinator) async fn keep(core: Weak<Core>) {
     }
 }
 
-/// One round; gives how long to rest if nothing happens.
-async fn look_after(core: &Core, known: &mut Known) -> Result<Duration> {
-    let every = core.timings.repair_every;
+/// Does all that is due now.
+pub(in crate::coordinator) async fn repair_due(core: &Core) -> Result<()> {
+    let mut known = Known::default();
+    while look_after(core, &mut known).await?.is_none() {}
+    Ok(())
+}
+
+/// One round; gives how long to rest if nothing happens, or nothing where more may be due.
+async fn look_after(core: &Core, known: &mut Known) -> Result<Option<Duration>> {
     core.fleet.probed(core.timings.probe_timeout).await;
     note_servers(core, known).await?;
     if core.catalog.note_deficits().await? {
         core.planted.reach(FailPoint::DeficitsNoted);
     }
     if core.repairs.settings().paused {
-        return Ok(Duration::from_millis(LOOK_EVERY_MS));
+        return Ok(Some(Duration::from_millis(LOOK_EVERY_MS)));
     }
     let looked = look(core).await?;
     core.catalog.settle_ledger(looked.whole, Vec::new()).await?;
     let urgent: Vec<Urgent> = looked.urgent.into_sorted().collect();
     if !urgent.is_empty() {
         repair_all(core, urgent).await?;
-        return Ok(Duration::ZERO);
+        return Ok(None);
     }
     sweep(core).await?;
     if trim_some(core).await? {
-        return Ok(Duration::ZERO);
+        return Ok(None);
     }
     if core.repairs.settings().may_move() && rebalance(core, &mut known.balance).await? {
-        return Ok(Duration::ZERO);
+        return Ok(None);
     }
     trim_some(core).await?;
     let now_ms = core.catalog.clock.now_ms();
     let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(u64::MAX).min(looked.due_ms);
     let rest = Duration::from_millis(due_ms.saturating_sub(now_ms).min(LOOK_EVERY_MS));
-    Ok(rest.max(every))
+    Ok(Some(rest))
 }
 
 /// Takes the stripes of servers that went away into the ledger, and lets those be tried again

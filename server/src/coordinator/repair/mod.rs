@@ -40,7 +40,7 @@ use crate::wire::{
 #[cfg(test)]
 pub(super) use self::entry::Ended;
 pub(super) use self::entry::Entry;
-pub(super) use self::keeper::keep;
+pub(super) use self::keeper::{keep, repair_due};
 pub(super) use self::order::order;
 pub(super) use self::plan::plan;
 pub(super) use self::run::{begin, last, unmended};

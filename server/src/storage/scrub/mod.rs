@@ -7,6 +7,7 @@ mod plan;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,12 +58,24 @@ impl Default for ScrubRules {
     }
 }
 
+impl From<&ScrubRules> for Rules {
+    fn from(rules: &ScrubRules) -> Self {
+        Self {
+            every_ms: u64::try_from(rules.every.as_millis()).unwrap_or(u64::MAX),
+            bytes_per_second: rules.bytes_per_second.max(plan::BYTES_PER_SECOND_MIN),
+        }
+    }
+}
+
 /// The scrub of a server.
 pub(super) struct Scrub {
     state: Mutex<State>,
     changed: Notify,
     /// Held while the position is written down, so that the last one stays.
     keeping: Mutex<()>,
+    /// What was read since the process began.
+    shards: AtomicU64,
+    bytes: AtomicU64,
 }
 
 struct State {
@@ -82,10 +95,19 @@ impl Scrub {
             }
             Position::default()
         });
-        let every_ms = u64::try_from(rules.every.as_millis()).unwrap_or(u64::MAX);
-        let bytes_per_second = rules.bytes_per_second.max(plan::BYTES_PER_SECOND_MIN);
-        let state = State { position, rules: Rules { every_ms, bytes_per_second }, orders: 0 };
-        Ok(Self { state: Mutex::new(state), changed: Notify::new(), keeping: Mutex::new(()) })
+        let state = State { position, rules: rules.into(), orders: 0 };
+        Ok(Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            keeping: Mutex::new(()),
+            shards: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Shards read since the process began, and their bytes.
+    pub(super) fn read(&self) -> (u64, u64) {
+        (self.shards.load(Relaxed), self.bytes.load(Relaxed))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -165,11 +187,41 @@ pub(super) async fn run(server: Arc<Server>) {
                 server.scrub.state().position.begin(now_ms, false);
                 keep(&server).await
             }
-            Step::Go => walk.step(&server, now_ms).await,
+            Step::Go => match walk.step(&server, now_ms).await {
+                Ok(due) if !due.is_zero() => {
+                    // Either way it looks again.
+                    let changed = server.scrub.changed.notified();
+                    let _ = tokio::time::timeout(due.min(WAIT_MAX), changed).await;
+                    Ok(())
+                }
+                went => went.map(drop),
+            },
         };
         if let Err(error) = done {
             tracing::warn!(%error, "the scrub waits");
             tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Reads what is due by now, in the stead of a [`run`] that rests.
+pub(super) async fn due(server: &Arc<Server>, rules: &ScrubRules) -> Result<()> {
+    server.scrub.state().rules = rules.into();
+    let mut walk = Walk::default();
+    loop {
+        let step = {
+            let State { position, rules, .. } = &*server.scrub.state();
+            position.step(rules)
+        };
+        let Some(now_ms) = server.gate.clock.now_ms() else {
+            tokio::time::sleep(LOOK_FOR_TIME).await;
+            continue;
+        };
+        match step {
+            Step::Rest => return Ok(()),
+            Step::Begin => server.scrub.state().position.begin(now_ms, false),
+            Step::Go if walk.step(server, now_ms).await?.is_zero() => {}
+            Step::Go => return keep(server).await,
         }
     }
 }
@@ -186,8 +238,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// Reads the next shard, or waits for a while until it is due, or ends the pass.
-    async fn step(&mut self, server: &Arc<Server>, now_ms: u64) -> Result<()> {
+    /// Reads the next shard, or ends the pass; or gives how long it is until that is due.
+    async fn step(&mut self, server: &Arc<Server>, now_ms: u64) -> Result<Duration> {
         let (orders, after) = {
             let State { position, orders, .. } = &*server.scrub.state();
             (*orders, position.after())
@@ -201,14 +253,16 @@ impl Walk {
             Duration::from_millis(position.due_in_ms(next, rules, now_ms))
         };
         if !due.is_zero() {
-            let changed = server.scrub.changed.notified();
-            // Either way it looks again.
-            let _ = tokio::time::timeout(due.min(WAIT_MAX), changed).await;
-            return Ok(());
+            return Ok(due);
         }
-        let Some(address) = next else { return self.end(server, now_ms).await };
+        let Some(address) = next else {
+            self.end(server, now_ms).await?;
+            return Ok(Duration::ZERO);
+        };
         let (bytes, good) = read(server, address).await;
         self.shards.pop_front();
+        server.scrub.shards.fetch_add(1, Relaxed);
+        server.scrub.bytes.fetch_add(bytes, Relaxed);
         {
             let state = &mut *server.scrub.state();
             if state.orders == self.orders {
@@ -219,7 +273,7 @@ impl Walk {
             self.kept = Some(Instant::now());
             keep(server).await?;
         }
-        Ok(())
+        Ok(Duration::ZERO)
     }
 
     /// The shard that comes after `after`.

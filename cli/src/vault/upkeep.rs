@@ -1,0 +1,122 @@
+//! What a local vault does for itself when a command has time: repair that is due, and what a
+//! scrub of its disks has due.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use server::client::CoordinatorClient;
+use server::storage::ScrubRules;
+use server::wire::{State, StatusQuery};
+
+use super::all_servers;
+use super::local::Embedded;
+use crate::exit::Failure;
+use crate::ui::Counters;
+
+/// A person waits for it: disks give what they can.
+const BYTES_PER_SECOND: u64 = 1 << 30;
+/// From one look at how far it is to the next.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// In the name of a server whose place another has taken.
+const REPLACED: &str = ".replaced-";
+
+/// What came of it.
+#[derive(Debug, Clone, Default)]
+pub struct Upkeep {
+    /// Shards that were read and found bad.
+    pub bad: u64,
+    /// Shards that were made again.
+    pub made: u64,
+    /// Stripes that lack shards all the same.
+    pub lacking: u64,
+    /// What could not be done, and why.
+    pub failed: Vec<String>,
+}
+
+impl Embedded {
+    /// Repairs what is due, then reads what a pass over all shards in `scrub_every` has due, and
+    /// repairs what is bad of it; for `time` at most.
+    pub(super) async fn upkeep(
+        &self,
+        time: Duration,
+        scrub_every: Duration,
+        counters: &Counters,
+    ) -> Upkeep {
+        let mut upkeep = Upkeep::default();
+        let work = self.keep_up(scrub_every, &mut upkeep);
+        let watch = async {
+            loop {
+                let read = self.disks.iter().map(|(_, disk)| disk.scrubbed());
+                let (shards, bytes) = read.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+                counters.done_files.store(shards, Relaxed);
+                counters.done_bytes.store(bytes, Relaxed);
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let ended = tokio::time::timeout(time, async {
+            tokio::select! {
+                ended = work => ended,
+                () = watch => Ok(()),
+            }
+        });
+        if let Ok(Err(failure)) = ended.await {
+            upkeep.failed.push(failure.what);
+        }
+        if let Err(failure) = self.count(&mut upkeep).await {
+            upkeep.failed.push(failure.what);
+        }
+        upkeep
+    }
+
+    async fn keep_up(&self, scrub_every: Duration, upkeep: &mut Upkeep) -> Result<(), Failure> {
+        self.coordinator.repair_due().await?;
+        let before = self.bad_shards();
+        let rules = ScrubRules { every: scrub_every, bytes_per_second: BYTES_PER_SECOND };
+        let scrubs = self.disks.iter().map(|(_, disk)| {
+            let rules = &rules;
+            async move { (&disk.name, disk.scrub_due(rules).await) }
+        });
+        for (name, scrubbed) in join_all(scrubs).await {
+            if let Err(error) = scrubbed {
+                upkeep.failed.push(format!("disk {name} was not scrubbed: {error}"));
+            }
+        }
+        let client = self.client()?;
+        upkeep.bad = self.bad_shards().saturating_sub(before);
+        if upkeep.bad > 0 {
+            // The coordinator books what the disks found.
+            client.reconcile().await?;
+            self.coordinator.repair_due().await?;
+        }
+        forget_replaced(&client).await
+    }
+
+    async fn count(&self, upkeep: &mut Upkeep) -> Result<(), Failure> {
+        let client = self.client()?;
+        upkeep.made = client.repair_status().await?.made_shards;
+        if upkeep.bad > 0 || upkeep.made > 0 {
+            upkeep.lacking = client.status(StatusQuery::default()).await?.stripes_below_target;
+        }
+        Ok(())
+    }
+
+    /// Shards on the disks that are known to be bad.
+    fn bad_shards(&self) -> u64 {
+        self.disks.iter().map(|(_, disk)| disk.bad_shards()).sum()
+    }
+}
+
+/// Forgets disks that others took the place of, once nothing is left that only they had.
+pub async fn forget_replaced(client: &CoordinatorClient) -> Result<(), Failure> {
+    for server in all_servers(client).await? {
+        if server.state == State::Lost && server.name.contains(REPLACED) {
+            match client.remove_server(server.server).await {
+                // It is needed still.
+                Err(error) if error.code() == Some(server::wire::Code::Conflict) => {}
+                removed => removed?,
+            }
+        }
+    }
+    Ok(())
+}
