@@ -181,3 +181,21 @@ CREATE TABLE tombstones (
 
 -- Placing a stripe asks for its own.
 CREATE INDEX tombstones_by_stripe ON tombstones (stripe);
+
+-- Backups of the coordinator's folder that are on the servers, each named by the stripe with its
+-- record.
+CREATE TABLE backups (
+    record   INTEGER PRIMARY KEY REFERENCES stripes (key),
+    -- The logical clock as it was, with the ticks of the backup itself: once it has moved on,
+    -- there is something that this one lacks.
+    sequence INTEGER NOT NULL,
+    made_ms  INTEGER NOT NULL,
+    -- Of the files in it.
+    bytes    INTEGER NOT NULL
+) STRICT;
+
+-- The stripes of each backup, that of its record too: they go with it.
+CREATE TABLE backup_stripes (
+    stripe INTEGER PRIMARY KEY REFERENCES stripes (key),
+    record INTEGER NOT NULL REFERENCES backups (record)
+) STRICT;

@@ -10,11 +10,11 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
-    Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed, Comparison, Ended,
-    HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode,
-    NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, Renewed,
-    RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId, ServerInfo, SetMode,
-    SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
+    BackupBegun, BackupStatus, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
+    Comparison, Ended, HaveAnswer, HaveRequest, Ids, Lease, LeaseId, LedgerRow, LocateAnswer,
+    LocateRequest, Mode, NONCE_BYTES, Page, PageQuery, PlaceRequest, Placement, PutVault,
+    ReadTickets, Renewed, RepairRequest, RepairStatus, Repaired, Replaced, Report, ServerId,
+    ServerInfo, SetMode, SetRepair, SnapshotRow, Status, StripeMap, StripeMapsRequest, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -121,6 +121,16 @@ impl CoordinatorClient {
     pub async fn remove_server(&self, server: ServerId) -> Result<()> {
         let path = format!("/v1/servers/{}", server.0);
         self.patiently(|| self.request(Method::DELETE, &path)).await
+    }
+
+    /// Has a backup of the coordinator's folder made.
+    pub async fn begin_backup(&self) -> Result<BackupBegun> {
+        self.post("/v1/backup", &()).await
+    }
+
+    /// How backups stand.
+    pub async fn backup(&self) -> Result<BackupStatus> {
+        self.get("/v1/backup", &()).await
     }
 
     /// How repair is doing.

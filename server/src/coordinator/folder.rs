@@ -46,6 +46,11 @@ impl Folder {
         let _ = self.lock.unlock();
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The database's path.
     pub(super) fn catalog(&self) -> PathBuf {
         self.path.join("catalog.db")

@@ -10,7 +10,7 @@ use codec::keys::VaultRecord;
 
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
-use super::{Core, prober};
+use super::{Core, backup, prober};
 use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, Replaced, ServerId,
     ServerInfo, SetMode, State as Health, Status, VaultInfo,
@@ -170,6 +170,7 @@ pub(super) async fn status(State(core): State<Arc<Core>>) -> Result<Json<Status>
         servers: servers.into_iter().filter(|(_, n)| *n > 0).collect(),
         brake: core.fleet.brake(now_ms),
         repairs: core.catalog.ledger_counts().await?,
+        backup: backup::told(&core).await?,
     }))
 }
 

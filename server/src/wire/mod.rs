@@ -4,6 +4,7 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod backup;
 mod inventory;
 mod ledger;
 mod push;
@@ -21,6 +22,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use backup::*;
 pub use inventory::*;
 pub use ledger::*;
 pub use push::*;

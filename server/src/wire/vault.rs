@@ -3,7 +3,7 @@
 use codec::VaultId;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, Brake, LedgerCounts, State};
+use super::{BackupStatus, Blob, Brake, LedgerCounts, State};
 
 /// `GET /v1/vault`, with the owner token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,4 +69,7 @@ pub struct Status {
     /// The entries of the ledger of repair.
     #[serde(default)]
     pub repairs: LedgerCounts,
+    /// How backups of the coordinator's folder stand.
+    #[serde(default)]
+    pub backup: BackupStatus,
 }

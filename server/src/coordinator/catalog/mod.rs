@@ -3,6 +3,7 @@
 //! One thread writes ([`writer`]), a few read-only connections read; each read sees one
 //! consistent state. What the tables are for stands in schema.sql.
 
+mod backup;
 mod commit;
 mod inventory;
 mod ledger;
@@ -28,6 +29,8 @@ use super::clock::Clock;
 use crate::wire::Code;
 use crate::{Error, Result};
 
+pub use self::backup::check_catalog;
+pub(super) use self::backup::{Backed, Copied, NewBackup};
 pub(super) use self::commit::{Mended, NewStripe};
 pub(super) use self::inventory::{Condition, MapDigests, Mapped, Standing};
 pub(super) use self::ledger::{Ledgered, Which};
@@ -127,6 +130,11 @@ impl Catalog {
 fn tick(db: &Connection) -> Result<u64> {
     let sql = "UPDATE meta SET sequence = sequence + 1 RETURNING sequence";
     Ok(db.prepare_cached(sql)?.query_row([], |r| r.get(0))?)
+}
+
+/// The present value of the logical clock.
+fn tick_now(db: &Connection) -> Result<u64> {
+    Ok(db.prepare_cached("SELECT sequence FROM meta")?.query_row([], |r| r.get(0))?)
 }
 
 #[cfg(test)]

@@ -15,9 +15,9 @@ use crate::{Error, Result, auth};
 /// The schema that this build writes.
 const SCHEMA: &str = include_str!("../../../../schema.sql");
 /// Its number, in `user_version`: one more than there are [`MIGRATIONS`].
-const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 /// What makes the schema of version n + 1 of that of version n, from 1 on; only ever added to.
-const MIGRATIONS: [&str; 1] = [include_str!("migrations/2.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
 /// Older ones can lose commits when the WAL is reset.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Memory for pages: the writer's, and that of each reader.
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(schema_of(&db), schema_of(&truth));
         assert!(schema_of(&db).len() > 10);
         for (pragma, value) in
-            [("synchronous", 2), ("foreign_keys", 1), ("mmap_size", 0), ("user_version", 2)]
+            [("synchronous", 2), ("foreign_keys", 1), ("mmap_size", 0), ("user_version", 3)]
         {
             let actual: i64 = db.pragma_query_value(None, pragma, |r| r.get(0)).unwrap();
             assert_eq!(actual, value, "{pragma}");
