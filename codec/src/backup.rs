@@ -51,6 +51,22 @@ pub struct BackupFile {
     pub hash: Digest,
 }
 
+/// Hashes a file while it goes by.
+#[derive(Debug, Clone, Default)]
+pub struct FileHasher(blake3::Hasher);
+
+impl FileHasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all of them.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
 impl BackupRecord {
     /// What it is, the format version, then the record as a map, all CBOR.
     pub fn encode(&self) -> Result<Vec<u8>> {

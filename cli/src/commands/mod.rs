@@ -3,6 +3,7 @@
 //! Every flag can also come from the environment as `ARC_` and its name in
 //! capitals; secrets come from there or from files, never from argv.
 
+pub mod catalog;
 pub mod demo;
 pub mod explain;
 pub mod init;
@@ -86,6 +87,7 @@ pub enum Command {
     Status(status::Args),
     Servers(servers::Args),
     Key(key::Args),
+    Catalog(catalog::Args),
     Serve(serve::Args),
     Demo(demo::Args),
 }
@@ -107,6 +109,7 @@ impl Command {
             Self::Status(_) => "status",
             Self::Servers(_) => "servers",
             Self::Key(_) => "key",
+            Self::Catalog(_) => "catalog",
             Self::Serve(_) => "serve",
             Self::Demo(_) => "demo",
         }
@@ -160,6 +163,7 @@ pub async fn run(cli: Cli, ui: &Ui) -> Result<Exit, Failure> {
         Command::Status(args) => status::run(args, &global).await,
         Command::Key(args) => key::run(args, &global).await,
         Command::Servers(args) => servers::run(args, &global).await,
+        Command::Catalog(args) => catalog::run(args, &global).await,
         Command::Serve(args) => serve::run(args, &global).await,
         Command::Demo(args) => demo::run(args, &global).await,
     }

@@ -1,13 +1,15 @@
 //! `arc status`: what is stored and what it survives, on one page.
 
+use std::time::Duration;
+
 use codec::Geometry;
 use serde_json::{Value, json};
-use server::wire::{LedgerCounts, State, Status};
+use server::wire::{BackupStatus, LedgerCounts, State, Status};
 
 use super::Global;
 use super::servers::{brake_text, state_text};
 use crate::exit::{Exit, Failure};
-use crate::ui::{bytes_text, count_text, escaped, plural};
+use crate::ui::{age_text, bytes_text, count_text, escaped, plural};
 use crate::vault::{self, survives_any};
 
 /// How the vault is: what is stored and what it survives.
@@ -60,6 +62,7 @@ fn page(status: &Status, geometry: Geometry) -> Vec<String> {
     labelled("servers", servers(status));
     labelled("repair", repair(status));
     labelled("pushes", pushes(status));
+    labelled("backup", backup(status));
     lines
 }
 
@@ -139,6 +142,25 @@ fn repair(status: &Status) -> Vec<String> {
     lines
 }
 
+/// When the coordinator's folder was last backed up; nothing, where nobody wants that.
+fn backup(status: &Status) -> Vec<String> {
+    let BackupStatus { every_ms, last, failed, .. } = &status.backup;
+    let mut lines = match last {
+        Some(last) => {
+            let age = Duration::from_millis(status.now_ms.saturating_sub(last.made_ms));
+            vec![format!("last backup {} ago", age_text(age))]
+        }
+        None if *every_ms > 0 => {
+            vec!["there is none of the coordinator's catalog and keys yet".to_owned()]
+        }
+        None => Vec::new(),
+    };
+    if let Some(why) = failed {
+        lines.push(format!("the last try failed: {}", escaped(why.as_bytes())));
+    }
+    lines
+}
+
 fn pushes(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     if status.leases > 0 {
@@ -156,7 +178,7 @@ fn pushes(status: &Status) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use codec::VaultId;
-    use server::wire::Brake;
+    use server::wire::{BackupInfo, Brake};
 
     use super::*;
 
@@ -177,6 +199,7 @@ mod tests {
             servers: vec![(State::Up, 6 - down), (State::Down, down)],
             brake: None,
             repairs: LedgerCounts::default(),
+            backup: BackupStatus::default(),
         }
     }
 
@@ -215,6 +238,23 @@ mod tests {
         );
         assert_eq!(servers(&bad), ["3 up, 3 down"]);
         assert_eq!(safety(&status(vec![], 0, 0), code()), ["nothing is stored yet"]);
+    }
+
+    #[test]
+    fn the_last_backup_is_told_and_that_there_is_none_where_one_is_due() {
+        let mut status = status(vec![(2, 10)], 0, 0);
+        assert_eq!(backup(&status), [""; 0]);
+        status.backup.every_ms = 1000;
+        let none = "there is none of the coordinator's catalog and keys yet";
+        assert_eq!(backup(&status), [none]);
+        status.now_ms = 4 * 3_600_000;
+        let record = codec::StripeId([1; 32]);
+        status.backup.last = Some(BackupInfo { record, made_ms: 3_600_000, bytes: 1, stripes: 1 });
+        status.backup.failed = Some("no room".into());
+        let last = backup(&status);
+        assert_eq!(last, ["last backup 3 h ago", "the last try failed: no room"]);
+        let page = page(&status, code()).join("\n");
+        assert!(page.contains("\nbackup     last backup 3 h ago\n"), "{page}");
     }
 
     #[test]

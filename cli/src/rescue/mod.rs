@@ -4,6 +4,7 @@
 //! with both, `fetch` and `pull` read from the folders as they do from servers. The
 //! folders are only read. In memory are 40 bytes a chunk, and about 1 KiB a stripe.
 
+pub mod backup;
 mod dirs;
 mod folders;
 mod index;

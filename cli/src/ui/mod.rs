@@ -28,7 +28,8 @@ use watch::{Style, Watched};
 pub use counters::Counters;
 pub use lines::View;
 pub use text::{
-    bytes_text, count_text, duration_text, escaped, path_text, plural, shell_word, time_text,
+    age_text, bytes_text, count_text, duration_text, escaped, path_text, plural, shell_word,
+    time_text,
 };
 pub use watch::Watch;
 

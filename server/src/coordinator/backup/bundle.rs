@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use codec::Digest;
-use codec::backup::BackupFile;
+use codec::backup::{BackupFile, FileHasher};
 
 use crate::{Error, Result};
 
@@ -26,7 +25,7 @@ struct Source {
     from: PathBuf,
     file: File,
     bytes: u64,
-    hash: blake3::Hasher,
+    hash: FileHasher,
 }
 
 impl Bundle {
@@ -34,7 +33,7 @@ impl Bundle {
     pub(super) fn open(files: Vec<(String, PathBuf)>) -> Result<Self> {
         let open = |(path, from): (String, PathBuf)| {
             let file = File::open(&from).map_err(Error::io("cannot open", &from))?;
-            Ok(Source { path, from, file, bytes: 0, hash: blake3::Hasher::new() })
+            Ok(Source { path, from, file, bytes: 0, hash: FileHasher::default() })
         };
         let ahead = files.into_iter().rev().map(open).collect::<Result<_>>()?;
         Ok(Self { ahead, files: Vec::new() })
@@ -56,7 +55,7 @@ impl Bundle {
                 self.files.extend(done.map(|Source { path, bytes, hash, .. }| BackupFile {
                     path,
                     bytes,
-                    hash: Digest(*hash.finalize().as_bytes()),
+                    hash: hash.finish(),
                 }));
             }
         }
