@@ -11,6 +11,7 @@ mod shards;
 mod source;
 mod trees;
 
+mod backup;
 mod bits;
 mod command_line;
 mod coordinator_fails;
