@@ -79,6 +79,11 @@ impl BackupRecord {
         Ok(bytes)
     }
 
+    /// Whether `bytes` begin as the record of a backup does.
+    pub fn begins(bytes: &[u8]) -> bool {
+        after(RECORD, bytes).is_some()
+    }
+
     /// Reads a record, bounded; `None` where `bytes` is a record of something else.
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>> {
         at_most_count("bytes of a backup record", bytes.len(), RECORD_BYTES_MAX)?;
@@ -159,6 +164,7 @@ mod tests {
         let bytes = record().encode().unwrap();
         assert_eq!(BackupRecord::decode(&bytes), Ok(Some(record())));
         assert!(open_piece(&bytes).is_err());
+        assert!(BackupRecord::begins(&bytes));
         let piece = piece(&bytes).unwrap();
         assert_eq!(BackupRecord::decode(&piece), Ok(None));
         assert_eq!(open_piece(&piece).unwrap(), bytes);

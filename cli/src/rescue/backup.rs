@@ -11,6 +11,7 @@ use codec::backup::{BackupFile, BackupRecord, FileHasher, open_piece};
 use codec::seal::PackKey;
 use codec::shard::Kind;
 use codec::{StripeId, pack, stripe};
+use server::auth::verify_backup;
 use server::coordinator::check_catalog;
 use server::wire::StripeMap;
 
@@ -36,14 +37,18 @@ impl From<Failure> for Unfinished {
     }
 }
 
-/// The backups whose record is among these stripes, the newest first; and why the records of others
-/// cannot be read, if they are such.
-pub async fn find(fetcher: &Fetcher, maps: &Maps) -> (Vec<BackupRecord>, Vec<String>) {
+/// The backups that `signer`, the coordinator's key, signed and whose record is among these stripes,
+/// the newest first; and why the records of others cannot be used, if they are such.
+pub async fn find(
+    fetcher: &Fetcher,
+    maps: &Maps,
+    signer: Option<&[u8]>,
+) -> (Vec<BackupRecord>, Vec<String>) {
     let (mut found, mut unread) = (Vec::new(), Vec::new());
     // Records are coded 1+m.
     let records = |map: &&Arc<StripeMap>| map.kind == Kind::Record && map.geometry.data() == 1;
     for map in maps.values().filter(records) {
-        match record(fetcher, map).await {
+        match record(fetcher, map, signer).await {
             Ok(record) => found.extend(record),
             Err(error) => unread.push(error.to_string()),
         }
@@ -56,14 +61,20 @@ pub async fn find(fetcher: &Fetcher, maps: &Maps) -> (Vec<BackupRecord>, Vec<Str
 async fn record(
     fetcher: &Fetcher,
     map: &Arc<StripeMap>,
+    signer: Option<&[u8]>,
 ) -> Result<Option<BackupRecord>, FetchError> {
     // The short ends of backups are such stripes too, others are longer.
     if fetcher.directory(map).await?.frames.len() != 1 {
         return Ok(None);
     }
     let (key, bytes) = read(fetcher, map).await?;
-    let record = pack::open_record(fetcher.vault(), &key, &bytes);
-    record.and_then(|record| BackupRecord::decode(&record)).map_err(|error| lost(map, &error))
+    let signed = pack::open_record(fetcher.vault(), &key, &bytes).map_err(|e| lost(map, &e))?;
+    if !BackupRecord::begins(&signed) {
+        return Ok(None);
+    }
+    let record = verify_backup(&signed, fetcher.vault(), signer)
+        .map_err(|error| FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe)))?;
+    BackupRecord::decode(record).map_err(|error| lost(map, &error))
 }
 
 /// The pack of a stripe, and its key.

@@ -8,6 +8,7 @@ pub mod backup;
 mod dirs;
 mod folders;
 mod index;
+mod pins;
 mod records;
 mod scan;
 
@@ -29,6 +30,7 @@ use crate::ui::Counters;
 pub use dirs::{check_dirs, must_be_elsewhere};
 pub use folders::Folders;
 pub use index::Index;
+pub use pins::coordinator_key;
 pub use records::find as find_records;
 pub use scan::{Scan, scan};
 

@@ -5,8 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use codec::backup::BackupRecord;
+use codec::keys::VaultRecord;
+use codec::pack::seal_record;
+use codec::seal::PackKey;
 use codec::shard::{Kind, Shard};
+use codec::stripe::Stripe;
 use serde_json::{Value, json};
+use server::auth::TicketSigner;
 
 use crate::fleet::{Fleet, Setup, ShardFile, eventually};
 use crate::sandbox::{Ran, text};
@@ -141,6 +147,40 @@ fn a_damaged_backup_is_decoded_and_an_incomplete_one_passed_over() {
     assert!(!fleet.sandbox.path("none").exists());
     let wrong = fleet.sandbox.path("server-a/out");
     rescue(&fleet, &[0, 1, 2], text(&wrong)).exits(2);
+}
+
+/// What any server could make, which has the vault's public key.
+#[test]
+fn a_forged_backup_is_not_even_looked_at() {
+    let mut fleet = Fleet::new("2+1", 3);
+    let made = back_up(&fleet);
+    fleet.kill_coordinator();
+    (0..3).for_each(|server| fleet.kill(server));
+    let record = fs::read(fleet.server_folder(0).join("vault.record")).unwrap();
+    let record = VaultRecord::decode(&record).unwrap();
+    let forged = BackupRecord {
+        epoch: 1 << 40,
+        sequence: 1,
+        made_ms: 1,
+        files: Vec::new(),
+        stripes: Vec::new(),
+    };
+    let signer = TicketSigner::from_seed(&[1; 32]).unwrap();
+    let signed = signer.sign_backup(record.vault, forged.encode().unwrap());
+    let key = PackKey::new([1; 32]);
+    let field = key.seal_to(record.public_key(), record.vault, [2; 32].into()).unwrap();
+    let pack = seal_record(record.vault, key, &signed).unwrap().bytes;
+    let code = record.geometry.copies();
+    let stripe = Stripe::encode(record.vault, Kind::Record, code, field, pack).unwrap();
+    for (index, ends) in stripe.shards.iter().enumerate() {
+        let folder = fleet.server_folder(0).join(format!("shards/{:.2}", stripe.id));
+        fs::create_dir_all(&folder).unwrap();
+        let bytes = [&ends.header, stripe.body(index), &ends.footer].concat();
+        fs::write(folder.join(format!("{}.{index}", stripe.id)), bytes).unwrap();
+    }
+    let summary = rescue(&fleet, &[0, 1, 2], "out").exits(0).json_of("summary");
+    assert_eq!((&summary["made_ms"], &summary["newer_incomplete"]), (&made["made_ms"], &json!(0)));
+    assert_eq!(summary["unusable_records"], 1);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{scan, tell_damage, tell_unreadable};
 use crate::exit::{Exit, Failure};
 use crate::fetch::Fetcher;
+use crate::rescue;
 use crate::rescue::backup::{self, Maps, Unfinished};
 use crate::ui::{Counters, Ui, age_text, bytes_text, path_text, plural, shell_word, time_text};
 
@@ -39,13 +40,18 @@ pub(super) async fn restore(
     out: &Path,
     ui: &Ui,
 ) -> Result<Exit, Failure> {
+    let signer = rescue::coordinator_key(&dirs, vault);
+    if signer.is_none() {
+        let what = "no folder has a server.id: whether the coordinator made these backups, nobody can tell";
+        ui.warn(what, None);
+    }
     let scan = scan(dirs, vault, ui).await;
     tell_unreadable(&scan, ui);
     let (stripes, folders) = (scan.stripes, Arc::new(scan.folders));
     let fetcher = Fetcher::of_folders(folders, vault, keys, Arc::new(Counters::default()));
     let records = stripes.into_values().filter(|map| map.kind == Kind::Record);
     let maps: Maps = records.map(|map| (map.stripe, Arc::new(map))).collect();
-    let (found, unread) = backup::find(&fetcher, &maps).await;
+    let (found, unread) = backup::find(&fetcher, &maps, signer.as_deref()).await;
     unread.iter().for_each(|why| ui.detail(format!("perhaps the record of a backup: {why}")));
     if found.is_empty() {
         return Err(none(unread.len()));
@@ -56,7 +62,7 @@ pub(super) async fn restore(
         match backup::restore(&fetcher, &maps, record, out).await {
             Ok(()) => {
                 let damaged = tell_damage(&fetcher, ui);
-                tell(record, out, incomplete.len(), damaged, ui);
+                tell(record, out, [incomplete.len(), unread.len()], damaged, ui);
                 return Ok(Exit::Done);
             }
             Err(Unfinished::Incomplete(why)) => {
@@ -89,7 +95,9 @@ fn none(unread: usize) -> Failure {
         .next("arc rescue DIR… --to OUT    gets the files back without a coordinator")
 }
 
-fn tell(record: &BackupRecord, out: &Path, passed_over: usize, damaged: u64, ui: &Ui) {
+/// `passed_over` are newer ones that are not whole, and records that cannot be used.
+fn tell(record: &BackupRecord, out: &Path, passed_over: [usize; 2], damaged: u64, ui: &Ui) {
+    let [incomplete, unusable] = passed_over;
     let bytes = record.files.iter().map(|file| file.bytes).sum();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let age = now.saturating_sub(Duration::from_millis(record.made_ms));
@@ -100,11 +108,13 @@ fn tell(record: &BackupRecord, out: &Path, passed_over: usize, damaged: u64, ui:
         age_text(age),
         time_text(record.made_ms as i64)
     )];
-    if passed_over > 0 {
-        lines.push(format!(
-            "{} newer than that could not be used",
-            plural(passed_over as u64, "backup")
-        ));
+    if incomplete > 0 {
+        let newer = plural(incomplete as u64, "newer backup");
+        lines.push(format!("{newer} could not be used: not all of it is here"));
+    }
+    if unusable > 0 {
+        let records = plural(unusable as u64, "record");
+        lines.push(format!("{records} of other backups cannot be used (-v says why)"));
     }
     if damaged > 0 {
         lines.push(format!(
@@ -127,7 +137,8 @@ fn tell(record: &BackupRecord, out: &Path, passed_over: usize, damaged: u64, ui:
         "sequence": record.sequence,
         "files": record.files.len(),
         "bytes": bytes,
-        "newer_incomplete": passed_over,
+        "newer_incomplete": incomplete,
+        "unusable_records": unusable,
         "damaged_shards": damaged,
     });
     ui.summary(&lines, fields);

@@ -246,7 +246,7 @@ async fn store(
     let ids = stripes.iter().map(|stripe| stripe.stripe).collect();
     let list = BackupRecord { epoch, sequence, made_ms, files, stripes: ids };
     let (key, pack_key) = fresh_key(core, record)?;
-    let pack = seal_record(vault, key, &list.encode()?)?;
+    let pack = seal_record(vault, key, &core.signer.sign_backup(vault, list.encode()?))?;
     stripes.push(store.store(pack, pack_key, record.geometry.copies()).await?);
 
     let short: Vec<_> = stripes
