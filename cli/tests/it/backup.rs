@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use server::auth::TicketSigner;
 
 use crate::fleet::{Fleet, Setup, ShardFile, eventually};
-use crate::sandbox::{Ran, text};
-use crate::source::{make, noise};
+use crate::sandbox::{Ran, Sandbox, text};
+use crate::source::{assert_same, make, noise};
 
 fn back_up(fleet: &Fleet) -> Value {
     fleet.sandbox.arc(["--json", "catalog", "backup"]).exits(0).json_of("summary")
@@ -147,6 +147,29 @@ fn a_damaged_backup_is_decoded_and_an_incomplete_one_passed_over() {
     assert!(!fleet.sandbox.path("none").exists());
     let wrong = fleet.sandbox.path("server-a/out");
     rescue(&fleet, &[0, 1, 2], text(&wrong)).exits(2);
+}
+
+#[test]
+fn a_local_vault_has_its_coordinators_folder_backed_up_when_asked() {
+    let sandbox = Sandbox::with_vault("2+1");
+    let tree = sandbox.path("tree");
+    make(&tree, 1, 2);
+    sandbox.arc(["push", text(&tree)]).exits(0);
+    let page = sandbox.arc(["status"]).exits(0);
+    assert!(!page.stdout().contains("backup"), "{}", page.stdout());
+    sandbox.arc(["catalog", "backup"]).exits(0);
+    fs::remove_dir_all(sandbox.path("vault/coordinator")).unwrap();
+    let line = ["rescue", "vault/disks/1", "vault/disks/3", "--coordinator", "vault/coordinator"];
+    sandbox.arc(line).exits(0);
+    sandbox.arc(["verify", "--level", "data"]).exits(0);
+    let to = sandbox.path("out");
+    sandbox.pull(&tree, &to).exits(0);
+    assert_same(&tree, &to);
+    // What came after it is not known, and stays.
+    sandbox.arc(["repair-scan"]).exits(0);
+    sandbox.arc(["catalog", "backup"]).exits(0);
+    let page = sandbox.arc(["status"]).exits(0);
+    assert!(page.stdout().contains("last backup "), "{}", page.stdout());
 }
 
 /// What any server could make, which has the vault's public key.

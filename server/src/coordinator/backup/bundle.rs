@@ -96,10 +96,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("keys")).unwrap();
         let long = vec![7; READ_BYTES + 5];
-        let contents: [(&str, &[u8]); 5] = [
+        let contents: [(&str, &[u8]); 6] = [
             ("keys/ca.pem", b"ca"),
             ("keys/ticket.key", b""),
             ("join.token", &long),
+            ("servers", b"names"),
             ("keys/ca.new", b"half"),
             ("lock", b"x"),
         ];
@@ -113,10 +114,15 @@ mod tests {
                 piece => all.extend(piece),
             }
         }
-        assert_eq!(all, [b"ca", long.as_slice()].concat());
+        assert_eq!(all, [b"ca", long.as_slice(), b"names"].concat());
         let files = bundle.files();
         let told = files.iter().map(|f| (f.path.as_str(), f.bytes)).collect::<Vec<_>>();
-        let ends = [("keys/ca.pem", 2), ("keys/ticket.key", 0), ("join.token", long.len() as u64)];
+        let ends = [
+            ("keys/ca.pem", 2),
+            ("keys/ticket.key", 0),
+            ("join.token", long.len() as u64),
+            ("servers", 5),
+        ];
         assert_eq!(told, ends);
         assert_eq!(files[2].hash.0, *blake3::hash(&long).as_bytes());
     }

@@ -75,6 +75,26 @@ async fn a_copy_takes_nothing_for_left_over_that_may_be_committed_since() {
 }
 
 #[tokio::test]
+async fn what_a_push_stored_while_a_copy_was_made_is_no_left_over_to_who_starts_with_it() {
+    let fixture = Fixture::new().await;
+    let lease = fixture.begin().await;
+    let stripe = StripeId([7; 32]);
+    let places = vec![(0, fixture.servers[0]), (1, fixture.servers[1])];
+    let intended = Intended { lease, stripe, stored: vec![], places };
+    fixture.catalog.record_intent(fixture.owner, intended).await.unwrap();
+    let (_, path) = fixture.copied().await;
+    let shard = || vec![(stripe, 0)];
+    // The push is over for both, and only one of them would know whether it was committed.
+    fixture.catalog.close_lease(fixture.owner, lease).await.unwrap();
+    let known = fixture.catalog.standings(fixture.servers[0], shard()).await.unwrap();
+    assert_eq!(known, [Standing::LeftOver]);
+    let (copy, _) = Catalog::open(&path, false).unwrap();
+    let known = copy.standings(fixture.servers[0], shard()).await.unwrap();
+    assert_eq!(known, [Standing::Unknown]);
+    assert_eq!(copy.condemn(fixture.servers[0], shard()).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn a_copy_that_is_damaged_or_of_another_vault_is_refused() {
     let fixture = Fixture::new().await;
     let lease = fixture.begin().await;
