@@ -174,7 +174,8 @@ CREATE TABLE tombstones (
     server     INTEGER NOT NULL REFERENCES servers (id),
     stripe     BLOB    NOT NULL CHECK (length(stripe) = 32),
     idx        INTEGER NOT NULL,
-    -- When the last order left: until its ticket has ended it could still be followed.
+    -- When the last order left: until its ticket has ended it could still be followed. No order
+    -- leaves before.
     ordered_ms INTEGER NOT NULL,
     PRIMARY KEY (server, stripe, idx)
 ) STRICT, WITHOUT ROWID;

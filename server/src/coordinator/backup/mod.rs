@@ -39,6 +39,8 @@ use crate::{Error, Result, auth, cpu};
 const KEPT: usize = 7;
 /// Plaintext of a stripe; about three times as much is in memory.
 const STRIPE_BYTES: usize = 8 * PIECE_BYTES;
+/// What was struck out stays on the servers for so long: a verify may be about to look at it.
+const THINNED_FOR: Duration = Duration::from_secs(10 * 60);
 /// A server where nothing moves for so long is given up.
 const SILENCE: Duration = Duration::from_secs(10);
 /// The pause after the catalog could not be read.
@@ -268,14 +270,15 @@ fn fresh_key(core: &Core, record: &VaultRecord) -> Result<(PackKey, PackKeyField
     Ok((key, sealed))
 }
 
-/// Has those trashed that are too old: the new one stands, so a failure is only told.
+/// Has those trashed that are too old, and were struck out some time ago: the new one stands, so a
+/// failure is only told.
 async fn thin(core: &Core) {
     let thinned = async {
-        if core.catalog.thin_backups(KEPT).await? > 0 {
-            for member in core.fleet.members() {
-                if member.health.state == Health::Up {
-                    repair::trash(core, member.row.server).await?;
-                }
+        let from_ms = core.catalog.clock.now_ms().saturating_add(millis(THINNED_FOR));
+        core.catalog.thin_backups(KEPT, from_ms).await?;
+        for member in core.fleet.members() {
+            if member.health.state == Health::Up {
+                repair::trash(core, member.row.server).await?;
             }
         }
         Ok::<(), Error>(())

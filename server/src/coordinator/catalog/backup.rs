@@ -54,14 +54,13 @@ impl Catalog {
     /// The last backup, and whether there is something that it lacks.
     pub(in crate::coordinator) async fn backed(&self) -> Result<Backed> {
         self.read(|db| {
-            let last = db.prepare_cached(
+            let mut last = db.prepare_cached(
                 "SELECT s.id, b.made_ms, b.bytes,
                         (SELECT count(*) FROM backup_stripes WHERE record = b.record),
                         b.sequence < (SELECT sequence FROM meta)
                  FROM backups b JOIN stripes s ON s.key = b.record
                  ORDER BY b.sequence DESC LIMIT 1",
             )?;
-            let mut last = last;
             let last = last.query_row([], |r| {
                 let (record, made_ms) = (StripeId(r.get(0)?), r.get(1)?);
                 let info = BackupInfo { record, made_ms, bytes: r.get(2)?, stripes: r.get(3)? };
@@ -109,8 +108,13 @@ impl Catalog {
         .await
     }
 
-    /// Strikes out all backups but the `keep` newest, to be trashed; gives how many stripes.
-    pub(in crate::coordinator) async fn thin_backups(&self, keep: usize) -> Result<usize> {
+    /// Strikes out all backups but the `keep` newest, to be trashed after `from_ms`; gives how many
+    /// stripes.
+    pub(in crate::coordinator) async fn thin_backups(
+        &self,
+        keep: usize,
+        from_ms: u64,
+    ) -> Result<usize> {
         self.write(move |db| {
             let old = "SELECT record FROM backups ORDER BY sequence DESC LIMIT -1 OFFSET ?1";
             let mut struck = 0;
@@ -120,7 +124,7 @@ impl Catalog {
                 db.execute("DELETE FROM backup_stripes WHERE record = ?1", [record])?;
                 db.execute("DELETE FROM backups WHERE record = ?1", [record])?;
                 for key in &stripes {
-                    strike_out(db, *key)?;
+                    strike_out(db, *key, from_ms)?;
                 }
                 struck += stripes.len();
             }
@@ -131,11 +135,11 @@ impl Catalog {
 }
 
 /// Takes a whole stripe out of the catalog; all its shards are to be trashed.
-fn strike_out(db: &Connection, key: i64) -> Result<()> {
+fn strike_out(db: &Connection, key: i64, from_ms: u64) -> Result<()> {
     let bury = "INSERT OR IGNORE INTO tombstones (server, stripe, idx, ordered_ms)
-                SELECT h.server, s.id, h.idx, 0
+                SELECT h.server, s.id, h.idx, ?2
                 FROM shards h JOIN stripes s ON s.key = h.stripe WHERE h.stripe = ?1";
-    db.prepare_cached(bury)?.execute([key])?;
+    db.prepare_cached(bury)?.execute(params![key, from_ms])?;
     for (table, column) in [("shards", "stripe"), ("repairs", "stripe"), ("stripes", "key")] {
         let sql = format!("DELETE FROM {table} WHERE {column} = ?1");
         db.prepare_cached(&sql)?.execute([key])?;

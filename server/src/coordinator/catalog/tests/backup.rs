@@ -162,8 +162,8 @@ async fn old_backups_go_with_all_their_shards_and_nothing_else_does() {
     for number in 1..=3 {
         fixture.back_up(number).await;
     }
-    assert_eq!(fixture.catalog.thin_backups(3).await.unwrap(), 0);
-    assert_eq!(fixture.catalog.thin_backups(1).await.unwrap(), 4);
+    assert_eq!(fixture.catalog.thin_backups(3, 1000).await.unwrap(), 0);
+    assert_eq!(fixture.catalog.thin_backups(1, 1000).await.unwrap(), 4);
     let counts = [
         fixture.count("backups").await,
         fixture.count("backup_stripes").await,
@@ -174,7 +174,9 @@ async fn old_backups_go_with_all_their_shards_and_nothing_else_does() {
     assert_eq!(counts, [1, 2, 3, 6, 8]);
     let last = fixture.catalog.backed().await.unwrap().last.unwrap();
     assert_eq!(last.record, StripeId([103; 32]));
-    let left = fixture.catalog.order_trash(fixture.servers[0], u64::MAX >> 1, 1, 10).await.unwrap();
+    let due = |before_ms| fixture.catalog.order_trash(fixture.servers[0], before_ms, 1, 10);
+    assert_eq!(due(1000).await.unwrap(), [], "what was listed before is still there");
+    let left = due(1001).await.unwrap();
     let mut gone: Vec<u8> = left.iter().map(|(stripe, _)| stripe.0[0]).collect();
     gone.sort();
     assert_eq!(gone, [1, 2, 101, 102]);
