@@ -107,7 +107,8 @@ async fn a_backup_is_made_when_something_changed_and_outlives_a_restart() {
         servers.push(storage(dir.path(), &first, name).await);
     }
     // Without a vault there is no key to seal it to.
-    let failed = until(&asking, |status| status.failed.is_some()).await;
+    let begun = asking.begin_backup().await.unwrap();
+    let failed = until(&asking, |status| status.ended >= begun.run).await;
     assert_eq!(failed.failed.as_deref(), Some("there is no vault yet"));
     assert_eq!(failed.last, None);
     let (record, _) = record(asking.vault().await.unwrap().vault);

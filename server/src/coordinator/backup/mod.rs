@@ -137,6 +137,8 @@ pub(super) async fn keep(core: Weak<Core>) {
 /// Makes one, if one is due or asked for; gives how long to rest.
 async fn look_after(core: &Arc<Core>) -> Result<Duration> {
     let Backed { last, changed } = core.catalog.backed().await?;
+    // Without a vault there is no key to seal it to, and nothing in it.
+    let changed = changed && core.record.borrow().is_some();
     let now_ms = core.catalog.clock.now_ms();
     let is_asked = {
         let mut inner = core.backups.lock();
@@ -149,7 +151,7 @@ async fn look_after(core: &Arc<Core>) -> Result<Duration> {
                     return Ok(Duration::from_millis(due_ms - now_ms));
                 }
                 Some(_) if !changed => {
-                    inner.past.looked_ms = Some(now_ms);
+                    (inner.past.looked_ms, inner.past.failed) = (Some(now_ms), None);
                     return Ok(Duration::ZERO);
                 }
                 Some(_) => {}
@@ -207,13 +209,12 @@ async fn store(
     record: &VaultRecord,
     origin: i64,
     lease: LeaseId,
-    Copied { epoch, sequence }: Copied,
+    Copied { epoch, sequence, made_ms }: Copied,
     copy: &Path,
 ) -> Result<u64> {
     let client = StorageClient::new(SILENCE, &core.certifier.trust(core.catalog.clock));
     let store = Store { core, client: &client, origin, lease };
     let vault = core.catalog.vault;
-    let made_ms = core.catalog.clock.now_ms();
     let mut files = beside_catalog(core.folder.path())?;
     files.push(("catalog.db".to_owned(), copy.to_owned()));
     let mut bundle = Bundle::open(files)?;

@@ -18,6 +18,8 @@ use crate::{Error, Result};
 pub(in crate::coordinator) struct Copied {
     pub(in crate::coordinator) epoch: u64,
     pub(in crate::coordinator) sequence: u64,
+    /// When it was begun: it is no newer.
+    pub(in crate::coordinator) made_ms: u64,
 }
 
 /// A backup whose stripes are on the servers.
@@ -43,12 +45,12 @@ impl Catalog {
     /// Writes a copy of the catalog to `to`, an empty file, as it is at one moment; pushes go on
     /// meanwhile. Ends early if nobody waits for it any more.
     pub(in crate::coordinator) async fn copy(&self, to: PathBuf) -> Result<Copied> {
-        let path = self.path.clone();
+        let (path, made_ms) = (self.path.clone(), self.clock.now_ms());
         let db = tokio::task::spawn_blocking(move || open::reader(&path));
         let failed = |_| Error::refuse(Code::Internal, "the catalog could not be copied");
         let db = db.await.map_err(failed)??;
         let _interrupt = Interrupt(db.get_interrupt_handle());
-        tokio::task::spawn_blocking(move || copy(&db, &to)).await.map_err(failed)?
+        tokio::task::spawn_blocking(move || copy(&db, &to, made_ms)).await.map_err(failed)?
     }
 
     /// The last backup, and whether there is something that it lacks.
@@ -156,7 +158,7 @@ impl Drop for Interrupt {
     }
 }
 
-fn copy(db: &Connection, to: &Path) -> Result<Copied> {
+fn copy(db: &Connection, to: &Path, made_ms: u64) -> Result<Copied> {
     let text = to.to_str().ok_or_else(|| {
         Error::Config(format!("{} is no UTF-8, as SQLite needs it", to.display()))
     })?;
@@ -170,7 +172,7 @@ fn copy(db: &Connection, to: &Path) -> Result<Copied> {
     copy.execute("UPDATE meta SET whole_since_epoch = epoch + 1", [])?;
     copy.execute("DELETE FROM tombstones", [])?;
     Ok(copy.query_row("SELECT epoch, sequence FROM meta", [], |r| {
-        Ok(Copied { epoch: r.get(0)?, sequence: r.get(1)? })
+        Ok(Copied { epoch: r.get(0)?, sequence: r.get(1)?, made_ms })
     })?)
 }
 
