@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use codec::backup::BackupRecord;
+use codec::digest::BLOCK_BYTES;
 use codec::keys::VaultRecord;
 use codec::pack::seal_record;
 use codec::seal::PackKey;
@@ -106,14 +107,15 @@ fn a_damaged_backup_is_decoded_and_an_incomplete_one_passed_over() {
     fleet.kill_coordinator();
     (0..3).for_each(|server| fleet.kill(server));
 
-    // A bit of one shard of each stripe.
+    // A bit of every shard, each in another column of blocks; of the short ones, of the first copy.
     let files = records(&fleet);
-    let mut damaged = BTreeSet::new();
     for file in &files {
-        if damaged.insert(&file.stripe) {
-            let header = Shard::parse(&fs::read(&file.path).unwrap()).unwrap().header;
+        let header = Shard::parse(&fs::read(&file.path).unwrap()).unwrap().header;
+        let column = u64::from(file.index) * BLOCK_BYTES as u64;
+        let is_long = header.shard_bytes > 3 * BLOCK_BYTES as u64;
+        if is_long || file.index == 0 {
             let open = File::options().read(true).write(true).open(&file.path).unwrap();
-            let (mut byte, at) = ([0], header.header_bytes() + 9);
+            let (mut byte, at) = ([0], header.header_bytes() + column + 9);
             open.read_exact_at(&mut byte, at).unwrap();
             open.write_all_at(&[byte[0] ^ 4], at).unwrap();
         }
