@@ -180,7 +180,8 @@ CREATE TABLE tombstones (
     server     INTEGER NOT NULL REFERENCES servers (id),
     stripe     BLOB    NOT NULL CHECK (length(stripe) = 32),
     idx        INTEGER NOT NULL,
-    -- When the last order left: until its ticket has ended it could still be followed.
+    -- When the last order left: until its ticket has ended it could still be followed. No order
+    -- leaves before.
     ordered_ms INTEGER NOT NULL,
     PRIMARY KEY (server, stripe, idx)
 ) STRICT, WITHOUT ROWID;
@@ -228,4 +229,22 @@ CREATE TABLE drills (
     lost_files INTEGER NOT NULL,
     result     TEXT    NOT NULL
         CHECK (result IN ('well', 'repairable', 'out-of-reach', 'lost'))
+) STRICT;
+
+-- Backups of the coordinator's folder that are on the servers, each named by the stripe with its
+-- record.
+CREATE TABLE backups (
+    record   INTEGER PRIMARY KEY REFERENCES stripes (key),
+    -- The logical clock as it was, with the ticks of the backup itself: once it has moved on,
+    -- there is something that this one lacks.
+    sequence INTEGER NOT NULL,
+    made_ms  INTEGER NOT NULL,
+    -- Of the files in it.
+    bytes    INTEGER NOT NULL
+) STRICT;
+
+-- The stripes of each backup, that of its record too: they go with it.
+CREATE TABLE backup_stripes (
+    stripe INTEGER PRIMARY KEY REFERENCES stripes (key),
+    record INTEGER NOT NULL REFERENCES backups (record)
 ) STRICT;

@@ -46,19 +46,31 @@ struct Subkeys {
     private_key_wrap: Aead,
     vault_record: hmac::Key,
     source_set: hmac::Key,
+    /// The private half of the vault's key pair, which is in the vault record.
+    private_key: Option<Zeroizing<[u8; 32]>>,
 }
 
 impl VaultKeys {
-    /// Derives all subkeys.
+    /// Derives all subkeys. The private key of the vault's key pair is not among them:
+    /// [`VaultRecord::unlock`] gives keys that have it.
     pub fn derive(master: MasterKey) -> Self {
+        Self::with_private_key(master, |_| None)
+    }
+
+    fn with_private_key(
+        master: MasterKey,
+        unwrap: impl FnOnce(&Aead) -> Option<Zeroizing<[u8; 32]>>,
+    ) -> Self {
         let subkey = |info: &str| expand(b"arc v0 subkeys", &master.0, info.as_bytes());
         let mac = |info| hmac::Key::new(hmac::HMAC_SHA256, subkey(info).as_slice());
         let [s0, s1, s2, s3, s4, s5, s6, s7, ..] = *subkey("arc v0 chunker seed");
+        let private_key_wrap = Aead::new(&subkey("arc v0 private key wrap"));
         Self(Arc::new(Subkeys {
             chunk_id: ChunkIdKey::new(&subkey("arc v0 chunk id")),
             chunker_seed: Zeroizing::new(u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7])),
             pack_wrap: Aead::new(&subkey("arc v0 pack wrap")),
-            private_key_wrap: Aead::new(&subkey("arc v0 private key wrap")),
+            private_key: unwrap(&private_key_wrap),
+            private_key_wrap,
             vault_record: mac("arc v0 vault record"),
             source_set: mac("arc v0 source set"),
             master,
@@ -90,6 +102,10 @@ impl VaultKeys {
 
     pub(crate) fn pack_wrap(&self) -> &Aead {
         &self.0.pack_wrap
+    }
+
+    pub(crate) fn private_key(&self) -> Option<&[u8; 32]> {
+        self.0.private_key.as_deref()
     }
 }
 

@@ -5,6 +5,7 @@
 //! has the layouts. Whatever comes from outside is bounded before it is used,
 //! and holding a parsed value means that its hashes were checked.
 
+pub mod backup;
 pub mod chunker;
 pub mod digest;
 pub mod erasure;

@@ -82,6 +82,12 @@ impl PackBuilder {
         Ok(())
     }
 
+    /// Compresses, seals and appends a record. After an error the pack is as before.
+    pub fn append_record(&mut self, record: &[u8]) -> Result<()> {
+        bounded("a record in bytes", record.len() as u64, RECORD_BYTES_MAX as u64)?;
+        self.append(FrameKind::Record, frame::compress(record, LEVEL), &[])
+    }
+
     /// Bytes the pack would have if it were finished now; its directory may compress to less.
     pub fn bytes(&self) -> u64 {
         let Directory { frames, chunks } = &self.directory;
@@ -203,23 +209,48 @@ impl Directory {
 
 /// Makes the pack of one record: one frame, no chunks. Its key must be fresh.
 pub fn seal_record(vault: VaultId, key: PackKey, record: &[u8]) -> Result<Pack> {
-    bounded("a record in bytes", record.len() as u64, RECORD_BYTES_MAX as u64)?;
     let mut builder = PackBuilder::new(vault, key, Vec::new());
-    builder.append(FrameKind::Record, frame::compress(record, LEVEL), &[])?;
+    builder.append_record(record)?;
     builder.finish()
 }
 
 /// Opens what [`seal_record`] made; `pack` holds exactly the pack's bytes.
 pub fn open_record(vault: VaultId, key: &PackKey, pack: &[u8]) -> Result<Vec<u8>> {
+    let mut records = Vec::new();
+    open_records(vault, key, pack, |record| {
+        records.push(record);
+        if records.len() > 1 { Err(not_one("several records".into())) } else { Ok(()) }
+    })?;
+    records.pop().ok_or_else(|| not_one("no record".into()))
+}
+
+/// Opens a pack of records, and of nothing else, and hands each of them on in order; `pack` holds
+/// exactly the pack's bytes.
+pub fn open_records(
+    vault: VaultId,
+    key: &PackKey,
+    pack: &[u8],
+    mut each: impl FnMut(Vec<u8>) -> Result<()>,
+) -> Result<()> {
     let directory = Directory::open(vault, key, pack)?;
-    let ([(FrameKind::Record, end)], []) = (&directory.frames[..], &directory.chunks[..]) else {
-        let (frames, chunks) = (directory.frames.len(), directory.chunks.len());
-        let why = format!("{frames} frames and {chunks} chunks are not one record");
-        return Err(Error::damaged("record", why));
-    };
-    let mut sealed = pack[..*end as usize].to_vec();
-    let opened = key.open(vault, FrameKind::Record, 0, &mut sealed)?;
-    frame::decompress("record", opened, RECORD_BYTES_MAX)
+    if !directory.chunks.is_empty() {
+        return Err(not_one(format!("{} chunks", directory.chunks.len())));
+    }
+    for (number, &(kind, _)) in (0..).zip(&directory.frames) {
+        if kind != FrameKind::Record {
+            return Err(not_one(format!("a frame of kind {kind:?}")));
+        }
+        // Its directory lies within the pack, and all frames before it.
+        let range = directory.frame_range(number).and_then(|range| pack.get(range));
+        let mut sealed = range.ok_or_else(|| damaged("a frame without a place".into()))?.to_vec();
+        let opened = key.open(vault, kind, number, &mut sealed)?;
+        each(frame::decompress("record", opened, RECORD_BYTES_MAX)?)?;
+    }
+    Ok(())
+}
+
+fn not_one(found: String) -> Error {
+    Error::damaged("record", format!("it has {found}"))
 }
 
 const DIRECTORY: &str = "pack directory";

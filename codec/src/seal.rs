@@ -13,6 +13,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 use crate::keys::VaultKeys;
 use crate::{Error, Result, VaultId};
 
+pub(crate) mod hpke;
+
 /// Bytes that sealing adds: the tag.
 pub const TAG_BYTES: usize = 16;
 /// The longest pack key field of any slot.
@@ -23,7 +25,7 @@ pub const PACK_KEY_FIELD_BYTES_MAX: usize = 256;
 pub struct PackKey([u8; 32]);
 
 /// A pack key wrapped for storage: in slot 1 under the vault's symmetric key,
-/// in slot 2 (reserved) sealed to its public key.
+/// in slot 2 sealed to its public key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackKeyField(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
@@ -55,6 +57,7 @@ const FRAME_CONTEXT: &[u8] = b"arc v0 frame";
 const PACK_KEY_CONTEXT: &[u8] = b"arc v0 pack key";
 /// Slot number and three zero bytes.
 const SLOT1_HEAD: [u8; 4] = [1, 0, 0, 0];
+const SLOT2_HEAD: [u8; 4] = [2, 0, 0, 0];
 
 impl PackKey {
     /// A pack key from 32 fresh random bytes.
@@ -68,19 +71,37 @@ impl PackKey {
         PackKeyField([&SLOT1_HEAD[..], &nonce, &wrapped].concat())
     }
 
+    /// Seals the key to a vault's public key, in slot 2; `ephemeral` is 32 fresh random bytes.
+    pub fn seal_to(
+        &self,
+        public_key: &[u8; 32],
+        vault: VaultId,
+        ephemeral: Zeroizing<[u8; 32]>,
+    ) -> Result<PackKeyField> {
+        let context = pack_key_context(vault);
+        let (aead, nonce, sent) = hpke::sender(public_key, &ephemeral, &context)?;
+        let sealed = aead.wrap(nonce, &[], &self.0);
+        Ok(PackKeyField([&SLOT2_HEAD[..], &sent, &sealed].concat()))
+    }
+
     /// Opens a field of any slot that `keys` can open.
     pub fn unwrap_field(field: &PackKeyField, keys: &VaultKeys, vault: VaultId) -> Result<Self> {
-        let damaged = |why: &str| Error::damaged("pack key field", why);
-        match field.0.first() {
-            Some(1) => {}
-            Some(2) => return Err(Error::Key { what: "a pack sealed to the public key" }),
-            Some(slot) => return Err(damaged(&format!("slot {slot} is unknown"))),
-            None => return Err(damaged("it is empty")),
-        }
-        let rest = field.0.strip_prefix(&SLOT1_HEAD).ok_or_else(|| damaged("reserved bits set"))?;
-        let (nonce, wrapped) = rest.split_first_chunk().ok_or_else(|| damaged("it is cut"))?;
-        let wrapped = wrapped.try_into().map_err(|_| damaged("it is not 64 bytes long"))?;
-        let key = keys.pack_wrap().unwrap(*nonce, &pack_key_context(vault), wrapped);
+        let context = pack_key_context(vault);
+        let key = match field.0.first() {
+            Some(1) => {
+                let (nonce, wrapped) = parts(&field.0, SLOT1_HEAD)?;
+                keys.pack_wrap().unwrap(*nonce, &context, wrapped)
+            }
+            Some(2) => {
+                let what = "a pack sealed to the public key";
+                let private = keys.private_key().ok_or(Error::Key { what })?;
+                let (sent, sealed) = parts(&field.0, SLOT2_HEAD)?;
+                let (aead, nonce) = hpke::recipient(private, sent, &context)?;
+                aead.unwrap(nonce, &[], sealed)
+            }
+            Some(slot) => return Err(damaged_field(&format!("slot {slot} is unknown"))),
+            None => return Err(damaged_field("it is empty")),
+        };
         Ok(Self(*key.ok_or(Error::Key { what: "the pack key field" })?))
     }
 
@@ -112,6 +133,18 @@ impl fmt::Debug for PackKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PackKey").finish_non_exhaustive()
     }
+}
+
+/// What follows the head of a field: `N` bytes, and the wrapped key.
+fn parts<const N: usize>(field: &[u8], head: [u8; 4]) -> Result<(&[u8; N], &[u8; WRAPPED_BYTES])> {
+    let rest = field.strip_prefix(&head).ok_or_else(|| damaged_field("reserved bits set"))?;
+    let (first, wrapped) = rest.split_first_chunk().ok_or_else(|| damaged_field("it is cut"))?;
+    let length = || damaged_field(&format!("it is not {} bytes long", 4 + N + WRAPPED_BYTES));
+    Ok((first, wrapped.try_into().map_err(|_| length())?))
+}
+
+fn damaged_field(why: &str) -> Error {
+    Error::damaged("pack key field", why)
 }
 
 fn frame_nonce(number: u32) -> [u8; 12] {

@@ -169,6 +169,34 @@ impl TicketSigner {
         let signature = self.0.sign(&[TICKET_DOMAIN, &claims].concat());
         Ok(format!("{}.{}", BASE64URL.encode(claims), BASE64URL.encode(signature.as_ref())))
     }
+
+    /// The record of a backup with its signature behind it: anybody could seal one to the vault's
+    /// public key.
+    pub fn sign_backup(&self, vault: VaultId, mut record: Vec<u8>) -> Vec<u8> {
+        let signature = self.0.sign(&backup_claims(vault, &record));
+        record.extend_from_slice(signature.as_ref());
+        record
+    }
+}
+
+/// The record of a backup, if `public_key` signed it. Without a key nobody can tell.
+pub fn verify_backup<'a>(
+    signed: &'a [u8],
+    vault: VaultId,
+    public_key: Option<&[u8]>,
+) -> Result<&'a [u8]> {
+    let refuse = || Error::refuse(Code::Unauthorized, "the coordinator did not sign it");
+    let (record, signature) = signed.split_last_chunk::<64>().ok_or_else(refuse)?;
+    if let Some(public_key) = public_key {
+        UnparsedPublicKey::new(&ED25519, public_key)
+            .verify(&backup_claims(vault, record), signature)
+            .map_err(|_| refuse())?;
+    }
+    Ok(record)
+}
+
+fn backup_claims(vault: VaultId, record: &[u8]) -> Vec<u8> {
+    [b"arc v0 backup\0", vault.as_bytes().as_slice(), record].concat()
 }
 
 impl TicketSigner {

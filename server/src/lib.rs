@@ -4,7 +4,8 @@
 //! `client` how either service is asked, with timeouts and retries, `storage`
 //! one server on one disk, `coordinator` the catalog and what decides by it,
 //! `tls` who either of them is, `fail_point` where either can be made to end.
-//! Shard bytes flow between clients and servers, never through the coordinator.
+//! Shard bytes flow between clients and servers, never through the coordinator, its own backups
+//! excepted.
 
 pub mod auth;
 pub mod client;

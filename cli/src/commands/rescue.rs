@@ -1,5 +1,6 @@
 //! `arc rescue`: files out of bare shard folders, when everything else is gone.
 
+mod coordinator;
 mod jobs;
 
 use std::ffi::OsString;
@@ -37,17 +38,22 @@ const UNREADABLE_SHOWN: usize = 20;
 #[command(after_help = "Examples:
   arc rescue /mnt/disk1 /mnt/disk2 /mnt/disk4 /mnt/disk5 --list
   arc rescue /mnt/disk* --to ./rescued
-  arc rescue /mnt/disk* --snapshot latest:/home/ada/letters --to ./letters")]
+  arc rescue /mnt/disk* --snapshot latest:/home/ada/letters --to ./letters
+  arc rescue /mnt/disk* --coordinator /srv/arc/coordinator")]
 pub struct Args {
     /// Folders of storage servers, disks of a local vault, or copies of their `shards` folders
     #[arg(value_name = "DIR", required = true)]
     pub dirs: Vec<PathBuf>,
     /// The folder that a folder for each snapshot is made in; with --snapshot, the one for its files
-    #[arg(long, value_name = "OUT", required_unless_present = "list")]
+    #[arg(long, value_name = "OUT", required_unless_present_any = ["list", "coordinator"])]
     pub to: Option<PathBuf>,
     /// Restore this snapshot alone (an id, its first digits, or latest), or what is below a path in it
     #[arg(long, value_name = "SNAPSHOT[:PATH]")]
     pub snapshot: Option<OsString>,
+    /// Restore the coordinator's folder instead, out of the newest backup that it made of itself,
+    /// to a folder that is not there yet
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["to", "snapshot", "list", "overwrite"])]
+    pub coordinator: Option<PathBuf>,
     /// Only say which snapshots there are
     #[arg(long)]
     pub list: bool,
@@ -75,6 +81,10 @@ struct Rescue {
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     let began = Instant::now();
     let dirs = rescue::check_dirs(&args.dirs)?;
+    if let Some(out) = &args.coordinator {
+        rescue::must_be_elsewhere(out, &dirs)?;
+        coordinator::check_out(out)?;
+    }
     if let Some(to) = &args.to {
         rescue::must_be_elsewhere(to, &dirs)?;
         if args.snapshot.is_some() && !args.list {
@@ -83,7 +93,11 @@ pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
     }
     let records = rescue::find_records(&dirs, args.record.as_deref())?;
     let (keys, opened) = secret::unlock_any(&records, &global.secret).await?;
-    let rescue = open(dirs, records[opened].vault, keys, &global.ui).await?;
+    let vault = records[opened].vault;
+    if let Some(out) = &args.coordinator {
+        return coordinator::restore(dirs, vault, keys, out, &global.ui).await;
+    }
+    let rescue = open(dirs, vault, keys, &global.ui).await?;
     if args.list {
         return Ok(list(rescue, &global.ui));
     }
@@ -125,7 +139,8 @@ async fn open(
     let (snapshots, others): (Vec<_>, Vec<_>) =
         scan.stripes.into_values().partition(|map| map.kind == Kind::Snapshot);
     let indexing = Arc::new(Counters::default());
-    indexing.total_files.store(others.len() as u64, Relaxed);
+    let records = others.iter().filter(|map| map.kind == Kind::Record).count();
+    indexing.total_files.store((others.len() - records) as u64, Relaxed);
     let watch = ui.watch(Arc::clone(&indexing), View::Index);
     let Indexed { index, unread } = rescue::index(&fetcher, others.into_iter(), &indexing).await;
     watch.finish();

@@ -112,6 +112,10 @@ pub struct Coordinator {
     /// How often each server is asked for a random block of a random shard; 0: never
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
     pub audit_every: Duration,
+    /// How often the catalog and the keys are backed up onto the storage servers, where something
+    /// was committed since; 0: only when asked (arc catalog backup)
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
+    pub backup_every: Duration,
     /// How long a push's lease lasts
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_duration)]
     pub lease: Duration,
@@ -306,6 +310,7 @@ async fn serve_coordinator(
             repair_every: args.repair_every,
             compare_every: args.compare_every,
             audit_every: args.audit_every,
+            backup_every: args.backup_every,
             lease: args.lease,
             ticket: args.ticket,
             drain: args.drain,

@@ -3,14 +3,18 @@
 mod forecast;
 mod watch;
 
+use std::time::Duration;
+
 use codec::Geometry;
 use serde_json::{Value, json};
-use server::wire::{DrillResult, LedgerCounts, PastDrill, State, Status, StatusQuery};
+use server::wire::{
+    BackupStatus, DrillResult, LedgerCounts, PastDrill, State, Status, StatusQuery,
+};
 
 use super::Global;
 use super::servers::{brake_text, state_text};
 use crate::exit::{Exit, Failure};
-use crate::ui::{bytes_text, count_text, escaped, plural, time_text};
+use crate::ui::{age_text, bytes_text, count_text, escaped, plural, time_text};
 use crate::vault::{self, survives_any};
 
 /// How the vault is: what is stored and what it survives.
@@ -81,6 +85,7 @@ fn page(status: &Status, geometry: Geometry) -> Vec<String> {
     lines.extend(labelled("servers", servers(status)));
     lines.extend(labelled("repair", repair(status)));
     lines.extend(labelled("pushes", pushes(status)));
+    lines.extend(labelled("backup", backup(status)));
     let old = status.catalog_old.iter().map(|why| escaped(why.as_bytes())).collect();
     lines.extend(labelled("catalog", old));
     lines
@@ -194,6 +199,25 @@ fn repair(status: &Status) -> Vec<String> {
     lines
 }
 
+/// When the coordinator's folder was last backed up; nothing, where nobody wants that.
+fn backup(status: &Status) -> Vec<String> {
+    let BackupStatus { every_ms, last, failed, .. } = &status.backup;
+    let mut lines = match last {
+        Some(last) => {
+            let age = Duration::from_millis(status.now_ms.saturating_sub(last.made_ms));
+            vec![format!("last backup {} ago", age_text(age))]
+        }
+        None if *every_ms > 0 => {
+            vec!["there is none of the coordinator's catalog and keys yet".to_owned()]
+        }
+        None => Vec::new(),
+    };
+    if let Some(why) = failed {
+        lines.push(format!("the last try failed: {}", escaped(why.as_bytes())));
+    }
+    lines
+}
+
 fn pushes(status: &Status) -> Vec<String> {
     let mut lines = Vec::new();
     if status.leases > 0 {
@@ -211,7 +235,7 @@ fn pushes(status: &Status) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use codec::VaultId;
-    use server::wire::Brake;
+    use server::wire::{BackupInfo, Brake};
 
     use super::*;
 
@@ -236,6 +260,7 @@ mod tests {
             whole: 0,
             read_recently: 0,
             last_drill: None,
+            backup: BackupStatus::default(),
         }
     }
 
@@ -290,6 +315,23 @@ mod tests {
         assert!(
             line.contains("; last drill 19") && line.ends_with(": 412 files, 1.0 GiB, all well")
         );
+    }
+
+    #[test]
+    fn the_last_backup_is_told_and_that_there_is_none_where_one_is_due() {
+        let mut status = status(vec![(2, 10)], 0, 0);
+        assert_eq!(backup(&status), [""; 0]);
+        status.backup.every_ms = 1000;
+        let none = "there is none of the coordinator's catalog and keys yet";
+        assert_eq!(backup(&status), [none]);
+        status.now_ms = 4 * 3_600_000;
+        let record = codec::StripeId([1; 32]);
+        status.backup.last = Some(BackupInfo { record, made_ms: 3_600_000, bytes: 1, stripes: 1 });
+        status.backup.failed = Some("no room".into());
+        let last = backup(&status);
+        assert_eq!(last, ["last backup 3 h ago", "the last try failed: no room"]);
+        let page = page(&status, code()).join("\n");
+        assert!(page.contains("\nbackup     last backup 3 h ago\n"), "{page}");
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn must_be_elsewhere(to: &Path, dirs: &[PathBuf]) -> Result<(), Failure> {
             Err(Failure::new(Exit::Usage, what)
                 .why("the folders with shards are only read")
                 .state("nothing was read or written")
-                .next("--to a folder elsewhere"))
+                .next("name a folder elsewhere"))
         }
     }
 }

@@ -4,10 +4,12 @@
 //! with both, `fetch` and `pull` read from the folders as they do from servers. The
 //! folders are only read. In memory are 40 bytes a chunk, and about 1 KiB a stripe.
 
+pub mod backup;
 mod dirs;
 mod folders;
 mod index;
 mod packs;
+mod pins;
 mod records;
 mod scan;
 
@@ -30,6 +32,7 @@ pub use dirs::{check_dirs, must_be_elsewhere};
 pub use folders::Folders;
 pub use index::Index;
 pub use packs::index_adopted;
+pub use pins::coordinator_key;
 pub use records::find as find_records;
 pub use scan::{Scan, scan};
 

@@ -21,15 +21,8 @@ pub fn find(dirs: &[PathBuf], file: Option<&Path>) -> Result<Vec<VaultRecord>, F
     if let Some(file) = file {
         return Ok(vec![read(file)?]);
     }
-    let mut paths = Vec::new();
-    for dir in dirs {
-        collect(dir, 0, &mut paths);
-        if dir.ends_with("shards") {
-            paths.extend(dir.parent().map(|above| above.join(NAME)));
-        }
-    }
     let (found, refused): (Vec<_>, Vec<_>) =
-        paths.iter().filter(|path| path.is_file()).map(|path| read(path)).partition(Result::is_ok);
+        near(dirs, NAME).iter().map(|path| read(path)).partition(Result::is_ok);
     let found: Vec<VaultRecord> = found.into_iter().filter_map(Result::ok).collect();
     let Some(first) = found.first() else {
         return Err(refused.into_iter().find_map(Result::err).unwrap_or_else(|| none(dirs)));
@@ -54,16 +47,29 @@ fn ranked(found: Vec<VaultRecord>) -> Vec<VaultRecord> {
     counted.into_iter().map(|(_, _, record)| record).collect()
 }
 
+/// The files of this name beside the shards.
+pub(super) fn near(dirs: &[PathBuf], name: &str) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for dir in dirs {
+        collect(dir, name, 0, &mut paths);
+        if dir.ends_with("shards") {
+            paths.extend(dir.parent().map(|above| above.join(name)));
+        }
+    }
+    paths.retain(|path| path.is_file());
+    paths
+}
+
 /// A folder that cannot be listed is told of when its shards are looked for.
-fn collect(dir: &Path, depth: u32, paths: &mut Vec<PathBuf>) {
-    paths.push(dir.join(NAME));
+fn collect(dir: &Path, name: &str, depth: u32, paths: &mut Vec<PathBuf>) {
+    paths.push(dir.join(name));
     if depth == DEPTH_MAX {
         return;
     }
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_dir && entry.file_name() != "shards" {
-            collect(&entry.path(), depth + 1, paths);
+            collect(&entry.path(), name, depth + 1, paths);
         }
     }
 }

@@ -32,7 +32,8 @@ pub use counters::{Counters, RepairNumbers};
 pub use forecast::Forecast;
 pub use lines::View;
 pub use text::{
-    bytes_text, count_text, duration_text, escaped, path_text, plural, shell_word, time_text,
+    age_text, bytes_text, count_text, duration_text, escaped, path_text, plural, shell_word,
+    time_text,
 };
 pub use watch::Watch;
 

@@ -54,6 +54,17 @@ pub fn duration_text(duration: Duration) -> String {
     }
 }
 
+/// `41 s`, `8 min`, `3 h`, `12 d`: how long ago something was.
+pub fn age_text(age: Duration) -> String {
+    let seconds = age.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 /// `2026-07-01 09:15:02` in the machine's time zone; milliseconds since 1970 come in.
 pub fn time_text(ms: i64) -> String {
     match jiff::Timestamp::from_millisecond(ms) {

@@ -257,6 +257,7 @@ async fn start_coordinator(dir: &Path) -> Result<Coordinator, Failure> {
             // A command does what it was asked to; what its disks find is compared all the same.
             compare_every: Duration::ZERO,
             audit_every: Duration::ZERO,
+            backup_every: Duration::ZERO,
             // A command that starts has the vault's lock: no push runs.
             pushes_outlive: false,
             // A command repairs what it was asked to.

@@ -55,7 +55,7 @@ impl Verify<'_> {
     }
 }
 
-/// Opens a whole pack: its record, or its directory and every frame, with every chunk's id. Where
+/// Opens a whole pack: its records, or its directory and every frame, with every chunk's id. Where
 /// each chunk is.
 fn open_all(
     vault: VaultId,
@@ -66,8 +66,12 @@ fn open_all(
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
     let key = PackKey::unwrap_field(&map.pack_key, keys, vault)?;
-    if matches!(map.kind, Kind::Snapshot | Kind::Record) {
-        return pack::open_record(vault, &key, &bytes).map(|_| Vec::new());
+    match map.kind {
+        Kind::Snapshot => return pack::open_record(vault, &key, &bytes).map(|_| Vec::new()),
+        Kind::Record => {
+            return pack::open_records(vault, &key, &bytes, |_| Ok(())).map(|()| Vec::new());
+        }
+        Kind::Data | Kind::Metadata => {}
     }
     let directory = Directory::open(vault, &key, &bytes)?;
     let catalog_agrees = directory.frames.len() == map.frames.len()

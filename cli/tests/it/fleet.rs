@@ -341,10 +341,14 @@ fn serve_coordinator(sandbox: &Sandbox, listen: &str, options: &[String]) -> Ser
     let data = sandbox.path("coordinator");
     let fast = ["--probe-every=100ms", "--probe-timeout=2s", "--good=1", "--misses=2"];
     let line = ["serve", "coordinator", "--listen", listen, "--data", text(&data)];
-    // Damage stays until a test has it mended, unless it asks for more.
-    let idle = ["--repair-every=0s"];
-    let heals = options.iter().any(|option| option.starts_with("--repair-every"));
-    let idle = idle.into_iter().filter(|_| !heals);
+    // Damage stays until a test has it mended, and stripes are those of pushes, unless it asks for
+    // more.
+    let is_set = |idle: &str| {
+        let name = idle.split('=').next().unwrap_or(idle);
+        options.iter().any(|option| option.split('=').next() == Some(name))
+    };
+    let idle = ["--repair-every=0s", "--backup-every=0s"];
+    let idle = idle.into_iter().filter(|option| !is_set(option));
     sandbox
         .serve(line.into_iter().chain(fast).chain(idle).chain(options.iter().map(String::as_str)))
 }

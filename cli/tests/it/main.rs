@@ -11,6 +11,7 @@ mod shards;
 mod source;
 mod trees;
 
+mod backup;
 mod bits;
 mod catalog;
 mod command_line;

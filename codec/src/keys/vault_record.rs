@@ -1,13 +1,13 @@
 //! The vault record: what is kept of a vault wherever its shards are.
 
-use aws_lc_rs::{agreement, hmac};
+use aws_lc_rs::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::secret::{Argon2Cost, Kdf, Secret};
 use super::{MasterKey, RecoveryKey, VaultKeys};
 use crate::manifest::read_cbor;
-use crate::seal::{Aead, WRAPPED_BYTES};
+use crate::seal::{Aead, WRAPPED_BYTES, hpke};
 use crate::{Error, FORMAT_VERSION, Geometry, Result, VaultId};
 
 /// The longest vault record.
@@ -78,7 +78,8 @@ impl VaultRecord {
     ) -> Result<(Self, VaultKeys)> {
         let master = MasterKey::new(random.master);
         let slot = Slot::new(vault, &master, secret, cost, random.salt, random.nonce)?;
-        let keys = VaultKeys::derive(master);
+        let private_half = Zeroizing::new(random.private_key);
+        let keys = VaultKeys::with_private_key(master, |_| Some(private_half));
         let private_key = keys.0.private_key_wrap.wrap(
             random.private_nonce,
             &private_key_context(vault),
@@ -90,7 +91,7 @@ impl VaultRecord {
             generation: 1,
             geometry,
             slots: vec![slot],
-            public_key: public_key(&random.private_key)?,
+            public_key: hpke::public_half(&random.private_key)?,
             private_nonce: random.private_nonce,
             private_key,
             mac: [0; MAC_BYTES],
@@ -176,7 +177,7 @@ impl VaultRecord {
     pub fn unlock(&self, secret: &Secret) -> Result<VaultKeys> {
         for slot in &self.slots {
             if let Some(master) = slot.open(self.vault, secret)? {
-                let keys = VaultKeys::derive(master);
+                let keys = VaultKeys::with_private_key(master, |wrap| self.unwrap_private(wrap));
                 self.check(&keys)?;
                 return Ok(keys);
             }
@@ -197,9 +198,12 @@ impl VaultRecord {
 
     /// The private half of the vault's encryption key pair.
     pub fn private_key(&self, keys: &VaultKeys) -> Result<Zeroizing<[u8; 32]>> {
-        let wrap = &keys.0.private_key_wrap;
-        wrap.unwrap(self.private_nonce, &private_key_context(self.vault), &self.private_key)
+        self.unwrap_private(&keys.0.private_key_wrap)
             .ok_or(Error::Key { what: "the vault's private key" })
+    }
+
+    fn unwrap_private(&self, wrap: &Aead) -> Option<Zeroizing<[u8; 32]>> {
+        wrap.unwrap(self.private_nonce, &private_key_context(self.vault), &self.private_key)
     }
 
     /// What the MAC covers.
@@ -245,13 +249,6 @@ fn slot_context(vault: VaultId) -> Vec<u8> {
 
 fn private_key_context(vault: VaultId) -> Vec<u8> {
     [b"arc v0 private key", vault.as_bytes().as_slice()].concat()
-}
-
-fn public_key(private_key: &[u8; 32]) -> Result<[u8; 32]> {
-    let bad = || Error::damaged("private key", "it is not an X25519 key");
-    let key = agreement::PrivateKey::from_private_key(&agreement::X25519, private_key);
-    let public = key.map_err(|_| bad())?.compute_public_key().map_err(|_| bad())?;
-    public.as_ref().try_into().map_err(|_| bad())
 }
 
 /// The version comes first, so that a newer record is refused as such and not as damaged.

@@ -231,6 +231,30 @@ fn kinds() -> impl Strategy<Value = FrameKind> {
     prop_oneof![Just(FrameKind::Data), Just(FrameKind::Metadata)]
 }
 
+#[test]
+fn records_come_out_of_a_pack_in_order_and_one_alone_is_read_as_one() {
+    let mut builder = PackBuilder::new(VAULT, key(), Vec::new());
+    let long = vec![0; 3 << 20];
+    let records: [&[u8]; 3] = [b"first", &long, b""];
+    records.iter().for_each(|record| builder.append_record(record).unwrap());
+    let pack = builder.finish().unwrap();
+    assert!(pack.chunks.is_empty() && pack.frames.len() == 3);
+    let opened = |pack: &[u8]| -> Result<Vec<Vec<u8>>> {
+        let mut out = Vec::new();
+        open_records(VAULT, &key(), pack, |record| {
+            out.push(record);
+            Ok(())
+        })?;
+        Ok(out)
+    };
+    assert_eq!(opened(&pack.bytes).unwrap(), records);
+    assert!(open_record(VAULT, &key(), &pack.bytes).is_err());
+    assert!(opened(&sample().bytes).is_err(), "frames of data");
+    let mut damaged = pack.bytes;
+    damaged[2] ^= 1;
+    assert!(opened(&damaged).is_err());
+}
+
 proptest! {
     #[test]
     fn packs_round_trip(

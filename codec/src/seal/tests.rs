@@ -2,7 +2,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::keys::MasterKey;
+use crate::Geometry;
+use crate::keys::{Argon2Cost, MasterKey, Secret, VaultRandom, VaultRecord};
 
 /// A change that storage may do to bytes.
 #[derive(Debug, Clone)]
@@ -81,11 +82,47 @@ fn a_pack_key_field_opens_only_with_its_vault_and_keys() {
     assert_eq!(PackKey::unwrap_field(&field, &keys(1), VaultId([8; 16])).unwrap_err(), closed);
 }
 
+fn vault_keys(private_key: u8) -> (VaultRecord, VaultKeys) {
+    let random = VaultRandom {
+        master: [1; 32],
+        salt: [2; 32],
+        nonce: [3; 12],
+        private_key: [private_key; 32],
+        private_nonce: [5; 12],
+    };
+    let secret = Secret::KeyFile(vec![9; 32].into());
+    let cost = Argon2Cost { memory_kib: 8, passes: 1, lanes: 1 };
+    VaultRecord::create(VAULT, Geometry::new(2, 1).unwrap(), &secret, cost, random).unwrap()
+}
+
+fn sealed_to(record: &VaultRecord, ephemeral: u8) -> PackKeyField {
+    let key = PackKey::new([1; 32]);
+    key.seal_to(record.public_key(), VAULT, Zeroizing::new([ephemeral; 32])).unwrap()
+}
+
 #[test]
 fn slot_2_is_a_key_that_is_not_at_hand() {
     let field = PackKeyField(vec![2; 80]);
     let error = PackKey::unwrap_field(&field, &keys(1), VAULT).unwrap_err();
     assert!(matches!(error, Error::Key { .. }), "{error}");
+}
+
+#[test]
+fn what_is_sealed_to_the_public_key_opens_with_the_vaults_keys_alone() {
+    let (record, made) = vault_keys(4);
+    let field = sealed_to(&record, 6);
+    assert_eq!(field.0.len(), 84);
+    let unlocked = record.unlock(&Secret::KeyFile(vec![9; 32].into())).unwrap();
+    for keys in [made, unlocked.clone()] {
+        assert_eq!(PackKey::unwrap_field(&field, &keys, VAULT).unwrap().0, [1; 32]);
+    }
+    assert_ne!(sealed_to(&record, 7), field);
+    let closed = Error::Key { what: "the pack key field" };
+    let opened = |keys: &VaultKeys, vault| PackKey::unwrap_field(&field, keys, vault).map(drop);
+    assert_eq!(opened(&vault_keys(5).1, VAULT), Err(closed.clone()), "another key pair");
+    assert_eq!(opened(&unlocked, VaultId([8; 16])), Err(closed), "another vault");
+    let without = Error::Key { what: "a pack sealed to the public key" };
+    assert_eq!(opened(&keys(1), VAULT), Err(without), "the master key without the record");
 }
 
 #[test]
@@ -117,6 +154,23 @@ proptest! {
         let field = PackKey::new([1; 32]).wrap(&keys(1), VAULT, [2; 12]);
         if let Some(bytes) = damage.apply(&field.0) {
             prop_assert!(PackKey::unwrap_field(&PackKeyField(bytes), &keys(1), VAULT).is_err());
+        }
+    }
+
+    #[test]
+    fn sealing_to_the_public_key_round_trips(key: [u8; 32], ephemeral: [u8; 32], private in 1..255u8) {
+        let (record, keys) = vault_keys(private);
+        let sealed = PackKey::new(key).seal_to(record.public_key(), VAULT, ephemeral.into());
+        let opened = PackKey::unwrap_field(&sealed.unwrap(), &keys, VAULT);
+        prop_assert_eq!(opened.unwrap().0, key);
+    }
+
+    #[test]
+    fn damage_to_a_field_of_slot_2_is_noticed(damage in damage()) {
+        let (record, keys) = vault_keys(4);
+        if let Some(bytes) = damage.apply(&sealed_to(&record, 6).0) {
+            // X25519 takes no notice of the highest bit of a public key, the key schedule does.
+            prop_assert!(PackKey::unwrap_field(&PackKeyField(bytes), &keys, VAULT).is_err());
         }
     }
 

@@ -10,14 +10,14 @@ use serde::de::DeserializeOwned;
 use super::{http_client, json, unreachable};
 use crate::tls::{Peer, Trust};
 use crate::wire::{
-    Adopt, Adoption, Begin, BeginRequest, Blob, CommitSnapshot, CommitStripe, Committed,
-    Comparison, Coverage, CoverageRequest, Covered, Drill, Ended, Events, EventsQuery,
-    FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids, IndexRequest, Lease,
-    LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES, OldestQuery, Page,
-    PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage, Renewed, RepairOrder,
-    RepairRun, RepairStatus, Replaced, Report, Restored, ServerId, ServerInfo, SetMode, SetRepair,
-    SnapshotRow, Status, StatusQuery, StripeCoverage, StripeIndex, StripeMap, StripeMapsRequest,
-    Unmended, VaultInfo,
+    Adopt, Adoption, BackupBegun, BackupStatus, Begin, BeginRequest, Blob, CommitSnapshot,
+    CommitStripe, Committed, Comparison, Coverage, CoverageRequest, Covered, Drill, Ended, Events,
+    EventsQuery, FACTS_PER_PAGE_MAX, FactsPage, FactsQuery, HaveAnswer, HaveRequest, Ids,
+    IndexRequest, Lease, LeaseId, LedgerRow, LocateAnswer, LocateRequest, Mode, NONCE_BYTES,
+    OldestQuery, Page, PageQuery, PlaceRequest, Placement, PutVault, ReadTickets, RebalancePage,
+    Renewed, RepairOrder, RepairRun, RepairStatus, Replaced, Report, Restored, ServerId,
+    ServerInfo, SetMode, SetRepair, SnapshotRow, Status, StatusQuery, StripeCoverage, StripeIndex,
+    StripeMap, StripeMapsRequest, Unmended, VaultInfo,
 };
 use crate::{Error, Result, auth};
 
@@ -150,6 +150,16 @@ impl CoordinatorClient {
     pub async fn remove_server(&self, server: ServerId) -> Result<()> {
         let path = format!("/v1/servers/{}", server.0);
         self.patiently(|| self.request(Method::DELETE, &path)).await
+    }
+
+    /// Has a backup of the coordinator's folder made.
+    pub async fn begin_backup(&self) -> Result<BackupBegun> {
+        self.post("/v1/backup", &()).await
+    }
+
+    /// How backups stand.
+    pub async fn backup(&self) -> Result<BackupStatus> {
+        self.get("/v1/backup", &()).await
     }
 
     /// How repair is doing.

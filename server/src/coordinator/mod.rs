@@ -2,11 +2,13 @@
 //!
 //! `health`, `placement` and `lease` decide, purely. `catalog` has all SQL. The rest are thin
 //! shells: `router` with the requests of `push`, `read`, `coverage` and `servers`, the `prober`, `reconcile`
-//! that compares what servers hold with the catalog, the `audit` that draws samples of it, the
-//! `certifier` with the vault's CA, the log of `events`, and the `folder` that it all lies in.
+//! that compares what servers hold with the catalog, the `audit` that draws samples of it, `backup`
+//! that keeps the folder on the servers too, the `certifier` with the vault's CA, the log of `events`,
+//! and the `folder` that it all lies in.
 
 mod adopt;
 mod audit;
+mod backup;
 mod catalog;
 mod certifier;
 mod clock;
@@ -38,6 +40,8 @@ use tokio::task::AbortHandle;
 
 pub use self::fail_points::FailPoint;
 
+use self::backup::Backups;
+pub use self::catalog::check_catalog;
 use self::catalog::{Catalog, TokenRow};
 use self::certifier::Certifier;
 use self::clock::millis;
@@ -110,6 +114,9 @@ pub struct Timings {
     /// The ledger of repair is looked at this often at most: 1 s; with 0 only what is asked for is
     /// repaired.
     pub repair_every: Duration,
+    /// From one backup of the coordinator's folder to the next: 24 h, and none where nothing was
+    /// committed since. If 0, they are made on request only.
+    pub backup_every: Duration,
     /// How long certificates last: 90 days. They are renewed with a third of that left.
     pub certificate: Duration,
     /// How long requests under way may take to finish when it stops.
@@ -135,6 +142,7 @@ impl Default for Timings {
             pushes_outlive: true,
             ticket: Duration::from_secs(15 * 60),
             repair_every: Duration::from_secs(1),
+            backup_every: Duration::from_secs(24 * 3600),
             certificate: Duration::from_secs(90 * 24 * 3600),
             drain: Duration::from_secs(30),
         }
@@ -150,8 +158,8 @@ pub struct Coordinator {
     /// What a joining server needs.
     pub join: Token,
     core: Arc<Core>,
-    /// Goes through the ledger of repair.
-    keeper: Option<AbortHandle>,
+    /// What goes through the ledger of repair, and what makes backups.
+    keepers: Vec<AbortHandle>,
     drain: Duration,
 }
 
@@ -163,6 +171,7 @@ struct Core {
     rates: Rates,
     repairs: Repairs,
     comparisons: Comparisons,
+    backups: Backups,
     signer: Arc<TicketSigner>,
     facts: Facts,
     tokens: [TokenRow; 2],
@@ -210,6 +219,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         rates: Rates::default(),
         repairs,
         comparisons: Comparisons::new(),
+        backups: Backups::new(catalog.clock.now_ms()),
         signer,
         facts,
         tokens: [owner_row, join_row],
@@ -237,8 +247,10 @@ pub async fn start(config: Config) -> Result<Coordinator> {
     }
     tokio::spawn(prober::note(Arc::downgrade(&core)));
     tokio::spawn(events::keep(Arc::downgrade(&core)));
-    let keeper = (!core.timings.repair_every.is_zero())
-        .then(|| tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
+    let mut keepers = vec![tokio::spawn(backup::keep(Arc::downgrade(&core))).abort_handle()];
+    if !core.timings.repair_every.is_zero() {
+        keepers.push(tokio::spawn(repair::keep(Arc::downgrade(&core))).abort_handle());
+    }
     if let Some(renew_ms) = renew_ms {
         tokio::spawn(certifier::keep_renewing(Arc::downgrade(&core), renew_ms));
     }
@@ -246,7 +258,7 @@ pub async fn start(config: Config) -> Result<Coordinator> {
         tokio::spawn(audit::run(Arc::downgrade(&core), core.timings.audit_every));
     }
     tracing::info!(url, epoch = core.catalog.epoch(), "coordinator started");
-    Ok(Coordinator { running, owner, join, core, keeper, drain })
+    Ok(Coordinator { running, owner, join, core, keepers, drain })
 }
 
 fn rules(timings: &Timings) -> Rules {
@@ -278,9 +290,7 @@ impl Coordinator {
 
     /// Stops probing and serving, and closes the catalog.
     pub async fn stop(self) {
-        if let Some(keeper) = self.keeper {
-            keeper.abort();
-        }
+        self.keepers.iter().for_each(AbortHandle::abort);
         self.running.stop(self.drain).await;
         self.core.comparisons.stop();
         self.core.adoption.stop();

@@ -303,7 +303,7 @@ pub(super) async fn commit_snapshot(
 }
 
 /// Has repair look at a stripe that was committed below target, or on a server that went since.
-async fn note_short(
+pub(super) async fn note_short(
     core: &Core,
     stripe: StripeId,
     holders: &[ServerId],
@@ -323,7 +323,7 @@ async fn note_short(
 }
 
 /// The servers whose receipts a commit came with.
-fn servers_of(new: &NewStripe) -> Vec<ServerId> {
+pub(super) fn servers_of(new: &NewStripe) -> Vec<ServerId> {
     new.holders.iter().map(|&(_, server)| server).collect()
 }
 

@@ -12,7 +12,7 @@ use axum::routing::{delete, get, post, put};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::{Core, adopt, coverage, events, facts, push, read, reconcile, repair, servers};
+use super::{Core, adopt, backup, coverage, events, facts, push, read, reconcile, repair, servers};
 use crate::auth::{self, Role, Token};
 use crate::wire::{Code, PAGE_ROWS_MAX, PageQuery, REQUEST_BYTES_MAX};
 use crate::{Error, Result};
@@ -65,6 +65,7 @@ pub(super) fn router(core: Arc<Core>) -> Router {
         .route("/v1/rebalance", get(repair::plan))
         .route("/v1/ledger", get(repair::ledger))
         .route("/v1/events", get(events::list))
+        .route("/v1/backup", get(backup::status).post(backup::begin))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&core), owner_only));
     let join = Router::new()
         .route("/v1/join", post(servers::join).layer(DefaultBodyLimit::max(SERVER_BYTES_MAX)))

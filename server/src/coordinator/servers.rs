@@ -12,7 +12,7 @@ use codec::keys::VaultRecord;
 use super::events::{Kind, Told, of_mode};
 use super::fleet::Member;
 use super::router::{Body, List, bad_request, to_the_end};
-use super::{Core, placement, prober, roster};
+use super::{Core, backup, placement, prober, roster};
 use crate::wire::{
     Blob, Code, Hello, HelloAnswer, JoinAnswer, JoinRequest, Page, PutVault, RECENT_MS, Replaced,
     ServerId, ServerInfo, SetMode, State as Health, Status, StatusQuery, VaultInfo,
@@ -202,6 +202,7 @@ pub(super) async fn status(
         brake: core.fleet.brake(now_ms),
         repairs: counts.repairs,
         whole: counts.whole,
+        backup: backup::told(&core).await?,
         catalog_old: core.facts.why_old(&core.fleet),
         read_recently: core.catalog.read_since(now_ms.saturating_sub(RECENT_MS)).await?,
         last_drill: core.catalog.last_drill().await?,

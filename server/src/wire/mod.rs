@@ -4,6 +4,7 @@
 //! are hex, long lists of ids one base64 string ([`Ids`]). Times are
 //! milliseconds of the coordinator's clock. Lists come in pages.
 
+mod backup;
 mod coverage;
 mod events;
 mod facts;
@@ -26,6 +27,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use codec::ChunkId;
 use serde::{Deserialize, Serialize};
 
+pub use backup::*;
 pub use coverage::*;
 pub use events::*;
 pub use facts::*;

@@ -3,7 +3,7 @@
 use codec::VaultId;
 use serde::{Deserialize, Serialize};
 
-use super::{Blob, Brake, Head, LedgerCounts, PastDrill, State};
+use super::{BackupStatus, Blob, Brake, Head, LedgerCounts, PastDrill, State};
 
 /// `GET /v1/vault`, with the owner token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,4 +96,7 @@ pub struct Status {
     /// The last drill.
     #[serde(default)]
     pub last_drill: Option<PastDrill>,
+    /// How backups of the coordinator's folder stand.
+    #[serde(default)]
+    pub backup: BackupStatus,
 }

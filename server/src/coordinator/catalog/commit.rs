@@ -168,7 +168,12 @@ impl Catalog {
 }
 
 /// Adds what is new of a stripe; gives its key.
-fn add_stripe(db: &Connection, origin: i64, lease: LeaseId, new: &NewStripe) -> Result<i64> {
+pub(super) fn add_stripe(
+    db: &Connection,
+    origin: i64,
+    lease: LeaseId,
+    new: &NewStripe,
+) -> Result<i64> {
     let key = match stripe_key(db, new.stripe)? {
         Some(key) => same_stripe(db, key, new)?,
         None => insert_stripe(db, origin, new)?,

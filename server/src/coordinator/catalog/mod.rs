@@ -4,6 +4,7 @@
 //! consistent state. What the tables are for stands in schema.sql.
 
 mod anew;
+mod backup;
 mod commit;
 mod coverage;
 mod events;
@@ -33,6 +34,8 @@ use crate::wire::Code;
 use crate::{Error, Result};
 
 pub(super) use self::anew::{Adopted, Indexed, make};
+pub use self::backup::check_catalog;
+pub(super) use self::backup::{Backed, Copied, NewBackup};
 pub(super) use self::commit::{Mended, NewStripe, Stamped};
 pub(super) use self::inventory::{Condition, MapDigests, Mapped, Standing};
 pub(super) use self::ledger::{Ledgered, Which};
@@ -134,6 +137,11 @@ impl Catalog {
 fn tick(db: &Connection) -> Result<u64> {
     let sql = "UPDATE meta SET sequence = sequence + 1 RETURNING sequence";
     Ok(db.prepare_cached(sql)?.query_row([], |r| r.get(0))?)
+}
+
+/// The present value of the logical clock.
+fn tick_now(db: &Connection) -> Result<u64> {
+    Ok(db.prepare_cached("SELECT sequence FROM meta")?.query_row([], |r| r.get(0))?)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{Error, Result, auth};
 /// The schema that this build writes.
 const SCHEMA: &str = include_str!("../../../../schema.sql");
 /// Its number, in `user_version`: one more than there are [`MIGRATIONS`].
-const SCHEMA_VERSION: i32 = 3;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 /// What makes the schema of version n + 1 of that of version n, from 1 on; only ever added to.
 const MIGRATIONS: [&str; 2] = [include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
 /// Older ones can lose commits when the WAL is reset.

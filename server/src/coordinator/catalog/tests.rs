@@ -1,3 +1,5 @@
+mod backup;
+
 use std::time::Duration;
 
 use codec::shard::Kind;

@@ -31,3 +31,14 @@ CREATE TABLE drills (
     result     TEXT    NOT NULL
         CHECK (result IN ('well', 'repairable', 'out-of-reach', 'lost'))
 ) STRICT;
+-- Backups of the coordinator's folder.
+CREATE TABLE backups (
+    record   INTEGER PRIMARY KEY REFERENCES stripes (key),
+    sequence INTEGER NOT NULL,
+    made_ms  INTEGER NOT NULL,
+    bytes    INTEGER NOT NULL
+) STRICT;
+CREATE TABLE backup_stripes (
+    stripe INTEGER PRIMARY KEY REFERENCES stripes (key),
+    record INTEGER NOT NULL REFERENCES backups (record)
+) STRICT;

@@ -1,4 +1,4 @@
-//! `arc catalog`: a catalog that is lost, or older than what the servers hold.
+//! `arc catalog rebuild`: a catalog that is lost, or older than what the servers hold.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,26 +8,12 @@ use serde_json::json;
 use server::coordinator::{self, Rebuilt};
 use server::wire::{Adoption, Restored, StatusQuery};
 
-use super::Global;
+use crate::commands::Global;
 use crate::exit::{Exit, Failure};
 use crate::fetch::{FetchError, Fetcher};
 use crate::rescue;
 use crate::ui::{Counters, Ui, View, escaped, path_text, plural, shell_word, time_text};
 use crate::vault::{self, Vault};
-
-/// Make the coordinator's catalog again out of what the servers hold.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Args {
-    /// What to do.
-    #[command(subcommand)]
-    pub action: Action,
-}
-
-/// What to do with the catalog.
-#[derive(Debug, Clone, clap::Subcommand)]
-pub enum Action {
-    Rebuild(RebuildArgs),
-}
 
 /// Make a lost catalog again: with DIR a new one there, then what the servers hold.
 ///
@@ -42,7 +28,7 @@ pub enum Action {
   arc catalog rebuild                         then, once it runs again
   arc catalog rebuild ./vault                 a local vault: all in one
   arc catalog rebuild --merge                 an old copy of catalog.db was put back")]
-pub struct RebuildArgs {
+pub struct Args {
     /// The coordinator's folder, or that of a local vault
     #[arg(value_name = "DIR", conflicts_with = "merge")]
     pub dir: Option<PathBuf>,
@@ -53,7 +39,7 @@ pub struct RebuildArgs {
 
 /// See [`Args`].
 pub async fn run(args: Args, global: &Global) -> Result<Exit, Failure> {
-    let Action::Rebuild(RebuildArgs { dir, merge }) = args.action;
+    let Args { dir, merge } = args;
     let mut global = global.clone();
     if let Some(dir) = dir {
         let is_local = dir.join("arc.toml").is_file();
