@@ -303,3 +303,27 @@ fn a_local_vault_that_was_rolled_back_is_refused_until_that_is_accepted() {
     fs::write(&config, known.replace("number = 2", "number = \"two\"")).unwrap();
     sandbox.arc(["verify"]).exits(0);
 }
+
+#[test]
+fn i9_a_coordinator_killed_as_it_stamps_makes_one_snapshot_with_one_stamp() {
+    let mut fleet = Fleet::new("2+1", 3);
+    let facts = |fleet: &Fleet, number: u64| {
+        let on = |server: &usize| {
+            fleet.server_folder(*server).join("facts").join(number.to_string()).exists()
+        };
+        (0..3_usize).filter(on).count()
+    };
+    for round in 1..=4 {
+        write(fleet.source().join(format!("file {round}")), noise(round, 100_000));
+        let push = fleet.start_push(&[]);
+        crate::fleet::eventually("a server has the stamp", || facts(&fleet, round) > 0);
+        fleet.kill_coordinator();
+        fleet.revive_coordinator();
+        push.finish().exits(0);
+        assert_eq!(fleet.snapshots() as u64, round);
+    }
+    crate::fleet::eventually("all servers have all stamps", || facts(&fleet, 4) == 3);
+    assert_eq!(facts(&fleet, 5), 0);
+    fleet.pull_exact("latest");
+    fleet.is_whole();
+}

@@ -119,3 +119,37 @@ async fn a_second_coordinator_on_the_folder_is_refused() {
     assert_eq!(second.owner.url, "http://vault.example:7070");
     second.stop().await;
 }
+
+#[tokio::test]
+async fn the_roster_has_every_server_before_it_is_answered_and_is_private() {
+    let (fixture, _) = Fixture::with_servers(&["a", "b"]).await;
+    let data = fixture.folder.path().join("coordinator");
+    let roster = || -> Value {
+        serde_json::from_slice(&std::fs::read(data.join("servers")).unwrap()).unwrap()
+    };
+    let names = |roster: &Value| -> Vec<String> {
+        let servers = roster["servers"].as_array().unwrap().iter();
+        servers.map(|server| format!("{} {}", server["name"], server["mode"])).collect()
+    };
+    assert_eq!(names(&roster()), [r#""s1" "normal""#, r#""s2" "normal""#]);
+    let mode = std::fs::metadata(data.join("servers")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    fixture.send_join("s3", "c", "http://127.0.0.1:9").await.unwrap();
+    let draining = SetMode { mode: Mode::Draining };
+    fixture.ask::<()>(Method::PUT, "/v1/servers/1/mode", &draining).await.unwrap();
+    assert_eq!(roster()["servers"].as_array().unwrap().len(), 3);
+    assert_eq!(names(&roster())[0], r#""s1" "draining""#);
+    fixture.ask::<()>(Method::DELETE, "/v1/servers/3", &()).await.unwrap();
+    assert_eq!((names(&roster()).len(), &roster()["last_server"]), (2, &Value::from(3)));
+    let record = Blob(vault_record(vault_of(&fixture), 1));
+    let put = PutVault { record: record.clone() };
+    fixture.ask::<VaultInfo>(Method::PUT, "/v1/vault", &put).await.unwrap();
+    assert_eq!(roster()["record"], serde_json::json!(record));
+    // Nothing is made anew under a coordinator that runs, nor over a catalog that is there.
+    let refused = || coordinator::rebuild(&data).unwrap_err().to_string();
+    assert!(refused().contains("another coordinator runs on"), "{}", refused());
+    let before = std::fs::read(data.join("servers")).unwrap();
+    fixture.coordinator.stop().await;
+    assert!(refused().contains("catalog.db is there"), "{}", refused());
+    assert_eq!(std::fs::read(data.join("servers")).unwrap(), before);
+}
