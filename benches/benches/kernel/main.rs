@@ -85,8 +85,9 @@ fn parity_rows(geometry: Geometry) -> Vec<Vec<u8>> {
 /// GB/s of each contender. Bodies lie one after the other and are coded a column of blocks at a
 /// time, as a push does it. All must give the same parity.
 fn measure(k: usize, m: usize, in_cache: bool, contenders: &[(String, Encode)]) -> Vec<f64> {
-    let body_bytes =
-        if in_cache { CACHED_BODY_BYTES } else { (DATA_BYTES / k).next_multiple_of(64) };
+    // An odd number of lines, so that bodies do not compete for the same sets of the cache.
+    let cold_bytes = (DATA_BYTES / k).next_multiple_of(64) | 64;
+    let body_bytes = if in_cache { CACHED_BODY_BYTES } else { cold_bytes };
     let times = DATA_BYTES.div_ceil(body_bytes * k);
     let mut bodies = noise((k + m) * body_bytes);
     let (data, parity) = bodies.split_at_mut(k * body_bytes);
