@@ -10,7 +10,11 @@ use std::ops::Range;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod gfni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod tables;
 
 /// Where the outputs take more than one pass, inputs are worked on in pieces of this many bytes,
 /// which stay in the cache from one pass to the next.
@@ -24,6 +28,9 @@ pub enum Level {
     /// Tables of half a byte in registers, 32 bytes at once.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Tables of half a byte in registers, 16 bytes at once.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Matrices of 8 by 8 bits, 64 bytes at once: GFNI with AVX-512.
     #[cfg(target_arch = "x86_64")]
     Gfni,
@@ -37,6 +44,8 @@ impl Level {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Gfni,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
     ];
 
     /// Whether this processor has it.
@@ -47,6 +56,8 @@ impl Level {
             Self::Avx2 => avx2::is_available(),
             #[cfg(target_arch = "x86_64")]
             Self::Gfni => gfni::is_available(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::is_available(),
         }
     }
 
@@ -71,6 +82,8 @@ pub(super) fn combine(level: Level, rows: &[Vec<u8>], inputs: &[&[u8]], outputs:
         Level::Avx2 => avx2::combine(sum),
         #[cfg(target_arch = "x86_64")]
         Level::Gfni => gfni::combine(sum),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => neon::combine(sum),
     }
 }
 
@@ -96,6 +109,7 @@ impl<'a, 'b> Sum<'a, 'b> {
     /// Calls `pass` for at most `max` outputs at a time, with what `table` has for their
     /// coefficients (those of the first input, then of the second, …), the outputs and the bytes
     /// that it shall fill.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     fn passes<T: Copy>(
         self,
         max: usize,
@@ -115,20 +129,6 @@ impl<'a, 'b> Sum<'a, 'b> {
             }
         }
     }
-}
-
-/// `a` times `b` in the field.
-#[cfg(target_arch = "x86_64")]
-const fn product(a: u8, b: u8) -> u8 {
-    let (mut a, mut sum, mut bit) = (a, 0, 0);
-    while bit < 8 {
-        if b >> bit & 1 != 0 {
-            sum ^= a;
-        }
-        a = (a << 1) ^ if a & 0x80 != 0 { 0x1D } else { 0 };
-        bit += 1;
-    }
-    sum
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::{PIECE_BYTES, Sum, portable, product};
+use super::tables::{HALVES, Halves};
+use super::{PIECE_BYTES, Sum, portable};
 
 const LANE_BYTES: usize = 32;
 /// Outputs of one pass, and lanes that are worked on at once: 16 registers have no room for more.
@@ -19,21 +20,6 @@ const ROWS: usize = 4;
 const LANES: usize = 2;
 const STEP_BYTES: usize = LANES * LANE_BYTES;
 const _: () = assert!(PIECE_BYTES.is_multiple_of(STEP_BYTES));
-
-/// The products of a constant with the lower halves of a byte, and with the upper ones.
-type Halves = [[u8; 16]; 2];
-
-static HALVES: [Halves; 256] = {
-    let mut halves = [[[0; 16]; 2]; 256];
-    let mut index = 0;
-    while index < 256 * 16 {
-        let (constant, half) = (index / 16, index % 16);
-        halves[constant][0][half] = product(constant as u8, half as u8);
-        halves[constant][1][half] = product(constant as u8, (half as u8) << 4);
-        index += 1;
-    }
-    halves
-};
 
 pub(super) fn is_available() -> bool {
     is_x86_feature_detected!("avx2")

@@ -11,7 +11,8 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::{Sum, product};
+use super::Sum;
+use super::tables::product;
 
 const LANE_BYTES: usize = 64;
 /// Outputs of one pass, and lanes that are worked on at once: 16 sums, 4 inputs and a matrix take
