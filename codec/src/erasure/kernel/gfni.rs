@@ -15,10 +15,13 @@ use super::Sum;
 use super::tables::product;
 
 const LANE_BYTES: usize = 64;
-/// Outputs of one pass, and lanes that are worked on at once: 16 sums, 4 inputs and a matrix take
-/// 21 of 32 registers.
+/// Outputs of one pass.
 const ROWS: usize = 4;
+/// Lanes that are worked on at once: 16 sums, 4 inputs and a matrix take 21 of 32 registers.
 const LANES: usize = 4;
+/// With more inputs than these a pass goes through all of them lane by lane: of so many streams the
+/// processor does not fetch four lines each in time (measured on data that is not in cache).
+const INPUTS_OF_LANES: usize = 8;
 
 static MATRICES: [u64; 256] = {
     let mut matrices = [0; 256];
@@ -55,22 +58,26 @@ pub(super) fn combine(sum: Sum<'_, '_>) {
         // SAFETY: the processor has the features, as asserted. A Sum has inputs and outputs of one
         // length and gives ranges within it.
         unsafe {
-            match outputs.len() {
-                1 => pass::<1>(matrices, inputs, outputs, bytes),
-                2 => pass::<2>(matrices, inputs, outputs, bytes),
-                3 => pass::<3>(matrices, inputs, outputs, bytes),
-                _ => pass::<ROWS>(matrices, inputs, outputs, bytes),
+            match (outputs.len(), inputs.len() <= INPUTS_OF_LANES) {
+                (1, true) => pass::<1, LANES>(matrices, inputs, outputs, bytes),
+                (2, true) => pass::<2, LANES>(matrices, inputs, outputs, bytes),
+                (3, true) => pass::<3, LANES>(matrices, inputs, outputs, bytes),
+                (_, true) => pass::<ROWS, LANES>(matrices, inputs, outputs, bytes),
+                (1, false) => pass::<1, 1>(matrices, inputs, outputs, bytes),
+                (2, false) => pass::<2, 1>(matrices, inputs, outputs, bytes),
+                (3, false) => pass::<3, 1>(matrices, inputs, outputs, bytes),
+                (_, false) => pass::<ROWS, 1>(matrices, inputs, outputs, bytes),
             }
         }
     });
 }
 
-/// Fills `bytes` of R outputs.
+/// Fills `bytes` of R outputs, LANES lanes at a time.
 ///
 /// # Safety
 /// All slices of `inputs` and `outputs` must have `bytes`.
 #[target_feature(enable = "gfni,avx512f,avx512bw")]
-unsafe fn pass<const R: usize>(
+unsafe fn pass<const R: usize, const LANES: usize>(
     matrices: &[u64],
     inputs: &[&[u8]],
     outputs: &mut [&mut [u8]],
