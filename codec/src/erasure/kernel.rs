@@ -18,7 +18,7 @@ mod tables;
 
 /// Where the outputs take more than one pass, inputs are worked on in pieces of this many bytes,
 /// which stay in the cache from one pass to the next.
-const PIECE_BYTES: usize = 4096;
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// How products are computed. All levels give the same bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
