@@ -1,5 +1,5 @@
-//! Linear combinations of bodies over GF(2^8) with the polynomial 0x11D: all outputs of a pass are
-//! accumulated in registers, so that inputs are read and outputs are written once.
+//! Linear combinations of bodies over GF(2^8) with the polynomial 0x11D: the outputs of a pass are
+//! summed up in registers, so that what is not in cache is read and written once.
 //!
 //! The levels give the same bytes; which of them runs is decided by the processor, at run time.
 //! `unsafe` stands in their files alone.

@@ -15,13 +15,13 @@ use super::Sum;
 use super::tables::product;
 
 const LANE_BYTES: usize = 64;
-/// Outputs of one pass.
+/// Outputs of one pass, and lanes that are worked on at once: 16 sums, 4 inputs and a matrix take
+/// 21 of 32 registers.
 const ROWS: usize = 4;
-/// Lanes that are worked on at once: 16 sums, 4 inputs and a matrix take 21 of 32 registers.
 const LANES: usize = 4;
-/// With more inputs than these a pass goes through all of them lane by lane: of so many streams the
-/// processor does not fetch four lines each in time (measured on data that is not in cache).
-const INPUTS_OF_LANES: usize = 8;
+/// Inputs of one pass: of more streams the processor does not fetch all lines in time (measured on
+/// data that is not in cache).
+const INPUTS: usize = 8;
 
 static MATRICES: [u64; 256] = {
     let mut matrices = [0; 256];
@@ -55,38 +55,50 @@ pub(super) fn is_available() -> bool {
 pub(super) fn combine(sum: Sum<'_, '_>) {
     assert!(is_available(), "a processor with GFNI and AVX-512");
     sum.passes(ROWS, &MATRICES, |matrices, inputs, outputs, bytes| {
-        // SAFETY: the processor has the features, as asserted. A Sum has inputs and outputs of one
-        // length and gives ranges within it.
-        unsafe {
-            match (outputs.len(), inputs.len() <= INPUTS_OF_LANES) {
-                (1, true) => pass::<1, LANES>(matrices, inputs, outputs, bytes),
-                (2, true) => pass::<2, LANES>(matrices, inputs, outputs, bytes),
-                (3, true) => pass::<3, LANES>(matrices, inputs, outputs, bytes),
-                (_, true) => pass::<ROWS, LANES>(matrices, inputs, outputs, bytes),
-                (1, false) => pass::<1, 1>(matrices, inputs, outputs, bytes),
-                (2, false) => pass::<2, 1>(matrices, inputs, outputs, bytes),
-                (3, false) => pass::<3, 1>(matrices, inputs, outputs, bytes),
-                (_, false) => pass::<ROWS, 1>(matrices, inputs, outputs, bytes),
+        let group = inputs.len().div_ceil(inputs.len().div_ceil(INPUTS));
+        let groups = inputs.chunks(group).zip(matrices.chunks(group * outputs.len()));
+        for (number, (inputs, matrices)) in groups.enumerate() {
+            let (bytes, add) = (bytes.clone(), number > 0);
+            // SAFETY: the processor has the features, as asserted. A Sum has inputs and outputs of
+            // one length and gives ranges within it.
+            unsafe {
+                match outputs.len() {
+                    1 => pass::<1>(matrices, inputs, outputs, bytes, add),
+                    2 => pass::<2>(matrices, inputs, outputs, bytes, add),
+                    3 => pass::<3>(matrices, inputs, outputs, bytes, add),
+                    _ => pass::<ROWS>(matrices, inputs, outputs, bytes, add),
+                }
             }
         }
     });
 }
 
-/// Fills `bytes` of R outputs, LANES lanes at a time.
+/// Fills `bytes` of R outputs, or adds to what is there.
 ///
 /// # Safety
 /// All slices of `inputs` and `outputs` must have `bytes`.
 #[target_feature(enable = "gfni,avx512f,avx512bw")]
-unsafe fn pass<const R: usize, const LANES: usize>(
+unsafe fn pass<const R: usize>(
     matrices: &[u64],
     inputs: &[&[u8]],
     outputs: &mut [&mut [u8]],
     bytes: Range<usize>,
+    add: bool,
 ) {
     let (matrices, _) = matrices.as_chunks::<R>();
     let mut at = bytes.start;
     while bytes.end - at >= LANES * LANE_BYTES {
         let mut sums = [[_mm512_setzero_si512(); LANES]; R];
+        if add {
+            for (output, sums) in outputs.iter().zip(&mut sums) {
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: LANES lanes from `at` on are in `bytes`, which all outputs have.
+                    *sum = unsafe {
+                        _mm512_loadu_si512(output.as_ptr().add(at + lane * LANE_BYTES).cast())
+                    };
+                }
+            }
+        }
         for (input, matrices) in inputs.iter().zip(matrices) {
             let mut factors = [_mm512_setzero_si512(); LANES];
             for (lane, factor) in factors.iter_mut().enumerate() {
@@ -118,6 +130,12 @@ unsafe fn pass<const R: usize, const LANES: usize>(
         let left = LANE_BYTES.min(bytes.end - at);
         let mask = u64::MAX >> (LANE_BYTES - left);
         let mut sums = [_mm512_setzero_si512(); R];
+        if add {
+            for (output, sum) in outputs.iter().zip(&mut sums) {
+                // SAFETY: the mask has the `left` bytes from `at` on, which all outputs have.
+                *sum = unsafe { _mm512_maskz_loadu_epi8(mask, output.as_ptr().add(at).cast()) };
+            }
+        }
         for (input, matrices) in inputs.iter().zip(matrices) {
             // SAFETY: the mask has the `left` bytes from `at` on, which all inputs have.
             let factor = unsafe { _mm512_maskz_loadu_epi8(mask, input.as_ptr().add(at).cast()) };
