@@ -28,6 +28,10 @@ docs:
 bench *ARGS:
     cargo bench --locked -p arc-benches {{ARGS}}
 
+# Reed-Solomon at every level of this processor beside reed-solomon-erasure (and ISAL=libisal.so.2)
+bench-kernel:
+    cargo bench --locked -p arc-benches --bench kernel
+
 # everything that must hold before a change goes in
 ci:
     .ci/run

@@ -7,26 +7,39 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
-use reed_solomon_erasure::galois_8::ReedSolomon;
 
+use self::matrix::{Matrix, Rows};
 use crate::digest::BLOCK_BYTES;
 use crate::{Error, Geometry, Result};
 
-/// Matrices kept for later stripes: a vault needs two, one of 200+55 takes 50 KB.
+mod kernel;
+mod matrix;
+
+pub use kernel::Level;
+
+/// Matrices kept for later stripes: a vault needs two, one of 200+55 takes 60 KB.
 const MATRICES_KEPT: usize = 4;
-static MATRICES: Mutex<Vec<(Geometry, Arc<ReedSolomon>)>> = Mutex::new(Vec::new());
+static MATRICES: Mutex<Vec<Arc<Matrix>>> = Mutex::new(Vec::new());
 
 /// The coder of one geometry. Its matrix costs a k by k inversion and is kept for the next one.
 #[derive(Debug, Clone)]
 pub struct Code {
     geometry: Geometry,
-    matrix: Arc<ReedSolomon>,
+    matrix: Arc<Matrix>,
+    level: Level,
 }
 
 impl Code {
-    /// The coder of `geometry`.
+    /// The coder of `geometry`, as fast as this processor can.
     pub fn new(geometry: Geometry) -> Self {
-        Self { geometry, matrix: matrix_of(geometry) }
+        Self::at_level(geometry, Level::best())
+    }
+
+    /// The coder of `geometry` at one level, for tests and measurements. It panics at a level that
+    /// this processor has not got.
+    pub fn at_level(geometry: Geometry, level: Level) -> Self {
+        assert!(level.is_available(), "a level of this processor");
+        Self { geometry, matrix: matrix_of(geometry), level }
     }
 
     /// Fills the m `parity` bodies from the k `data` bodies, all of one length.
@@ -36,11 +49,11 @@ impl Code {
         let data_bytes = data.iter().map(|body| body.len());
         common_length(data_bytes.chain(parity.iter().map(|body| body.len())))?;
 
-        if let [only] = data {
-            parity.iter_mut().for_each(|copy| copy.copy_from_slice(only));
-            return Ok(());
+        match data {
+            [only] => parity.iter_mut().for_each(|copy| copy.copy_from_slice(only)),
+            _ => kernel::combine(self.level, self.matrix.parity(), data, parity),
         }
-        self.matrix.encode_sep(data, parity).map_err(|_| refused())
+        Ok(())
     }
 
     /// Fills the missing data bodies (index < k) of `bodies`, which has n places.
@@ -58,19 +71,24 @@ impl Code {
     fn fill(&self, bodies: &mut [Option<Vec<u8>>], wanted: usize) -> Result<()> {
         let needed = self.geometry.data();
         check_count("bodies", bodies.len(), self.geometry.shards())?;
-        let present: Vec<bool> = bodies.iter().map(Option::is_some).collect();
-        let good = present.iter().filter(|&&there| there).count();
-        if good < needed {
-            return Err(Error::TooFewShards { good, needed });
+        let (mut present, missing): (Vec<usize>, Vec<usize>) =
+            (0..bodies.len()).partition(|&index| bodies[index].is_some());
+        if present.len() < needed {
+            return Err(Error::TooFewShards { good: present.len(), needed });
         }
         let body_bytes = common_length(bodies.iter().flatten().map(Vec::len))?;
-        let missing: Vec<usize> = (0..wanted).filter(|&index| !present[index]).collect();
+        present.truncate(needed);
+        let missing: Vec<usize> = missing.into_iter().filter(|&index| index < wanted).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let filled = match bodies.iter().flatten().next() {
-            Some(copy) if needed == 1 => vec![copy.clone(); missing.len()],
-            _ => self.multiply(bodies, &present, wanted, body_bytes)?,
+        let inputs: Vec<&[u8]> = bodies.iter().flatten().map(Vec::as_slice).take(needed).collect();
+        let filled = match inputs[..] {
+            [only] => vec![only.to_vec(); missing.len()],
+            _ => {
+                let rows = self.matrix.rows(&present, &missing).ok_or_else(refused)?;
+                self.multiply(&rows, &inputs, body_bytes)
+            }
         };
         for (index, body) in missing.into_iter().zip(filled) {
             bodies[index] = Some(body);
@@ -78,55 +96,36 @@ impl Code {
         Ok(())
     }
 
-    /// What is not `present` of the first `wanted` bodies, from what is.
-    fn multiply(
-        &self,
-        bodies: &mut [Option<Vec<u8>>],
-        present: &[bool],
-        wanted: usize,
-        body_bytes: usize,
-    ) -> Result<Vec<Vec<u8>>> {
-        let missing = present[..wanted].iter().filter(|&&there| !there).count();
-        let mut filled = vec![vec![0; body_bytes]; missing];
-        let mut room = filled.iter_mut().map(Vec::as_mut_slice);
-        let rows = bodies.iter_mut().enumerate().map(|(index, body)| match body {
-            Some(body) => body.as_mut_slice(),
-            None if index < wanted => room.next().unwrap_or_default(),
-            None => &mut [],
-        });
-        columns(rows, body_bytes)
+    /// The bodies that `rows` make of `inputs`.
+    fn multiply(&self, rows: &Rows, inputs: &[&[u8]], body_bytes: usize) -> Vec<Vec<u8>> {
+        let mut made = vec![vec![0; body_bytes]; rows.len()];
+        columns(made.iter_mut().map(Vec::as_mut_slice), body_bytes)
             .into_par_iter()
-            .try_for_each(|column| {
-                let mut column: Vec<_> = column.into_iter().zip(present.iter().copied()).collect();
-                if wanted == self.geometry.data() {
-                    self.matrix.reconstruct_data(&mut column)
-                } else {
-                    self.matrix.reconstruct(&mut column)
-                }
-            })
-            .map_err(|_| refused())?;
-        Ok(filled)
+            .enumerate()
+            .for_each(|(number, mut outputs)| {
+                let begin = number * BLOCK_BYTES;
+                let end = body_bytes.min(begin + BLOCK_BYTES);
+                let inputs: Vec<_> = inputs.iter().map(|body| &body[begin..end]).collect();
+                kernel::combine(self.level, rows, &inputs, &mut outputs);
+            });
+        made
     }
 }
 
 /// The matrix of `geometry`, from those kept or made now.
-fn matrix_of(geometry: Geometry) -> Arc<ReedSolomon> {
+fn matrix_of(geometry: Geometry) -> Arc<Matrix> {
     let mut kept = MATRICES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((_, matrix)) = kept.iter().find(|(of, _)| *of == geometry) {
+    if let Some(matrix) = kept.iter().find(|matrix| matrix.geometry() == geometry) {
         return matrix.clone();
     }
-    // A Geometry has 1 <= k, 1 <= m and k + m <= 255, which is all that this asks for.
-    #[allow(clippy::expect_used)]
-    let matrix = ReedSolomon::new(geometry.data(), geometry.parity()).expect("k and m are bounded");
-    let matrix = Arc::new(matrix);
+    let matrix = Arc::new(Matrix::new(geometry));
     kept.truncate(MATRICES_KEPT - 1);
-    kept.insert(0, (geometry, matrix.clone()));
+    kept.insert(0, matrix.clone());
     matrix
 }
 
 /// Cuts bodies into columns, each with one block of every body: small enough for the
 /// cache, and what the pool's threads share the work by.
-/// A body that is not wanted may be empty; its pieces are, too.
 pub(crate) fn columns<'a>(
     bodies: impl Iterator<Item = &'a mut [u8]>,
     body_bytes: usize,
@@ -157,8 +156,8 @@ fn common_length(mut lengths: impl Iterator<Item = usize>) -> Result<usize> {
     }
 }
 
-/// For what the matrix itself refuses: its texts name the wrong shards. Counts
-/// and lengths were checked before, so nothing is left that it could refuse.
+/// For what the matrix itself refuses. Counts and lengths were checked before, so nothing is left
+/// that it could refuse.
 fn refused() -> Error {
     Error::damaged("stripe", "the code refused its bodies")
 }
@@ -320,10 +319,7 @@ mod tests {
     #[test]
     fn the_matrices_kept_are_few() {
         for m in 1..20 {
-            assert_eq!(
-                Code::new(Geometry::new(3, m).unwrap()).matrix.parity_shard_count(),
-                m as usize
-            );
+            assert_eq!(Code::new(Geometry::new(3, m).unwrap()).matrix.parity().len(), m as usize);
         }
         assert!(MATRICES.lock().unwrap().len() <= MATRICES_KEPT);
     }
