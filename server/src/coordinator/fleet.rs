@@ -1,5 +1,7 @@
 //! The servers as they are now: what joined, and what was seen of them, in memory.
 
+mod given;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,7 +13,9 @@ use super::events::{self, Journal};
 use super::health::brake::{self, Brake, Seen};
 use super::health::wait::{self, Deficit, Wait};
 use super::health::{self, Action, Event, Health};
-use crate::wire::{self, Mode, ProbeAnswer, RepairSettings, ScrubGlance, ServerId, State, Weight};
+use crate::wire::{self, Mode, ProbeAnswer, ScrubGlance, ServerId, State, Weight};
+
+pub(super) use self::given::HasFacts;
 
 /// A server and how it is doing.
 #[derive(Debug, Clone)]
@@ -55,19 +59,6 @@ impl Member {
     pub(super) fn takes_writes(&self) -> bool {
         self.health.state.takes_writes(self.mode) && self.trouble.is_none()
     }
-}
-
-/// What a server has of the facts in the catalog.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HasFacts {
-    /// It was not asked yet.
-    Unknown,
-    /// Its build is from before them.
-    None,
-    /// All up to this number.
-    To(u64),
-    /// Others, which the coordinator signed: the catalog is not whole.
-    Others,
 }
 
 /// When things change.
@@ -241,72 +232,6 @@ impl Fleet {
         self.lock().members.values().for_each(|m| m.wake.notify_one());
     }
 
-    /// Notes that a server has the vault record with this hash.
-    pub(super) fn has_record(&self, server: ServerId, hash: blake3::Hash) {
-        if let Some(member) = self.lock().members.get_mut(&server) {
-            member.record = Some(hash);
-        }
-        self.probes.send_modify(|n| *n += 1);
-    }
-
-    /// Notes what a server said that it has of the facts, unless it was given more since it was
-    /// asked.
-    pub(super) fn has_facts(&self, server: ServerId, has: HasFacts, given: u64) {
-        if let Some(member) = self.lock().members.get_mut(&server) {
-            let is_less =
-                matches!((member.facts, has), (HasFacts::To(a), HasFacts::To(b)) if b < a);
-            if !is_less || member.given == given {
-                member.facts = has;
-            }
-        }
-    }
-
-    /// Notes that a server was given the facts up to this number.
-    pub(super) fn gave_facts(&self, server: ServerId, number: u64) {
-        if let Some(member) = self.lock().members.get_mut(&server) {
-            member.facts = HasFacts::To(number);
-            member.given += 1;
-        }
-    }
-
-    /// Has all servers asked anew what they have of the facts: the catalog has more now.
-    pub(super) fn ask_facts(&self) {
-        for member in self.lock().members.values_mut() {
-            member.facts = HasFacts::Unknown;
-            member.wake.notify_one();
-        }
-    }
-
-    /// The pace of each server that work in the background may go on at.
-    pub(super) fn pace(&self, settings: &RepairSettings) -> Option<u64> {
-        let gone = |m: &&Member| matches!(m.health.state, State::Down | State::Lost);
-        let inner = self.lock();
-        let there = inner.members.values().filter(|m| !gone(m)).count();
-        settings.pace(there as u64)
-    }
-
-    /// Notes that a server took this pace.
-    pub(super) fn has_pace(&self, server: ServerId, pace: Option<u64>) {
-        if let Some(member) = self.lock().members.get_mut(&server) {
-            member.pace = Some(pace);
-        }
-        self.probes.send_modify(|n| *n += 1);
-    }
-
-    /// Waits until every server that is up has the pace of these settings, for `patience` at most.
-    pub(super) async fn paced(&self, settings: &RepairSettings, patience: Duration) {
-        let wanted = self.pace(settings);
-        let has = |m: &Member| m.health.state != State::Up || m.pace == Some(wanted);
-        self.noticed(patience, has).await;
-    }
-
-    /// Waits until every server that is up has the vault record with this hash, for `patience` at
-    /// most.
-    pub(super) async fn recorded(&self, hash: blake3::Hash, patience: Duration) {
-        let has = |m: &Member| m.health.state != State::Up || m.record == Some(hash);
-        self.noticed(patience, has).await;
-    }
-
     /// Notes that a server has said that it knows a later epoch.
     pub(super) fn has_outrun(&self, server: ServerId) {
         if let Some(member) = self.lock().members.get_mut(&server) {
@@ -473,77 +398,4 @@ fn held(brake: &Brake, members: &BTreeMap<ServerId, Member>, now_ms: u64) -> Opt
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RULES: Rules = Rules {
-        health: health::Rules {
-            misses: 1,
-            good: 1,
-            down_after_ms: 10,
-            grace_ms: 100,
-            grace_max_ms: 1000,
-            listen_ms_max: 1000,
-        },
-        brake: brake::Rules { within_ms: 50, hold_ms: 500 },
-        thin_ms: 20,
-    };
-
-    fn server(n: u32, zone: &str, last_seen_ms: Option<u64>) -> ServerRow {
-        ServerRow {
-            server: ServerId(n),
-            name: format!("s{n}"),
-            zone: zone.into(),
-            url: String::new(),
-            shared_key: [0; 32],
-            capacity_bytes: 0,
-            free_bytes: 0,
-            last_seen_ms,
-            lost: false,
-            mode: Mode::Normal,
-            weight: Weight::ONE,
-        }
-    }
-
-    #[test]
-    fn a_zone_that_is_not_there_after_a_start_holds_up_repair_until_told_otherwise() {
-        let zones = ["a", "a", "b", "b"];
-        let rows = |seen| (0..).zip(zones).map(|(n, zone)| server(n, zone, seen)).collect();
-        let fleet = Fleet::new(rows(Some(7)), RULES, Arc::default(), 1000);
-        let miss = |fleet: &Fleet, n, now_ms| fleet.observe(ServerId(n), None, now_ms);
-        assert_eq!(miss(&fleet, 0, 1001), Some(State::Suspect));
-        assert_eq!(fleet.brake(1001), None);
-        assert_eq!(miss(&fleet, 1, 1002), Some(State::Suspect));
-        let brake = fleet.brake(1002).unwrap();
-        assert_eq!((brake.since_ms, brake.until_ms), (1002, 1502));
-        assert_eq!(
-            (brake.zones, brake.servers),
-            (vec!["a".into()], vec!["s0".into(), "s1".into()])
-        );
-
-        let away = [ServerId(0), ServerId(1)];
-        let deficit = Deficit { margin: 0, away: &away, bad: 0 };
-        assert_eq!(fleet.waits(deficit, 1003), Wait::Braked(1502));
-        fleet.resume(1003);
-        assert_eq!((fleet.brake(1003), fleet.waits(deficit, 1003)), (None, Wait::Until(1022)));
-        assert_eq!(fleet.waits(Deficit { margin: 1, ..deficit }, 1003), Wait::Until(1101));
-
-        // Servers that never answered hold nothing.
-        let fleet = Fleet::new(rows(None), RULES, Arc::default(), 1000);
-        assert_eq!([0, 1].map(|n| miss(&fleet, n, 1001)), [Some(State::Suspect); 2]);
-        assert_eq!(fleet.brake(1001), None);
-    }
-
-    #[test]
-    fn a_mode_keeps_writes_away_from_a_server_that_is_up() {
-        let fleet = Fleet::new(vec![server(1, "a", None)], RULES, Arc::default(), 0);
-        let mut member = fleet.get(ServerId(1)).unwrap();
-        assert!(!member.takes_writes());
-        member.health.state = State::Up;
-        assert!(member.takes_writes());
-        member.mode = Mode::ReadOnly;
-        assert!(!member.takes_writes());
-        (member.mode, member.trouble) = (Mode::Normal, Some("a sync failed".into()));
-        assert!(!member.takes_writes());
-    }
-}
+mod tests;
