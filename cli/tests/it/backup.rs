@@ -86,6 +86,11 @@ fn i11_a_lost_coordinator_and_two_lost_servers_cost_nothing() {
     fleet.pull_exact("latest");
     let verified = fleet.sandbox.arc(["--json", "verify", "--level", "data"]).exits(7);
     assert_eq!(verified.json_of("summary")["bad_shards"], 0);
+    // How old it is, it does not know: nothing new begins before it looked.
+    let old = fleet.sandbox.arc(["catalog", "backup"]).exits(12);
+    assert!(old.stderr().contains("arc catalog rebuild"), "{}", old.stderr());
+    fleet.push(&[]).exits(12);
+    fleet.sandbox.arc(["catalog", "rebuild", "--merge"]).exits(7);
     // Four servers are too few for a new one; what failed is told, and what to do.
     let failed = fleet.sandbox.arc(["catalog", "backup"]).exits(1);
     assert!(failed.stderr().contains("4 can be had"), "{}", failed.stderr());
@@ -169,6 +174,8 @@ fn a_local_vault_has_its_coordinators_folder_backed_up_when_asked() {
     assert_same(&tree, &to);
     // What came after it is not known, and stays.
     sandbox.arc(["repair-scan"]).exits(0);
+    sandbox.arc(["catalog", "backup"]).exits(12);
+    sandbox.arc(["catalog", "rebuild", "--merge"]).exits(0);
     sandbox.arc(["catalog", "backup"]).exits(0);
     let page = sandbox.arc(["status"]).exits(0);
     assert!(page.stdout().contains("last backup "), "{}", page.stdout());

@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract;
 use codec::StripeId;
-use codec::fact::{Fact, Head};
+use codec::fact::{self, Fact, Head};
 use codec::keys::VaultRecord;
 use codec::shard::{Header, PEEK_BYTES};
 use futures_util::StreamExt as _;
@@ -169,6 +169,7 @@ async fn adopt_facts(core: &Core, members: &[Member]) -> Result<()> {
     }
     if let Some((head, _, facts)) = longest.filter(|(head, ..)| head.number > from.number) {
         core.catalog.adopt_facts(from, facts).await?;
+        core.facts.unsettled();
         core.adoption.told().facts = head.number - from.number;
         facts::grown(core).await?;
         core.fleet.ask_facts();
@@ -184,12 +185,15 @@ async fn chain(
 ) -> Result<(Head, u64, Vec<Vec<u8>>), String> {
     let key = core.signer.public_key();
     let (mut head, mut epoch, mut facts) = (from, 0, Vec::new());
+    if let Some(last) = from.number.checked_sub(1) {
+        // Another past goes on from no fact of this catalog.
+        let same = |bytes: &Vec<u8>| fact::hash(bytes) == from.hash;
+        if !chain_page(core, member, last).await?.first().is_none_or(same) {
+            return Err(format!("it has another fact {} than this catalog", from.number));
+        }
+    }
     loop {
-        let page = match facts::page_of(core, member, head.number).await {
-            // Its build is from before them.
-            Err(missed) if missed.code == Some(Code::NotFound) => Vec::new(),
-            page => page.map_err(|missed| missed.why)?,
-        };
+        let page = chain_page(core, member, head.number).await?;
         if page.is_empty() {
             return Ok((head, epoch, facts));
         }
@@ -202,6 +206,14 @@ async fn chain(
             epoch = fact.epoch;
             facts.push(bytes);
         }
+    }
+}
+
+async fn chain_page(core: &Core, member: &Member, after: u64) -> Result<Vec<Vec<u8>>, String> {
+    match facts::page_of(core, member, after).await {
+        // Its build is from before them.
+        Err(missed) if missed.code == Some(Code::NotFound) => Ok(Vec::new()),
+        page => page.map_err(|missed| missed.why),
     }
 }
 

@@ -32,7 +32,8 @@ const STAMP_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Facts {
     /// Of all, and of those that are stored.
     heads: watch::Sender<(Head, Head)>,
-    /// Whether the catalog was made anew, and does not know yet what servers hold.
+    /// Whether the catalog was made anew or comes from a backup, and does not know yet what
+    /// servers hold.
     is_new: AtomicBool,
 }
 
@@ -56,6 +57,11 @@ impl Facts {
         self.is_new.load(Ordering::Acquire)
     }
 
+    /// It has stamps whose snapshots it does not know yet.
+    pub(super) fn unsettled(&self) {
+        self.is_new.store(true, Ordering::Release);
+    }
+
     /// The rebuild is over.
     pub(super) fn settled(&self) {
         self.is_new.store(false, Ordering::Release);
@@ -64,8 +70,8 @@ impl Facts {
     /// Why no push is taken, if the catalog does not know all that servers do.
     pub(super) fn why_old(&self, fleet: &Fleet) -> Option<String> {
         if self.is_new() {
-            let what = "this catalog was made anew and does not know yet what the servers hold: \
-                        arc catalog rebuild";
+            let what = "this catalog was made anew, or comes from a backup, and does not know yet \
+                        what the servers hold: arc catalog rebuild";
             return Some(what.to_owned());
         }
         let knows_more = |m: &&Member| m.facts == HasFacts::Others;

@@ -125,8 +125,8 @@ fn tell(record: &BackupRecord, out: &Path, passed_over: [usize; 2], damaged: u64
     let word = shell_word(&out.to_string_lossy());
     lines.push(format!("start it at the address that it had: arc serve coordinator --data {word}"));
     lines.push(
-        "snapshots that came after the backup are on the servers all the same: \
-         arc catalog rebuild --merge"
+        "then: arc catalog rebuild --merge    takes in what came after the backup; no push is \
+         taken before"
             .to_owned(),
     );
     let fields = json!({

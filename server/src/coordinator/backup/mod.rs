@@ -77,14 +77,15 @@ impl Backups {
 }
 
 /// `POST /v1/backup`: what has come before is in the backup of that run.
-pub(super) async fn begin(State(core): State<Arc<Core>>) -> Json<BackupBegun> {
+pub(super) async fn begin(State(core): State<Arc<Core>>) -> Result<Json<BackupBegun>> {
+    core.facts.must_be_current(&core.fleet)?;
     let run = {
         let mut inner = core.backups.lock();
         inner.wanted = inner.begun + 1;
         inner.wanted
     };
     core.backups.asked.notify_one();
-    Json(BackupBegun { epoch: core.catalog.epoch(), run })
+    Ok(Json(BackupBegun { epoch: core.catalog.epoch(), run }))
 }
 
 /// `GET /v1/backup`
@@ -137,8 +138,11 @@ pub(super) async fn keep(core: Weak<Core>) {
 /// Makes one, if one is due or asked for; gives how long to rest.
 async fn look_after(core: &Arc<Core>) -> Result<Duration> {
     let Backed { last, changed } = core.catalog.backed().await?;
-    // Without a vault there is no key to seal it to, and nothing in it.
-    let changed = changed && core.record.borrow().is_some();
+    // Without a vault there is no key to seal it to, and nothing in it. One of a catalog that does
+    // not know all would be taken for the newest.
+    let changed = changed
+        && core.record.borrow().is_some()
+        && core.facts.must_be_current(&core.fleet).is_ok();
     let now_ms = core.catalog.clock.now_ms();
     let is_asked = {
         let mut inner = core.backups.lock();
@@ -192,8 +196,9 @@ async fn make(core: &Arc<Core>) -> Result<u64> {
     let record = core.record.borrow().clone();
     let no_vault = || Error::refuse(Code::NoVault, "there is no vault yet");
     let record = VaultRecord::decode(&record.ok_or_else(no_vault)?)?;
+    core.facts.must_be_current(&core.fleet)?;
     let copy = Copy::new(core.folder.path())?;
-    let copied = core.catalog.copy(copy.path.clone()).await?;
+    let copied = core.catalog.copy(copy.path.clone(), KEPT - 1).await?;
     // Only now, so that the copy knows nothing of it.
     let origin = core.tokens[0].id;
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;

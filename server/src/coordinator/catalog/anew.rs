@@ -165,6 +165,8 @@ impl Catalog {
             }
             // Who has a fact has all before it.
             db.execute("UPDATE facts SET stored = 1 WHERE stored = 0", [])?;
+            // Their snapshots are not known before the rebuild got to its end.
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?1, 1)", [IS_NEW])?;
             Ok(())
         })
         .await
@@ -179,7 +181,18 @@ impl Catalog {
         self.write(move |db| {
             let (mut new, mut shards, mut incomplete) = (0, 0, 0);
             let owner = owner(db)?;
-            for adopted in stripes {
+            for mut adopted in stripes {
+                // What is on its way to the trash is none, and makes no stripe.
+                let mut kept = Vec::with_capacity(adopted.holders.len());
+                for (index, server) in adopted.holders {
+                    if !is_condemned(db, adopted.stripe, server)? {
+                        kept.push((index, server));
+                    }
+                }
+                adopted.holders = kept;
+                if adopted.holders.is_empty() {
+                    continue;
+                }
                 let key = match stripe_key(db, adopted.stripe)? {
                     Some(key) => key,
                     None if different(&adopted.holders) < adopted.geometry.data() => {
@@ -193,17 +206,14 @@ impl Catalog {
                 };
                 let mut added = 0;
                 for (index, server) in adopted.holders {
-                    // It is on its way to the trash.
-                    if is_condemned(db, adopted.stripe, server)? {
-                        continue;
-                    }
                     added += db
                         .prepare_cached(
                             "INSERT INTO shards (stripe, server, idx, state)
                              SELECT ?1, ?2, ?3, 'good'
                              WHERE EXISTS (SELECT 1 FROM servers WHERE id = ?2)
                              ON CONFLICT (stripe, server) DO UPDATE
-                                 SET idx = excluded.idx, state = 'good' WHERE state <> 'good'",
+                                 SET idx = excluded.idx, state = 'good', read_ms = NULL
+                                 WHERE state <> 'good'",
                         )?
                         .execute(params![key, server.0, index])?;
                 }

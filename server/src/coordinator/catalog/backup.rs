@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use codec::shard::Kind;
 use codec::{StripeId, VaultId};
 use rusqlite::{Connection, InterruptHandle, OpenFlags, OptionalExtension as _, params};
 
@@ -9,7 +10,7 @@ use super::commit::{NewStripe, add_stripe};
 use super::open::{self, SCHEMA_VERSION};
 use super::push::open_lease;
 use super::rows::column;
-use super::{Catalog, tick_now};
+use super::{Catalog, IS_NEW, tick_now};
 use crate::wire::{BackupInfo, Code, LeaseId};
 use crate::{Error, Result};
 
@@ -43,14 +44,14 @@ pub(in crate::coordinator) struct Backed {
 
 impl Catalog {
     /// Writes a copy of the catalog to `to`, an empty file, as it is at one moment; pushes go on
-    /// meanwhile. Ends early if nobody waits for it any more.
-    pub(in crate::coordinator) async fn copy(&self, to: PathBuf) -> Result<Copied> {
+    /// meanwhile; of the backups in it the `keep` newest. Ends early if nobody waits for it any more.
+    pub(in crate::coordinator) async fn copy(&self, to: PathBuf, keep: usize) -> Result<Copied> {
         let (path, made_ms) = (self.path.clone(), self.clock.now_ms());
         let db = tokio::task::spawn_blocking(move || open::reader(&path));
         let failed = |_| Error::refuse(Code::Internal, "the catalog could not be copied");
         let db = db.await.map_err(failed)??;
         let _interrupt = Interrupt(db.get_interrupt_handle());
-        tokio::task::spawn_blocking(move || copy(&db, &to, made_ms)).await.map_err(failed)?
+        tokio::task::spawn_blocking(move || copy(&db, &to, keep, made_ms)).await.map_err(failed)?
     }
 
     /// The last backup, and whether there is something that it lacks.
@@ -117,23 +118,32 @@ impl Catalog {
         keep: usize,
         from_ms: u64,
     ) -> Result<usize> {
-        self.write(move |db| {
-            let old = "SELECT record FROM backups ORDER BY sequence DESC LIMIT -1 OFFSET ?1";
-            let mut struck = 0;
-            for record in column::<i64>(db, old, [keep])? {
-                let of_record = "SELECT stripe FROM backup_stripes WHERE record = ?1";
-                let stripes = column::<i64>(db, of_record, [record])?;
-                db.execute("DELETE FROM backup_stripes WHERE record = ?1", [record])?;
-                db.execute("DELETE FROM backups WHERE record = ?1", [record])?;
-                for key in &stripes {
-                    strike_out(db, *key, from_ms)?;
-                }
-                struck += stripes.len();
-            }
-            Ok(struck)
-        })
-        .await
+        self.write(move |db| thin(db, keep, from_ms)).await
     }
+}
+
+fn thin(db: &Connection, keep: usize, from_ms: u64) -> Result<usize> {
+    let old = "SELECT record FROM backups ORDER BY sequence DESC LIMIT -1 OFFSET ?1";
+    let mut struck = 0;
+    for record in column::<i64>(db, old, [keep])? {
+        let of_record = "SELECT stripe FROM backup_stripes WHERE record = ?1";
+        let stripes = column::<i64>(db, of_record, [record])?;
+        db.execute("DELETE FROM backup_stripes WHERE record = ?1", [record])?;
+        db.execute("DELETE FROM backups WHERE record = ?1", [record])?;
+        for key in &stripes {
+            strike_out(db, *key, from_ms)?;
+        }
+        struck += stripes.len();
+    }
+    // Those that a rebuild took in are known by their stripes alone, and older.
+    let adopted = "SELECT key FROM stripes WHERE kind = ?1
+                   AND key < (SELECT min(stripe) FROM backup_stripes)
+                   AND (SELECT count(*) FROM backups) >= ?2";
+    for key in column::<i64>(db, adopted, params![Kind::Record as u8, keep])? {
+        strike_out(db, key, from_ms)?;
+        struck += 1;
+    }
+    Ok(struck)
 }
 
 /// Takes a whole stripe out of the catalog; all its shards are to be trashed.
@@ -158,7 +168,7 @@ impl Drop for Interrupt {
     }
 }
 
-fn copy(db: &Connection, to: &Path, made_ms: u64) -> Result<Copied> {
+fn copy(db: &Connection, to: &Path, keep: usize, made_ms: u64) -> Result<Copied> {
     let text = to.to_str().ok_or_else(|| {
         Error::Config(format!("{} is no UTF-8, as SQLite needs it", to.display()))
     })?;
@@ -170,7 +180,11 @@ fn copy(db: &Connection, to: &Path, made_ms: u64) -> Result<Copied> {
     // Whoever starts with this copy knows nothing of what is committed from here on: what it has
     // tickets for may be committed by then, and what was to be trashed be needed again.
     copy.execute("UPDATE meta SET whole_since_epoch = epoch + 1", [])?;
+    // What is struck out once this backup stands is not there when somebody starts with it.
+    thin(&copy, keep, 0)?;
     copy.execute("DELETE FROM tombstones", [])?;
+    // How old it is by then, it cannot know: it takes no push before it looked.
+    copy.execute("INSERT OR REPLACE INTO settings VALUES (?1, 1)", [IS_NEW])?;
     Ok(copy.query_row("SELECT epoch, sequence FROM meta", [], |r| {
         Ok(Copied { epoch: r.get(0)?, sequence: r.get(1)?, made_ms })
     })?)

@@ -149,8 +149,8 @@ impl Catalog {
                 source_set,
                 origin: u64::try_from(origin).unwrap_or_default(),
             };
-            // A rebuild that misses fewer servers than may be lost finds one that has it.
-            let copies = new.holders.len().min(new.geometry.shards());
+            // Its record's code is 1+m: a rebuild that misses m servers finds one that has it.
+            let copies = new.geometry.shards();
             facts::append(db, vault, epoch, stamp, copies, &signer).map(Stamped::Stamping)
         })
         .await

@@ -162,7 +162,8 @@ impl Catalog {
             for Mapped { stripe, index, condition, version } in found {
                 let updated = db
                     .prepare_cached(
-                        "UPDATE shards SET state = ?4 WHERE server = ?2 AND idx = ?3 AND stripe =
+                        "UPDATE shards SET state = ?4, read_ms = iif(?4 = 'good', read_ms, NULL)
+                         WHERE server = ?2 AND idx = ?3 AND stripe =
                              (SELECT key FROM stripes WHERE id = ?1 AND version = ?5)",
                     )?
                     .execute(params![stripe.0, server.0, index, condition.name(), version])?;
@@ -244,12 +245,18 @@ fn standing(
         if is_mapped || open_leases(db, stripe, now_ms)? {
             return Ok(Standing::Pending);
         }
+        if is_condemned(db, stripe, server)? {
+            return Ok(Standing::LeftOver);
+        }
         // A repair that ended early, or a push whose shard was late.
         let is_left = is_intended(db, server, (stripe, index))?;
         return Ok(if is_left { Standing::LeftOver } else { Standing::Surplus });
     }
     if open_leases(db, stripe, now_ms)? {
         return Ok(Standing::Pending);
+    }
+    if is_condemned(db, stripe, server)? {
+        return Ok(Standing::LeftOver);
     }
     let is_left = is_intended(db, server, (stripe, index))?;
     Ok(if is_left { Standing::LeftOver } else { Standing::Unknown })

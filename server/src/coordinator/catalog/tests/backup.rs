@@ -10,7 +10,7 @@ impl Fixture {
     async fn copied(&self) -> (Copied, PathBuf) {
         let to = self._folder.path().join("copy");
         std::fs::write(&to, b"").unwrap();
-        (self.catalog.copy(to.clone()).await.unwrap(), to)
+        (self.catalog.copy(to.clone(), 7).await.unwrap(), to)
     }
 
     /// A backup of two stripes, made after the copy as it really is.
