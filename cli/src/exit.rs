@@ -323,7 +323,7 @@ impl From<&codec::Error> for Failure {
             E::Key { .. } => Self::new(WrongKey, what).next(
                 "check ARC_PASSPHRASE, ARC_PASSPHRASE_FILE, ARC_PASSPHRASE_COMMAND or --key-file",
             ),
-            E::Damaged { .. } | E::Bound { .. } => {
+            E::Damaged { .. } | E::Bound { .. } | E::Foreign => {
                 Self::new(Repairable, what).next("arc verify    # finds what is damaged")
             }
             E::TooFewShards { .. } => {

@@ -41,6 +41,9 @@ pub enum Error {
         /// What stayed closed.
         what: &'static str,
     },
+    /// A pack that anybody could have made, where only those with the vault's keys may.
+    #[error("it was sealed by somebody without the vault's key")]
+    Foreign,
     /// Fewer than k good shards.
     #[error("{good} good shards, {needed} are needed")]
     TooFewShards {

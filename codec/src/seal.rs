@@ -25,7 +25,7 @@ pub const PACK_KEY_FIELD_BYTES_MAX: usize = 256;
 pub struct PackKey([u8; 32]);
 
 /// A pack key wrapped for storage: in slot 1 under the vault's symmetric key,
-/// in slot 2 sealed to its public key.
+/// in slot 2 sealed to its public key, which every server has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackKeyField(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
@@ -84,8 +84,22 @@ impl PackKey {
         Ok(PackKeyField([&SLOT2_HEAD[..], &sent, &sealed].concat()))
     }
 
-    /// Opens a field of any slot that `keys` can open.
+    /// Opens a field of slot 1: what its pack holds, a holder of the vault's keys sealed. One of
+    /// slot 2 is refused, for everybody who has the vault's record can make it.
     pub fn unwrap_field(field: &PackKeyField, keys: &VaultKeys, vault: VaultId) -> Result<Self> {
+        match field.0.first() {
+            Some(2) => Err(Error::Foreign),
+            _ => Self::unwrap_from_anyone(field, keys, vault),
+        }
+    }
+
+    /// Opens a field of any slot that `keys` can open: who sealed its pack is not known. Only for
+    /// records that prove otherwise where they come from.
+    pub fn unwrap_from_anyone(
+        field: &PackKeyField,
+        keys: &VaultKeys,
+        vault: VaultId,
+    ) -> Result<Self> {
         let context = pack_key_context(vault);
         let key = match field.0.first() {
             Some(1) => {

@@ -197,7 +197,7 @@ fn slot_2_is_hpke_as_others_do_it() {
     let mut frame = b"plaintext".to_vec();
     let kind = codec::seal::FrameKind::Record;
     PackKey::new([5; 32]).seal(vault, kind, 0, &mut frame);
-    let opened = PackKey::unwrap_field(&field, &keys, vault).unwrap();
+    let opened = PackKey::unwrap_from_anyone(&field, &keys, vault).unwrap();
     assert_eq!(opened.open(vault, kind, 0, &mut frame).unwrap(), b"plaintext");
     // And the other way round.
     let field = PackKey::new([6; 32]).seal_to(record.public_key(), vault, [8; 32].into()).unwrap();

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use codec::VaultId;
+use codec::keys::VaultKeys;
 use codec::pack::Directory;
 use codec::seal::PackKey;
+use codec::shard::Kind;
 use server::wire::StripeMap;
 
 use super::span::Span;
@@ -12,12 +15,23 @@ use super::{FetchError, Fetcher, Result};
 /// Most directories are shorter than this, footer included.
 const TAIL_BYTES: u64 = 16 * 1024;
 
+/// The key of a whole pack. The coordinator, which has no keys, makes stripes of records; all others
+/// come from those who have them.
+pub fn pack_key(map: &StripeMap, keys: &VaultKeys, vault: VaultId) -> codec::Result<PackKey> {
+    match map.kind {
+        Kind::Record => PackKey::unwrap_from_anyone(&map.pack_key, keys, vault),
+        Kind::Data | Kind::Metadata | Kind::Snapshot => {
+            PackKey::unwrap_field(&map.pack_key, keys, vault)
+        }
+    }
+}
+
 impl Fetcher {
     /// What the pack of a stripe says of itself; the stripe's map need have no frames. Read
     /// straight from the shard that has it, or else through columns.
     pub async fn directory(&self, map: &Arc<StripeMap>) -> Result<Directory> {
         let lost = |error| FetchError::Lost(format!("stripe {:.8}: {error}", map.stripe));
-        let key = PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault).map_err(lost)?;
+        let key = pack_key(map, &self.keys, self.vault).map_err(lost)?;
         if let Some(Ok(directory)) = self.read_directory(map, &key, false).await? {
             return Ok(directory);
         }

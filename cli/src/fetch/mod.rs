@@ -24,6 +24,7 @@ use codec::frame::Frame;
 use codec::keys::VaultKeys;
 use codec::manifest::ChunkRef;
 use codec::seal::{FrameKind, PackKey};
+use codec::shard::Kind;
 use codec::{ChunkId, StripeId, VaultId};
 use rayon::prelude::*;
 use server::cpu;
@@ -37,6 +38,7 @@ use crate::ui::Counters;
 use crate::vault::Vault;
 
 use self::columns::ColumnCache;
+pub use self::directory::pack_key;
 pub use self::error::{FetchError, Result};
 use self::origin::{Origin, STALL, Services};
 use self::span::Span;
@@ -227,7 +229,10 @@ impl Fetcher {
 
     /// All places of each chunk: stripe and frame.
     pub async fn locate(&self, ids: &[ChunkId]) -> Result<Places> {
-        Ok(self.origin.locate(ids).await?)
+        let mut places = self.origin.locate(ids).await?;
+        // Anybody can make a record: no chunk is in one.
+        places.values_mut().for_each(|rows| rows.retain(|(map, _)| map.kind != Kind::Record));
+        Ok(places)
     }
 
     /// Hands each frame of `want`, opened and decompressed, to `each` on the rayon pool, and

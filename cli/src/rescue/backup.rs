@@ -16,7 +16,7 @@ use server::coordinator::check_catalog;
 use server::wire::StripeMap;
 
 use crate::exit::Failure;
-use crate::fetch::{FetchError, Fetcher};
+use crate::fetch::{FetchError, Fetcher, pack_key};
 
 const CATALOG: &str = "catalog.db";
 
@@ -79,8 +79,7 @@ async fn record(
 
 /// The pack of a stripe, and its key.
 async fn read(fetcher: &Fetcher, map: &Arc<StripeMap>) -> Result<(PackKey, Vec<u8>), FetchError> {
-    let key = PackKey::unwrap_field(&map.pack_key, fetcher.keys(), fetcher.vault())
-        .map_err(|error| lost(map, &error))?;
+    let key = pack_key(map, fetcher.keys(), fetcher.vault()).map_err(|error| lost(map, &error))?;
     let bodies = fetcher.data_bodies(map).await?;
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies);

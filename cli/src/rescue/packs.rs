@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use codec::StripeId;
 use codec::pack::Directory;
+use codec::shard::Kind;
 use futures_util::StreamExt as _;
 use server::client::CoordinatorClient;
 use server::wire::{INDEX_STRIPES_MAX, Ids, PageQuery, StripeIndex, StripeMap};
@@ -32,7 +33,8 @@ pub async fn index_adopted(
         counters.total_files.fetch_add(page.rows.len() as u64, Relaxed);
         let read = |map: StripeMap| async move {
             let map = Arc::new(map);
-            (fetcher.directory(&map).await, map.stripe)
+            let directory = fetcher.directory(&map).await;
+            (directory.and_then(|directory| acceptable(&map, directory)), map.stripe)
         };
         let directories = futures_util::stream::iter(page.rows).map(read);
         let mut directories = std::pin::pin!(directories.buffer_unordered(DIRECTORIES_IN_FLIGHT));
@@ -66,6 +68,16 @@ pub async fn index_adopted(
             return Ok(unread);
         }
     }
+}
+
+/// Anybody can make a record: no chunk is in one.
+fn acceptable(map: &StripeMap, directory: Directory) -> Result<Directory, FetchError> {
+    if map.kind == Kind::Record && !directory.chunks.is_empty() {
+        let count = directory.chunks.len();
+        let why = format!("stripe {:.8}: a record that says it has {count} chunks", map.stripe);
+        return Err(FetchError::Lost(why));
+    }
+    Ok(directory)
 }
 
 fn index_of(stripe: StripeId, directory: Directory) -> StripeIndex {

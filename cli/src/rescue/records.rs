@@ -13,7 +13,7 @@ use crate::ui::path_text;
 /// What a server calls it.
 const NAME: &str = "vault.record";
 /// It lies so many folders below what was given at most: `disks/1` of a local vault, and one more.
-const DEPTH_MAX: u32 = 3;
+pub(super) const DEPTH_MAX: u32 = 3;
 
 /// The records in `file`, or in and near `dirs`: the newest first, and of one generation the one
 /// that most folders have. All are of one vault.
@@ -48,7 +48,7 @@ fn ranked(found: Vec<VaultRecord>) -> Vec<VaultRecord> {
 }
 
 /// The files of this name beside the shards.
-pub(super) fn near(dirs: &[PathBuf], name: &str) -> Vec<PathBuf> {
+fn near(dirs: &[PathBuf], name: &str) -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for dir in dirs {
         collect(dir, name, 0, &mut paths);

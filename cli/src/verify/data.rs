@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use codec::keys::VaultKeys;
 use codec::pack::{self, Directory, DirectoryRow};
-use codec::seal::PackKey;
 use codec::shard::Kind;
 use codec::{ChunkId, Error, VaultId, frame, stripe};
 use rayon::prelude::*;
@@ -13,7 +12,7 @@ use server::wire::StripeMap;
 
 use super::Verify;
 use crate::exit::Failure;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, pack_key};
 
 impl Verify<'_> {
     pub(super) async fn read_data(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
@@ -65,7 +64,7 @@ fn open_all(
 ) -> codec::Result<Vec<DirectoryRow>> {
     let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
-    let key = PackKey::unwrap_field(&map.pack_key, keys, vault)?;
+    let key = pack_key(map, keys, vault)?;
     match map.kind {
         Kind::Snapshot => return pack::open_record(vault, &key, &bytes).map(|_| Vec::new()),
         Kind::Record => {

@@ -26,6 +26,8 @@ pub(crate) struct Hostile {
     client: CoordinatorClient,
     record: VaultRecord,
     keys: VaultKeys,
+    /// Stripes of this kind are sealed as anybody can, to the vault's public key.
+    pub(crate) foreign: Option<Kind>,
     _services: Vec<Service>,
 }
 
@@ -49,7 +51,7 @@ impl Hostile {
         let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
         let keys = record.unlock(&secret).unwrap();
         services.push(coordinator);
-        Self { sandbox, client, record, keys, _services: services }
+        Self { sandbox, client, record, keys, foreign: None, _services: services }
     }
 
     pub(crate) fn chunk_ref(&self, bytes: &[u8]) -> ChunkRef {
@@ -68,7 +70,7 @@ impl Hostile {
     pub(crate) async fn snapshot_of(&self, root: PageRef, chunks: Chunks<'_>) -> String {
         let source_set = self.keys.source_set("hostile", &[]);
         let lease = self.client.begin(&BeginRequest { source_set, parent: None }).await.unwrap();
-        let (key, field) = self.pack_key();
+        let (key, field) = self.pack_key(Kind::Data);
         let mut pack = PackBuilder::new(self.record.vault, key, Vec::new());
         for (kind, bytes) in chunks {
             let id = self.keys.chunk_id(bytes);
@@ -92,7 +94,7 @@ impl Hostile {
             stats: Stats::default(),
             program: String::new(),
         };
-        let (key, field) = self.pack_key();
+        let (key, field) = self.pack_key(Kind::Snapshot);
         let pack = seal_record(self.record.vault, key, &record.encode().unwrap()).unwrap();
         let copies = self.record.geometry.copies();
         let stripe = self.store(&lease, Kind::Snapshot, copies, pack, field).await;
@@ -102,9 +104,15 @@ impl Hostile {
         row.id.to_string()
     }
 
-    fn pack_key(&self) -> (PackKey, PackKeyField) {
+    fn pack_key(&self, kind: Kind) -> (PackKey, PackKeyField) {
         let key = PackKey::new(random().unwrap());
-        let field = key.wrap(&self.keys, self.record.vault, random().unwrap());
+        let (vault, random_bytes) = (self.record.vault, random().unwrap());
+        let field = match self.foreign {
+            Some(foreign) if foreign == kind => {
+                key.seal_to(self.record.public_key(), vault, random_bytes.into()).unwrap()
+            }
+            _ => key.wrap(&self.keys, vault, random().unwrap()),
+        };
         (key, field)
     }
 

@@ -21,6 +21,7 @@ mod disks;
 mod drill;
 mod events;
 mod explain;
+mod forged;
 mod full_disks;
 mod healing;
 mod hostile;

@@ -103,7 +103,7 @@ fn sealed_to(record: &VaultRecord, ephemeral: u8) -> PackKeyField {
 #[test]
 fn slot_2_is_a_key_that_is_not_at_hand() {
     let field = PackKeyField(vec![2; 80]);
-    let error = PackKey::unwrap_field(&field, &keys(1), VAULT).unwrap_err();
+    let error = PackKey::unwrap_from_anyone(&field, &keys(1), VAULT).unwrap_err();
     assert!(matches!(error, Error::Key { .. }), "{error}");
 }
 
@@ -114,15 +114,27 @@ fn what_is_sealed_to_the_public_key_opens_with_the_vaults_keys_alone() {
     assert_eq!(field.0.len(), 84);
     let unlocked = record.unlock(&Secret::KeyFile(vec![9; 32].into())).unwrap();
     for keys in [made, unlocked.clone()] {
-        assert_eq!(PackKey::unwrap_field(&field, &keys, VAULT).unwrap().0, [1; 32]);
+        assert_eq!(PackKey::unwrap_from_anyone(&field, &keys, VAULT).unwrap().0, [1; 32]);
     }
     assert_ne!(sealed_to(&record, 7), field);
     let closed = Error::Key { what: "the pack key field" };
-    let opened = |keys: &VaultKeys, vault| PackKey::unwrap_field(&field, keys, vault).map(drop);
+    let opened =
+        |keys: &VaultKeys, vault| PackKey::unwrap_from_anyone(&field, keys, vault).map(drop);
     assert_eq!(opened(&vault_keys(5).1, VAULT), Err(closed.clone()), "another key pair");
     assert_eq!(opened(&unlocked, VaultId([8; 16])), Err(closed), "another vault");
     let without = Error::Key { what: "a pack sealed to the public key" };
     assert_eq!(opened(&keys(1), VAULT), Err(without), "the master key without the record");
+}
+
+#[test]
+fn what_anybody_could_have_sealed_opens_only_where_that_is_asked_for() {
+    let (record, keys) = vault_keys(4);
+    let own = PackKey::new([1; 32]).wrap(&keys, VAULT, [2; 12]);
+    let foreign = sealed_to(&record, 6);
+    assert_eq!(PackKey::unwrap_field(&own, &keys, VAULT).unwrap().0, [1; 32]);
+    assert_eq!(PackKey::unwrap_from_anyone(&own, &keys, VAULT).unwrap().0, [1; 32]);
+    assert_eq!(PackKey::unwrap_field(&foreign, &keys, VAULT).unwrap_err(), Error::Foreign);
+    assert_eq!(PackKey::unwrap_from_anyone(&foreign, &keys, VAULT).unwrap().0, [1; 32]);
 }
 
 #[test]
@@ -161,7 +173,7 @@ proptest! {
     fn sealing_to_the_public_key_round_trips(key: [u8; 32], ephemeral: [u8; 32], private in 1..255u8) {
         let (record, keys) = vault_keys(private);
         let sealed = PackKey::new(key).seal_to(record.public_key(), VAULT, ephemeral.into());
-        let opened = PackKey::unwrap_field(&sealed.unwrap(), &keys, VAULT);
+        let opened = PackKey::unwrap_from_anyone(&sealed.unwrap(), &keys, VAULT);
         prop_assert_eq!(opened.unwrap().0, key);
     }
 
@@ -170,12 +182,16 @@ proptest! {
         let (record, keys) = vault_keys(4);
         if let Some(bytes) = damage.apply(&sealed_to(&record, 6).0) {
             // X25519 takes no notice of the highest bit of a public key, the key schedule does.
-            prop_assert!(PackKey::unwrap_field(&PackKeyField(bytes), &keys, VAULT).is_err());
+            let field = PackKeyField(bytes);
+            prop_assert!(PackKey::unwrap_field(&field, &keys, VAULT).is_err());
+            prop_assert!(PackKey::unwrap_from_anyone(&field, &keys, VAULT).is_err());
         }
     }
 
     #[test]
     fn any_bytes_may_come_as_a_pack_key_field(bytes: Vec<u8>) {
-        prop_assert!(PackKey::unwrap_field(&PackKeyField(bytes), &keys(1), VAULT).is_err());
+        let field = PackKeyField(bytes);
+        prop_assert!(PackKey::unwrap_field(&field, &keys(1), VAULT).is_err());
+        prop_assert!(PackKey::unwrap_from_anyone(&field, &keys(1), VAULT).is_err());
     }
 }

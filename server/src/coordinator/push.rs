@@ -262,6 +262,9 @@ pub(super) async fn commit_stripe(
     if commit.kind == Kind::Snapshot {
         return Err(bad_request("a snapshot's stripe is committed with its snapshot"));
     }
+    if commit.kind == Kind::Record {
+        return Err(bad_request("stripes of records are the coordinator's own"));
+    }
     let lease = commit.lease;
     let new = checked(&core, commit)?;
     let holders = servers_of(&new);

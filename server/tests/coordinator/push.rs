@@ -148,6 +148,7 @@ async fn receipts_are_proofs_or_nothing_changes() {
         ("unknown server", Code::NotFound, changed(&|c| c.receipts[0].server.0 = 99)),
         ("twice", Code::BadRequest, changed(&|c| c.receipts[1] = c.receipts[0].clone())),
         ("too few", Code::BadRequest, changed(&|c| c.receipts.truncate(1))),
+        ("record kind", Code::BadRequest, changed(&|c| c.kind = Kind::Record)),
         ("snapshot kind", Code::BadRequest, changed(&|c| c.kind = Kind::Snapshot)),
         ("no pack", Code::BadRequest, changed(&|c| c.pack_bytes = 0)),
         ("long pack", Code::BadRequest, changed(&|c| c.pack_bytes = 1 << 32)),

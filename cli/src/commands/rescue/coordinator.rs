@@ -40,7 +40,7 @@ pub(super) async fn restore(
     out: &Path,
     ui: &Ui,
 ) -> Result<Exit, Failure> {
-    let signer = rescue::coordinator_key(&dirs, vault);
+    let signer = rescue::coordinator_key(&dirs, vault)?;
     if signer.is_none() {
         let what = "no folder has a server.id: whether the coordinator made these backups, nobody can tell";
         ui.warn(what, None);

@@ -251,6 +251,11 @@ impl Catalog {
                 let unknown = || Error::refuse(Code::NotFound, format!("no stripe {stripe:.12}"));
                 let key = stripe_key(db, stripe)?.ok_or_else(unknown)?;
                 let known = stripe_map(db, key)?;
+                // Anybody can make a record: no chunk is in one.
+                if known.kind == Kind::Record && !chunks.is_empty() {
+                    let what = format!("stripe {stripe:.12} is a record and has no chunks");
+                    return Err(Error::refuse(Code::BadRequest, what));
+                }
                 if known.frames == frames {
                     continue;
                 }

@@ -299,6 +299,11 @@ async fn what_was_adopted_is_vouched_for_once_it_is_known_what_is_in_it() {
     let other = catalog.index(vec![indexed(1, 80)]).await.unwrap_err();
     assert_eq!(other.code(), Some(Code::Conflict));
     assert_eq!(catalog.index(vec![indexed(9, 9)]).await.unwrap_err().code(), Some(Code::NotFound));
+    let record = Adopted { kind: Kind::Record, ..adopted(4, 1, &[(0, a), (1, b)]) };
+    assert_eq!(catalog.adopt(vec![record]).await.unwrap(), (1, 2, 0));
+    let forged = catalog.index(vec![indexed(4, 90)]).await.unwrap_err();
+    assert_eq!((forged.code(), have(4).await), (Some(Code::BadRequest), false));
+    catalog.index(vec![Indexed { chunks: Vec::new(), ..indexed(4, 90) }]).await.unwrap();
 
     // A push that commits what was adopted meanwhile says what is in it.
     let late = || vec![adopted(3, 1, &[(0, a), (1, b)])];
