@@ -140,18 +140,14 @@ mod tests {
             Self(tempfile::tempdir().unwrap())
         }
 
-        fn pin_of(&self, name: &str, vault: VaultId, key: u8) {
+        fn pin(&self, name: &str, key: u8) {
             let folder = self.0.path().join(name);
             fs::create_dir_all(folder.join("shards")).unwrap();
-            let id = json!({ "vault": vault, "ticket_key": Blob(vec![key; 32]), "name": name });
+            let id = json!({ "vault": VAULT, "ticket_key": Blob(vec![key; 32]), "name": name });
             fs::write(folder.join("server.id"), id.to_string()).unwrap();
         }
 
-        fn pin(&self, name: &str, key: u8) {
-            self.pin_of(name, VAULT, key);
-        }
-
-        /// The first byte of the key, or of none; an error: undecided.
+        /// The first byte of the key; an error: undecided.
         fn key(&self, dirs: &[&str]) -> Result<Option<u8>, Exit> {
             let dirs: Vec<_> = dirs.iter().map(|dir| self.0.path().join(dir)).collect();
             let key = coordinator_key(&dirs, VAULT).map_err(|failure| failure.code)?;

@@ -38,7 +38,7 @@ impl Hostile {
     }
 }
 
-fn entry(path: &str, node: Node) -> Entry {
+pub(crate) fn entry(path: &str, node: Node) -> Entry {
     Entry {
         path: path.into(),
         node,
