@@ -69,7 +69,8 @@ impl Catalog {
                  WHERE (ms, key) > (?1, ?2) ORDER BY ms, key LIMIT ?3"
             ))?;
             let (ms, key) = after.unwrap_or((-1, 0));
-            let rows = rows.query_map(params![ms, key, limit, up], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            let rows =
+                rows.query_map(params![ms, key, limit, up], |r| Ok((r.get(0)?, r.get(1)?)))?;
             let places: Vec<(i64, i64)> = rows.collect::<Result<_, _>>()?;
             let next = places.last().filter(|_| places.len() == limit);
             let next = next.map(|(ms, key)| format!("{ms}-{key}"));
