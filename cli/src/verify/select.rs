@@ -6,8 +6,8 @@ use std::sync::Arc;
 use codec::StripeId;
 use server::auth;
 use server::wire::{
-    COVERAGE_STRIPES_MAX, OldestQuery, PAGE_ROWS_MAX, PageQuery, Proof, ServerId, State, StatusQuery,
-    StripeMap,
+    COVERAGE_STRIPES_MAX, OldestQuery, PAGE_ROWS_MAX, PageQuery, Proof, ServerId, State,
+    StatusQuery, StripeMap,
 };
 
 use super::{Draw, Level, Share, Subset};
