@@ -10,7 +10,7 @@ use codec::seal::FrameKind;
 use codec::{ChunkId, Digest, StripeId};
 use rayon::prelude::*;
 use server::cpu;
-use server::wire::{self, DrillResult, SnapshotRow};
+use server::wire::{self, DrillResult, SnapshotRow, State};
 
 use crate::exit::Failure;
 use crate::fetch::{ChunkList, Entries, FetchError, Fetcher, Heal};
@@ -101,7 +101,9 @@ pub async fn drill(
     let Drill { fetcher, mut outcome, .. } = drill;
     (outcome.stripes, outcome.withheld) = fetcher.withheld();
     outcome.bad = fetcher.heals();
-    for ticket in fetcher.tickets().await?.servers.values().filter(|t| t.state.is_away()) {
+    // What a lost one held is made elsewhere; the files that it costs are named anyway.
+    let is_waited_for = |state: State| state.is_away() && state != State::Lost;
+    for ticket in fetcher.tickets().await?.servers.values().filter(|t| is_waited_for(t.state)) {
         outcome.away.insert(ticket.name.clone(), "it is away".to_owned());
     }
     for server in fetcher.passed_over().into_iter().filter(|server| server.is_nonsense) {

@@ -142,11 +142,14 @@ async fn replace(args: Replace, connection: &mut Connection, ui: &Ui) -> Result<
     let places = connection.places()?;
     let coordinator = &connection.coordinator;
     let servers = vault::all_servers(coordinator).await?;
-    let old = servers.iter().find(|server| server.name == args.name);
-    let was_begun = places.iter().any(|p| p.name.as_ref() == Some(&args.name) && !p.is_here);
+    let place = places.iter().find(|place| place.name.as_ref() == Some(&args.name));
+    // Given up by a run that was interrupted and started since, it has another name.
+    let here = place.and_then(|place| place.server);
+    let named = servers.iter().find(|server| server.name == args.name);
+    let old = named.or_else(|| servers.iter().find(|server| Some(server.server) == here));
     let name = escaped(args.name.as_bytes());
     let Some(old) = old else {
-        if was_begun && !args.dry_run {
+        if place.is_some() && !args.dry_run {
             // Given up by a run that was interrupted: what is left is the new one.
             return replaced(connection.replace_disk(&args.name, &path, ui).await?, None, ui);
         }
@@ -154,7 +157,8 @@ async fn replace(args: Replace, connection: &mut Connection, ui: &Ui) -> Result<
         return Err(Failure::new(Exit::Usage, format!("no disk is called {name}"))
             .state(format!("the vault's disks: {}", names.join(", "))));
     };
-    let is_here = old.state == State::Up;
+    // A disk that is slow is here all the same.
+    let is_here = old.state == State::Up || Some(old.server) == here;
     let needed = needing(coordinator, &servers, old.server).await?;
     let held = format!("{}, {}", plural(old.shards, "shard"), bytes_text(old.shard_bytes));
     let mut plan = vec![

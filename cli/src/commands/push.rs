@@ -138,15 +138,18 @@ async fn upkeep(vault: &Vault, time: Duration, scrub_every: Duration, ui: &Ui) {
     for why in &failed {
         ui.warn(&format!("upkeep: {why}"), None);
     }
-    if bad + made == 0 {
+    if bad + made + lacking == 0 {
         return;
     }
     ui.json("upkeep", json!({ "bad": bad, "made": made, "lacking_stripes": lacking }));
-    let found = format!(
-        "upkeep found {} bad on the vault's disks and made {} again",
-        plural(bad, "more shard"),
-        plural(made, "shard")
-    );
+    let found = match bad + made {
+        0 => "upkeep could make nothing again".to_owned(),
+        _ => format!(
+            "upkeep found {} bad on the vault's disks and made {} again",
+            plural(bad, "more shard"),
+            plural(made, "shard")
+        ),
+    };
     match lacking {
         0 => ui.say(format!("{found}; nothing is lacking")),
         _ => ui.warn(

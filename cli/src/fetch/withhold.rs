@@ -42,10 +42,11 @@ impl Withholding {
         }
     }
 
-    /// Stripes of which some were withheld, and how many shards in all.
+    /// Stripes of which some were withheld to the end, and how many shards in all.
     pub(super) fn counts(&self) -> (u64, u64) {
         let chosen = self.chosen();
-        let counts = chosen.values().map(|c| c.indexes.len() as u64).filter(|count| *count > 0);
+        let kept = chosen.values().filter(|chosen| !chosen.given_back);
+        let counts = kept.map(|chosen| chosen.indexes.len() as u64).filter(|count| *count > 0);
         counts.fold((0, 0), |(stripes, shards), count| (stripes + 1, shards + count))
     }
 
@@ -97,6 +98,18 @@ mod tests {
             let expected = good.len().saturating_sub(k.into()).min(m.into());
             prop_assert_eq!(withheld.len(), expected);
         }
+    }
+
+    #[test]
+    fn what_was_given_back_was_not_withheld() {
+        let withholding = Withholding::default();
+        for number in 1..=2 {
+            let chosen = Chosen { indexes: vec![0, 3], given_back: false };
+            withholding.chosen().insert(StripeId([number; 32]), chosen);
+        }
+        assert_eq!(withholding.counts(), (2, 4));
+        withholding.give_back(StripeId([1; 32]));
+        assert_eq!(withholding.counts(), (1, 2));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Place {
     pub name: Option<String>,
     /// Whether it is there.
     pub is_here: bool,
+    /// The server that it is, if it is there.
+    pub server: Option<ServerId>,
 }
 
 /// A disk that is part of the vault from now on.
@@ -52,7 +54,8 @@ impl Embedded {
                 Some((_, disk)) => Some(disk.name.clone()),
                 None => Some(last).filter(|last| !elsewhere && !last.is_empty()),
             };
-            Place { path, name, is_here: here.is_some() }
+            let server = here.map(|(_, disk)| disk.server);
+            Place { path, name, is_here: server.is_some(), server }
         };
         paths.into_iter().zip(last).map(place).collect()
     }
@@ -103,7 +106,10 @@ impl Embedded {
         path: &Path,
         ui: &Ui,
     ) -> Result<Joined, Failure> {
-        must_be_empty(path)?;
+        // What a run that was interrupted left there is taken.
+        if !(path.is_dir() && storage::is_cut_off_start(path)?) {
+            must_be_empty(path)?;
+        }
         let new = make_disk(&self.dir, path, name.to_owned())?;
         let places = self.places();
         let is_it = |place: &&Place| place.name.as_deref() == Some(name);
@@ -115,19 +121,26 @@ impl Embedded {
             return Err(Failure::new(Exit::Usage, format!("{} is a disk's", path_text(path)))
                 .why(format!("{other} was there last")));
         }
-        self.write_place(&new, at)?;
         let client = self.client()?;
+        let mut stopped = None;
         if let Some(at) = self.disks.iter().position(|(_, disk)| disk.name == name) {
             let (_, disk) = self.disks.swap_remove(at);
             let server = disk.server;
+            stopped = Some(server);
             disk.stop().await;
             self.until_away(server).await?;
         }
         let servers = all_servers(&client).await?;
-        // Where it is none any more, an interrupted run has given it up.
-        if let Some(old) = servers.iter().find(|server| server.name == name) {
+        // Where it is none any more, an interrupted run has given it up; started since, it is a
+        // server again, of another name.
+        let is_old = |s: &&ServerInfo| s.name == name || Some(s.server) == stopped;
+        for old in
+            servers.iter().filter(is_old).filter(|s| s.state != State::Lost || s.name == name)
+        {
             client.replace_server(old.server).await?;
         }
+        // Not before: a run that is interrupted until then leaves the disk where it is found.
+        self.write_place(&new, at)?;
         self.join(new, &servers, ui).await
     }
 

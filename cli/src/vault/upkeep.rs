@@ -1,13 +1,15 @@
 //! What a local vault does for itself when a command has time: repair that is due, and what a
 //! scrub of its disks has due.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use codec::StripeId;
 use futures_util::future::join_all;
 use server::client::CoordinatorClient;
 use server::storage::ScrubRules;
-use server::wire::{State, StatusQuery};
+use server::wire::{RepairStatus, ServerInfo, State};
 
 use super::all_servers;
 use super::local::Embedded;
@@ -83,7 +85,8 @@ impl Embedded {
             }
         }
         let client = self.client()?;
-        upkeep.bad = self.bad_shards().saturating_sub(before);
+        let bad = self.bad_shards().into_iter().zip(before);
+        upkeep.bad = bad.map(|(now, before)| now.difference(&before).count() as u64).sum();
         if upkeep.bad > 0 {
             // The coordinator books what the disks found.
             client.reconcile().await?;
@@ -94,16 +97,20 @@ impl Embedded {
 
     async fn count(&self, upkeep: &mut Upkeep) -> Result<(), Failure> {
         let client = self.client()?;
-        upkeep.made = client.repair_status().await?.made_shards;
-        if upkeep.bad > 0 || upkeep.made > 0 {
-            upkeep.lacking = client.status(StatusQuery::default()).await?.stripes_below_target;
+        let RepairStatus { counts, made_shards, .. } = client.repair_status().await?;
+        upkeep.made = made_shards;
+        let servers = all_servers(&client).await?;
+        let is_waited_for = |s: &ServerInfo| s.state.is_away() && s.state != State::Lost;
+        // What only waits for a disk that is away is no news: the command has warned of that one.
+        if upkeep.bad + upkeep.made > 0 || !servers.iter().any(is_waited_for) {
+            upkeep.lacking = counts.failed + counts.unknown + counts.waiting;
         }
         Ok(())
     }
 
-    /// Shards on the disks that are known to be bad.
-    fn bad_shards(&self) -> u64 {
-        self.disks.iter().map(|(_, disk)| disk.bad_shards()).sum()
+    /// Shards that are known to be bad, disk for disk.
+    fn bad_shards(&self) -> Vec<BTreeSet<(StripeId, u8)>> {
+        self.disks.iter().map(|(_, disk)| disk.bad_shards()).collect()
     }
 }
 

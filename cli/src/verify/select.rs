@@ -1,12 +1,13 @@
 //! Which stripes are looked at, in which order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use codec::StripeId;
 use server::auth;
 use server::wire::{
-    COVERAGE_STRIPES_MAX, OldestQuery, PAGE_ROWS_MAX, PageQuery, Proof, StatusQuery, StripeMap,
+    COVERAGE_STRIPES_MAX, OldestQuery, PAGE_ROWS_MAX, PageQuery, Proof, ServerId, State,
+    StatusQuery, StripeMap,
 };
 
 use super::{Draw, Level, Share, Subset};
@@ -155,15 +156,22 @@ async fn oldest(
     level: Level,
     vault: &Vault,
 ) -> Result<Vec<Arc<StripeMap>>, Failure> {
+    // Others cannot be reached by a look, which is to put its stripe behind all the same.
+    let servers = vault.coordinator.read_tickets().await?.servers;
+    let up: HashSet<ServerId> =
+        servers.iter().filter(|s| s.state == State::Up).map(|s| s.server).collect();
     let mut times: HashMap<StripeId, u64> = HashMap::with_capacity(maps.len());
     for maps in maps.chunks(COVERAGE_STRIPES_MAX) {
         let ids = maps.iter().map(|map| map.stripe).collect();
         for known in vault.coordinator.coverage(ids).await? {
             let ms = match proof(level) {
-                Proof::Read => known.shards.iter().map(|(.., ms)| ms.unwrap_or(0)).min(),
-                Proof::Opened => known.opened_ms,
+                Proof::Read => {
+                    let here = known.shards.iter().filter(|(_, server, _)| up.contains(server));
+                    here.map(|(.., ms)| ms.unwrap_or(0)).min().unwrap_or(u64::MAX)
+                }
+                Proof::Opened => known.opened_ms.unwrap_or(0),
             };
-            times.insert(known.stripe, ms.unwrap_or(0));
+            times.insert(known.stripe, ms);
         }
     }
     maps.sort_by_key(|map| times.get(&map.stripe).copied().unwrap_or(0));

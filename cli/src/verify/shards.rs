@@ -41,6 +41,12 @@ impl Tally {
     }
 }
 
+/// How many different shards of a stripe have a holder that is not lost.
+fn held(map: &StripeMap, is_lost: impl Fn(ServerId) -> bool) -> usize {
+    let holders = map.shards.iter().filter(|holder| !is_lost(holder.server));
+    holders.map(|holder| holder.index).collect::<BTreeSet<u8>>().len()
+}
+
 impl Verify<'_> {
     pub(super) async fn check_shards(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
         let found = self.ask(maps).await?;
@@ -87,6 +93,9 @@ impl Verify<'_> {
                 let server = tickets.servers.get(&holder.server);
                 self.missed.extend(server.map(|server| server.name.clone()));
             }
+            if held(map, |server| tickets.is_lost(server)) < map.geometry.shards() {
+                self.outcome.below_target += 1;
+            }
             self.judge(map, &Tally::new(map.geometry.shards(), &told)).await?;
         }
         Ok(())
@@ -103,9 +112,6 @@ impl Verify<'_> {
         let margin = tally.good as i32 - geometry.data() as i32;
         self.outcome.margin_min =
             Some(self.outcome.margin_min.map_or(margin, |least| least.min(margin)));
-        if map.shards.len() < geometry.shards() {
-            self.outcome.below_target += 1;
-        }
         if tally.bad > geometry.parity() {
             // They may be damaged in different blocks, so that each block can be had.
             if let Err(error) = self.fetcher.data_bodies(map).await {
@@ -180,7 +186,30 @@ impl Verify<'_> {
 
 #[cfg(test)]
 mod tests {
+    use codec::Geometry;
+    use codec::seal::PackKeyField;
+    use codec::shard::Kind;
+    use server::wire::Holder;
+
     use super::*;
+
+    #[test]
+    fn a_shard_without_a_holder_is_lacking_though_another_has_two() {
+        let holder = |(index, server)| Holder { index, server: ServerId(server), bad: false };
+        let map = |holders: &[(u8, u32)]| StripeMap {
+            stripe: StripeId([1; 32]),
+            kind: Kind::Data,
+            geometry: Geometry::new(4, 2).unwrap(),
+            pack_bytes: 1,
+            pack_key: PackKeyField(Vec::new()),
+            frames: Vec::new(),
+            shards: holders.iter().copied().map(holder).collect(),
+        };
+        let held = |holders: &[(u8, u32)]| held(&map(holders), |server| server == ServerId(9));
+        assert_eq!(held(&[(0, 9), (0, 6), (1, 1), (2, 2), (3, 3), (4, 4)]), 5);
+        assert_eq!(held(&[(0, 9), (0, 6), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]), 6);
+        assert_eq!(held(&[(0, 9), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5)]), 5, "it is lost");
+    }
 
     #[test]
     fn a_shard_counts_once_however_many_holders_it_has() {

@@ -228,7 +228,40 @@ fn a_replacement_that_was_interrupted_is_carried_on_by_the_same_command() {
     let disk = sandbox.path("vault/disks/2");
     fs::remove_dir_all(&disk).unwrap();
     sandbox.arc(["servers", "replace", "disk2"]).exits(0);
+    // Once what has a place is made, nothing can be, which is said.
+    push(&sandbox, &["--wait-servers=0"]);
+    let kept = upkeep(&push(&sandbox, &["--wait-servers=0"])).expect("that much is lacking");
+    assert!(kept["made"] == 0 && kept["lacking_stripes"].as_u64().unwrap() > 0, "{kept}");
+    // Killed between the claim of the folder and its `server.id`.
+    fs::create_dir(&disk).unwrap();
+    fs::write(disk.join("arc-first-start"), "").unwrap();
+    fs::write(disk.join("lock"), "").unwrap();
+    fs::write(disk.join("mine"), "").unwrap();
+    sandbox.arc(["disks", "replace", "disk2", text(&disk)]).exits(2);
+    fs::remove_file(disk.join("mine")).unwrap();
     sandbox.arc(["disks", "replace", "disk2", text(&disk)]).exits(0);
     sandbox.arc(["repair-scan", "--fix"]).exits(0);
     whole(&sandbox);
+}
+
+#[test]
+fn a_disk_that_was_given_up_and_came_back_is_weighed_again() {
+    let (sandbox, _) = pushed("2+1");
+    // Killed once it was given up; its folder is found again.
+    let (disk, away) = (sandbox.path("vault/disks/2"), sandbox.path("unplugged"));
+    fs::rename(&disk, &away).unwrap();
+    sandbox.arc(["servers", "replace", "disk2"]).exits(0);
+    fs::rename(&away, &disk).unwrap();
+    let other = sandbox.path("vault/disks/1");
+    fs::rename(&other, &away).unwrap();
+    let new = sandbox.path("new");
+    let line = ["--json", "disks", "replace", "disk2", text(&new)];
+    let refused = sandbox.arc(line).exits(1).json_of("error");
+    assert!(refused["what"].as_str().unwrap().contains("disk2 is needed"), "{refused}");
+    fs::rename(&away, &other).unwrap();
+    sandbox.arc(["disks", "replace", "disk2", text(&new)]).exits(0);
+    sandbox.arc(["repair-scan", "--fix"]).exits(0);
+    whole(&sandbox);
+    let status = sandbox.arc(["--json", "status"]).exits(0).json_of("summary");
+    assert_eq!(status["servers"], json!([["up", 3]]), "the former one is forgotten");
 }

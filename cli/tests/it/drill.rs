@@ -139,6 +139,40 @@ fn with_m_servers_down_nothing_is_withheld_and_all_comes_back() {
 }
 
 #[test]
+fn a_lost_server_whose_shards_are_elsewhere_takes_nothing_from_a_drill() {
+    let mut fleet = Fleet::new("4+2", 7);
+    source::make(&fleet.source(), 7, MIB);
+    fleet.push(&[]).exits(0);
+    fleet.kill(0);
+    fleet.until_up(6);
+    assert_eq!(drill(&fleet).exits(7).json_of("summary")["away"], json!(["a"]));
+    fleet.sandbox.arc(["servers", "replace", "a"]).exits(0);
+    fleet.sandbox.arc(["repair-scan", "--fix"]).exits(0);
+    fleet.sandbox.arc(["verify"]).exits(0);
+    assert_eq!(drill(&fleet).exits(0).json_of("summary")["result"], "well");
+}
+
+#[test]
+fn with_a_server_down_the_oldest_have_their_turn_too() {
+    let mut fleet = pushed();
+    fleet.kill(5);
+    fleet.until_up(5);
+    let look = || {
+        let line = ["--json", "verify", "--level", "shards", "--subset", "oldest:20%"];
+        fleet.sandbox.arc(line).exits(7);
+    };
+    (0..10).for_each(|_| look());
+    let explained = fleet.sandbox.arc(["--json", "explain", text(&fleet.source())]);
+    let lines = explained.json_lines("stripe");
+    let unread = |line: &&Value| {
+        let mut shards = line["shards"].as_array().unwrap().iter();
+        shards.all(|shard| shard["last_read_whole_ms"].is_null())
+    };
+    assert!(lines.len() > 3, "{lines:?}");
+    assert_eq!(lines.iter().filter(unread).count(), 0, "each was looked at");
+}
+
+#[test]
 fn the_oldest_are_verified_first_until_every_stripe_was() {
     let fleet = pushed();
     let all = fleet.sandbox.arc(["--json", "status"]).exits(0).json_of("summary")["stripes"]

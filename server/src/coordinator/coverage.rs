@@ -45,7 +45,7 @@ pub(super) async fn oldest(
         }
     };
     let limit = limit.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX) as usize;
-    Ok(Json(core.catalog.oldest(proof, after, limit).await?))
+    Ok(Json(core.catalog.oldest(proof, core.fleet.up(), after, limit).await?))
 }
 
 /// `POST /v1/coverage/stripes`

@@ -240,8 +240,7 @@ pub(super) async fn replace(
         let what = format!("{} is up: stop it first, or drain it", member.row.name);
         return Err(Error::refuse(Code::Conflict, what));
     }
-    let mut former = format!("{}.replaced-{id}", member.row.name);
-    former.truncate(NAME_BYTES_MAX);
+    let former = former_name(&member.row.name, server);
     to_the_end(async move {
         core.catalog.give_up(server, former.clone()).await?;
         let now_ms = core.catalog.clock.now_ms();
@@ -252,6 +251,13 @@ pub(super) async fn replace(
         Ok(Json(Replaced { former }))
     })
     .await
+}
+
+/// The name of a server whose own is free from now on: too long a one is cut before the mark.
+fn former_name(name: &str, server: ServerId) -> String {
+    let mark = format!(".replaced-{}", server.0);
+    let kept = name.floor_char_boundary(NAME_BYTES_MAX.saturating_sub(mark.len()));
+    format!("{}{mark}", &name[..kept])
 }
 
 /// `DELETE /v1/servers/{id}`
@@ -333,6 +339,14 @@ fn checked_url(url: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_former_name_says_so_however_long_the_name_was() {
+        assert_eq!(former_name("c", ServerId(7)), "c.replaced-7");
+        let long = "ä".repeat(NAME_BYTES_MAX / 2);
+        let former = former_name(&long, ServerId(u32::MAX));
+        assert!(former.len() <= NAME_BYTES_MAX && former.ends_with("ä.replaced-4294967295"));
+    }
 
     #[test]
     fn names_are_plain() {

@@ -62,6 +62,10 @@ impl Bad {
         self.list().len() as u64
     }
 
+    pub(super) fn all(&self) -> BTreeSet<Address> {
+        self.list().clone()
+    }
+
     /// Those in one folder of shards.
     pub(super) fn in_folder(&self, folder: u8) -> Vec<Address> {
         let stripe = |rest| {

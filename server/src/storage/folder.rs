@@ -187,14 +187,7 @@ impl Folder {
 /// behind is taken, any other is refused and not touched.
 fn claim(root: &Path) -> Result<()> {
     make_root(root)?;
-    let mut names = Vec::new();
-    for entry in fs::read_dir(root).map_err(Error::io("cannot list", root))? {
-        names.push(entry.map_err(Error::io("cannot list", root))?.file_name());
-    }
-    names.retain(|name| name != "lost+found");
-    let marked = names.iter().any(|name| name == FIRST_START);
-    let ours = |name: &OsString| name == FIRST_START || FIRST_LEFT.iter().any(|left| name == left);
-    if let Some(other) = names.iter().find(|&name| !marked || !ours(name)) {
+    if let (_, Some(other)) = first_left(root)? {
         return Err(Error::Config(format!(
             "{} has no server.id and is not empty (it has {other:?}): give an empty or a new \
              folder for the first start",
@@ -210,6 +203,24 @@ fn claim(root: &Path) -> Result<()> {
         .and_then(|file| file.sync_all())
         .map_err(Error::io("cannot make", &mark))?;
     durable::sync_dir(root)
+}
+
+/// Whether all in the folder is of a first start that was cut off.
+pub(super) fn is_cut_off_start(root: &Path) -> Result<bool> {
+    Ok(first_left(root)? == (true, None))
+}
+
+/// Whether a first start has marked the folder, and something in it that is not of one.
+fn first_left(root: &Path) -> Result<(bool, Option<OsString>)> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root).map_err(Error::io("cannot list", root))? {
+        names.push(entry.map_err(Error::io("cannot list", root))?.file_name());
+    }
+    names.retain(|name| name != "lost+found");
+    let marked = names.iter().any(|name| name == FIRST_START);
+    let ours = |name: &OsString| name == FIRST_START || FIRST_LEFT.iter().any(|left| name == left);
+    let other = names.into_iter().find(|name| !marked || !ours(name));
+    Ok((marked, other))
 }
 
 fn make_root(root: &Path) -> Result<()> {

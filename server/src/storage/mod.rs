@@ -35,10 +35,12 @@ mod tally;
 mod temporary;
 mod throttle;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use codec::StripeId;
 use tokio::task::JoinSet;
 
 use self::clock::Clock;
@@ -192,6 +194,15 @@ pub async fn start(config: Config) -> Result<Storage> {
     Ok(Storage { running, server, name, open, tasks, drain: config.drain })
 }
 
+/// Whether the folder has only what a first start that was cut off leaves: the next one takes it.
+///
+/// # Errors
+///
+/// It cannot be listed.
+pub fn is_cut_off_start(folder: &Path) -> Result<bool> {
+    folder::is_cut_off_start(folder)
+}
+
 impl Storage {
     /// Reads the shards that a pass over all of them in `rules.every` has due by now, for a server
     /// that begins none by itself. Dropped, it stops where it stands, and the next one goes on there.
@@ -205,8 +216,8 @@ impl Storage {
     }
 
     /// Shards here that are known to be bad.
-    pub fn bad_shards(&self) -> u64 {
-        self.open.shelf.bad.count()
+    pub fn bad_shards(&self) -> BTreeSet<(StripeId, u8)> {
+        self.open.shelf.bad.all().into_iter().map(|a| (a.stripe, a.index)).collect()
     }
 
     /// Takes no new requests, lets those under way finish for as long as was set, and leaves the

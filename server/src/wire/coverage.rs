@@ -41,7 +41,8 @@ pub struct Coverage {
 /// The query of `GET /v1/coverage/oldest`: stripes, those first that were looked at longest ago.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OldestQuery {
-    /// What counts as looking. Of a stripe's shards, the one counts that was read longest ago.
+    /// What counts as looking. Of a stripe's good shards on servers that are up, the one counts
+    /// that was read longest ago.
     pub proof: Proof,
     /// Where the page begins: the `next` of the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,7 +66,7 @@ pub struct StripeCoverage {
     pub stripe: StripeId,
     /// When it was last opened.
     pub opened_ms: Option<u64>,
-    /// Its shards: index, server, when it was last read whole.
+    /// Its good shards on servers that are not lost: index, server, when it was last read whole.
     pub shards: Vec<(u8, ServerId, Option<u64>)>,
 }
 

@@ -58,7 +58,7 @@ async fn follow(
     scan: &Scan,
     counters: &Counters,
 ) -> Result<RepairRun, Failure> {
-    let (began, began_ms) = (Instant::now(), run.began_ms);
+    let began = Instant::now();
     let (mut forecast, mut pause) = (Forecast::default(), LOOK_FIRST);
     loop {
         let LedgerCounts { needed, repaired, failed, waiting, unknown } = run.counts;
@@ -84,7 +84,7 @@ async fn follow(
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(LOOK_EVERY);
         run = match coordinator.repairs().await? {
-            Some(now) if now.began_ms == began_ms => now,
+            Some(now) if goes_on(&run, &now) => now,
             _ => {
                 return Err(Failure::new(
                     Exit::Failed,
@@ -95,6 +95,12 @@ async fn follow(
             }
         };
     }
+}
+
+/// Whether the one now is the run itself, or one that began once it had ended, and tries what is
+/// left. A coordinator that was started anew has none, or one that somebody began there since.
+fn goes_on(run: &RepairRun, now: &RepairRun) -> bool {
+    now.began_ms >= run.began_ms
 }
 
 /// Names what was tried in vain; gives the servers that did not answer.
@@ -130,4 +136,16 @@ fn by_reason(lacking: &[(u8, String)]) -> BTreeMap<&str, Vec<String>> {
         reasons.entry(why).or_default().push(format!("shard {index}"));
     }
     reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_followed_into_one_that_another_began_after_it() {
+        let at = |began_ms| RepairRun { began_ms, ..RepairRun::default() };
+        assert!(goes_on(&at(5), &at(5)) && goes_on(&at(5), &at(6)));
+        assert!(!goes_on(&at(5), &at(4)));
+    }
 }

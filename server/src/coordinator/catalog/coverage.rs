@@ -12,6 +12,9 @@ use crate::wire::{
 
 /// Drills that are kept.
 const DRILLS_MAX: u64 = 1000;
+/// Good shards on servers that are not lost: what was not found good is not covered by a look, and
+/// what is gone would keep its stripe the oldest for ever.
+const COUNTED: &str = "state = 'good' AND server NOT IN (SELECT id FROM servers WHERE lost)";
 
 impl Catalog {
     /// Notes what was found good just now; what is not known, or was reported bad since, is passed
@@ -40,26 +43,34 @@ impl Catalog {
     }
 
     /// A page of the stripes behind `after`, a time and a key, those first that were looked at
-    /// longest ago. Looks at all of them.
+    /// longest ago. Looks at all of them. Only shards on servers that are `up` count: a look cannot
+    /// reach others, and must put its stripe behind all the same. Stripes of which nothing can be
+    /// read are last.
     pub(in crate::coordinator) async fn oldest(
         &self,
         proof: Proof,
+        up: Vec<ServerId>,
         after: Option<(i64, i64)>,
         limit: usize,
     ) -> Result<Page<StripeMap>> {
         let when = match proof {
             Proof::Read => {
-                "coalesce((SELECT min(coalesce(read_ms, 0)) FROM shards WHERE stripe = key), 0)"
+                "coalesce((SELECT min(coalesce(read_ms, 0)) FROM shards
+                           WHERE stripe = key AND state = 'good' AND server IN up),
+                          9223372036854775807)"
             }
             Proof::Opened => "coalesce(opened_ms, 0)",
         };
         self.read(move |db| {
+            let up = serde_json::json!(up).to_string();
             let mut rows = db.prepare_cached(&format!(
-                "SELECT ms, key FROM (SELECT key, {when} AS ms FROM stripes)
+                "WITH up AS MATERIALIZED (SELECT value FROM json_each(?4))
+                 SELECT ms, key FROM (SELECT key, {when} AS ms FROM stripes)
                  WHERE (ms, key) > (?1, ?2) ORDER BY ms, key LIMIT ?3"
             ))?;
             let (ms, key) = after.unwrap_or((-1, 0));
-            let rows = rows.query_map(params![ms, key, limit], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            let rows =
+                rows.query_map(params![ms, key, limit, up], |r| Ok((r.get(0)?, r.get(1)?)))?;
             let places: Vec<(i64, i64)> = rows.collect::<Result<_, _>>()?;
             let next = places.last().filter(|_| places.len() == limit);
             let next = next.map(|(ms, key)| format!("{ms}-{key}"));
@@ -69,16 +80,18 @@ impl Catalog {
         .await
     }
 
-    /// When those of `stripes` that are known were last looked at.
+    /// When those of `stripes` that are known were last looked at; of their shards, good ones on
+    /// servers that are not lost.
     pub(in crate::coordinator) async fn coverage(
         &self,
         stripes: Vec<StripeId>,
     ) -> Result<Vec<StripeCoverage>> {
         self.read(move |db| {
             let mut opened = db.prepare_cached("SELECT opened_ms FROM stripes WHERE key = ?1")?;
-            let mut shards = db.prepare_cached(
-                "SELECT idx, server, read_ms FROM shards WHERE stripe = ?1 ORDER BY idx, server",
-            )?;
+            let mut shards = db.prepare_cached(&format!(
+                "SELECT idx, server, read_ms FROM shards WHERE stripe = ?1 AND {COUNTED}
+                 ORDER BY idx, server",
+            ))?;
             let mut all = Vec::with_capacity(stripes.len());
             for stripe in stripes {
                 let Some(key) = stripe_key(db, stripe)? else { continue };
@@ -95,14 +108,17 @@ impl Catalog {
         .await
     }
 
-    /// How many stripes have had all their shards read whole since `ms`.
+    /// How many stripes have had all their shards read whole since `ms`: good ones on servers that
+    /// are not lost.
     pub(in crate::coordinator) async fn read_since(&self, ms: u64) -> Result<u64> {
         self.read(move |db| {
-            let sql = "SELECT count(*) FROM stripes s WHERE
-                           EXISTS (SELECT 1 FROM shards WHERE stripe = s.key) AND NOT EXISTS
-                           (SELECT 1 FROM shards
-                            WHERE stripe = s.key AND coalesce(read_ms, -1) < ?1)";
-            Ok(db.prepare_cached(sql)?.query_row([ms], |r| r.get(0))?)
+            let sql = format!(
+                "SELECT count(*) FROM stripes s WHERE
+                     EXISTS (SELECT 1 FROM shards WHERE stripe = s.key AND {COUNTED})
+                     AND NOT EXISTS (SELECT 1 FROM shards WHERE stripe = s.key AND {COUNTED}
+                                     AND coalesce(read_ms, -1) < ?1)"
+            );
+            Ok(db.prepare_cached(&sql)?.query_row([ms], |r| r.get(0))?)
         })
         .await
     }

@@ -348,17 +348,18 @@ async fn what_was_looked_at_longest_ago_comes_first_and_bad_shards_are_not_cover
         fixture.commit(lease, number).await.unwrap();
     }
     let id = |number: u8| StripeId([number; 32]);
-    let oldest = async |proof| -> Vec<u8> {
+    let oldest_on = async |proof, up: &[ServerId]| -> Vec<u8> {
         let mut order = Vec::new();
         let mut after = None;
         loop {
-            let page = catalog.oldest(proof, after, 2).await.unwrap();
+            let page = catalog.oldest(proof, up.to_vec(), after, 2).await.unwrap();
             order.extend(page.rows.iter().map(|map| map.stripe.0[0]));
             let Some(next) = page.next else { return order };
             let (ms, key) = next.split_once('-').unwrap();
             after = Some((ms.parse().unwrap(), key.parse().unwrap()));
         }
     };
+    let oldest = async |proof| oldest_on(proof, servers).await;
     let read = |number, which: &[u8], opened| {
         let shards = which.iter().map(|&i| (i, servers[usize::from(i)])).collect();
         Covered { stripe: id(number), shards, opened }
@@ -376,9 +377,22 @@ async fn what_was_looked_at_longest_ago_comes_first_and_bad_shards_are_not_cover
     let known = catalog.coverage(vec![id(1), id(9)]).await.unwrap();
     assert_eq!(known.len(), 1);
     assert!(known[0].opened_ms.is_some() && known[0].shards[0].2.is_some());
-    assert_eq!(known[0].shards[1].2, None, "it is missing");
+    assert_eq!(known[0].shards.len(), 1, "the other is missing");
+    assert_eq!(catalog.read_since(0).await.unwrap(), 1, "what is left of it was read");
     catalog.report(report(Found::Good)).await.unwrap();
     assert_eq!(catalog.read_since(0).await.unwrap(), 0, "nobody read it since");
+
+    // What no look can reach does not keep its stripe at the front.
+    let up = &servers[..1];
+    assert_eq!(oldest_on(Proof::Read, up).await, [3, 1, 2]);
+    assert_eq!(oldest_on(Proof::Read, &[]).await, [1, 2, 3]);
+    catalog.note_coverage(vec![read(3, &[0], false)]).await.unwrap();
+    assert_eq!(oldest_on(Proof::Read, up).await, [1, 2, 3], "a look puts it behind the others");
+    assert_eq!(oldest(Proof::Read).await, [1, 2, 3]);
+    catalog.give_up(servers[1], "b.gone".into()).await.unwrap();
+    assert_eq!(catalog.read_since(0).await.unwrap(), 3);
+    let known = catalog.coverage(vec![id(3)]).await.unwrap();
+    assert_eq!(known[0].shards.len(), 1, "the other is lost");
 }
 
 #[tokio::test]

@@ -102,8 +102,11 @@ impl Inner {
     fn wait(&mut self, events: impl IntoIterator<Item = Happened>) {
         self.waiting.extend(events);
         let over = self.waiting.len().saturating_sub(WAITING_MAX);
-        self.dropped = self.dropped.saturating_add(over as u32);
-        self.waiting.drain(..over);
+        for dropped in self.waiting.drain(..over) {
+            // One that tells of others stands for these.
+            let count = if dropped.what.kind == Kind::Dropped { dropped.times } else { 1 };
+            self.dropped = self.dropped.saturating_add(count);
+        }
     }
 }
 
@@ -119,17 +122,18 @@ pub(super) async fn keep(core: Weak<Core>) {
 
 /// Writes what happened; all that is held back too, if `last`.
 pub(super) async fn write(core: &Core, last: bool) {
-    let mut events = core.journal.take(core.catalog.clock.now_ms(), last);
+    let events = core.journal.take(core.catalog.clock.now_ms(), last);
     if events.is_empty() {
         return;
     }
-    for event in events.iter_mut().filter(|event| event.what.kind == Kind::Brake) {
+    let mut written = events.clone();
+    for event in written.iter_mut().filter(|event| event.what.kind == Kind::Brake) {
         if let Ok(thin) = core.catalog.thin_stripes(core.fleet.up()).await {
             let stripes = told::plural(thin, "stripe");
             event.what.text.push_str(&format!("; nothing to spare meanwhile: {stripes}"));
         }
     }
-    if let Err(error) = core.catalog.add_events(events.clone()).await {
+    if let Err(error) = core.catalog.add_events(written).await {
         tracing::warn!(%error, "events could not be written");
         core.journal.put_back(events);
     }
@@ -164,6 +168,11 @@ mod tests {
         let kept = journal.take(5, false);
         assert_eq!((kept.len(), kept[0].what.kind, kept[0].times), (1001, Kind::Dropped, 5));
         assert_eq!(kept[1].what.text, "5");
+        // Not written either, it goes first, and those it stands for are counted still.
+        journal.put_back(kept);
+        journal.note(Told::of(Kind::Mode, "last"), 6);
+        let kept = journal.take(7, false);
+        assert_eq!((kept.len(), kept[0].what.kind, kept[0].times), (1001, Kind::Dropped, 6));
     }
 
     #[test]
