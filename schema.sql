@@ -73,7 +73,8 @@ CREATE TABLE stripes (
     touched_sequence INTEGER NOT NULL,
     -- Raised with every change of its shards, for compare-and-swap.
     version          INTEGER NOT NULL,
-    -- How many different shards of it are good; counted again with every change of them.
+    -- How many different shards of it are good, on servers that are not lost; counted again
+    -- with every change of them, or of whether a server is lost.
     good             INTEGER NOT NULL,
     -- How many rows of `shards` it has beyond one for each index; counted again likewise.
     surplus          INTEGER NOT NULL,

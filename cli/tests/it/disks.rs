@@ -99,6 +99,30 @@ fn a_push_makes_again_what_a_replaced_disk_held() {
 }
 
 #[test]
+fn i1_a_push_stores_all_again_that_replaced_disks_took_with_them() {
+    let (sandbox, tree) = pushed("2+1");
+    for disk in [1, 2] {
+        fs::remove_dir_all(sandbox.path(&format!("vault/disks/{disk}"))).unwrap();
+    }
+    for disk in [1, 2] {
+        let (name, new) = (format!("disk{disk}"), sandbox.path(&format!("new{disk}")));
+        sandbox.arc(["disks", "replace", &name, text(&new)]).exits(0);
+    }
+    let again = push(&sandbox, &["--upkeep=0"]);
+    // The old stripes cannot be mended, and are still told of.
+    assert!(matches!(again.code(), 0 | 7), "{}", again.stderr());
+    let back = sandbox.path("back");
+    sandbox.pull(&tree, &back).exits(0);
+    assert_same(&tree, &back);
+    // What is stored now survives the loss of any one more.
+    let one_more = sandbox.path("new1");
+    fs::rename(&one_more, sandbox.path("unplugged")).unwrap();
+    let back = sandbox.path("back again");
+    sandbox.pull(&tree, &back).exits(0);
+    assert_same(&tree, &back);
+}
+
+#[test]
 fn a_disk_that_is_needed_is_not_given_up_unless_it_is_gone() {
     let (sandbox, _) = pushed("2+1");
     let away = sandbox.path("vault/disks/1");

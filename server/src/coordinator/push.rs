@@ -160,9 +160,14 @@ fn check_shards(shards: &[(u8, ServerId)], n: usize) -> Result<()> {
     }
 }
 
-/// The shards that need no place: those that the push stored and those committed as good.
+/// The shards that need no place: those that the push stored and those committed as good, on
+/// servers that are not lost.
 fn held(request: &PlaceRequest, known: &Placing, members: &[Member]) -> Result<Vec<Held>> {
-    let committed = known.holders.iter().filter(|h| !h.bad).map(|h| (h.index, h.server));
+    let is_lost = |server: ServerId| {
+        members.iter().any(|m| m.row.server == server && m.health.state == Health::Lost)
+    };
+    let good = known.holders.iter().filter(|h| !h.bad && !is_lost(h.server));
+    let committed = good.map(|h| (h.index, h.server));
     let held = |(index, server)| {
         let member = members.iter().find(|m| m.row.server == server);
         let zone = member.ok_or_else(|| unknown_server(server))?.row.zone.clone();

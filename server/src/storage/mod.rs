@@ -109,7 +109,7 @@ pub struct Limits {
     pub puts: usize,
     /// Shards being read: 16, each with up to 0.4 MiB.
     pub gets: usize,
-    /// Stripes being rebuilt: 1, with up to 16 MiB and the tables of its shards (0.05 % of the
+    /// Stripes being rebuilt: 1, and as many urgent ones, each with up to 16 MiB and the tables of its shards (0.05 % of the
     /// stripe); one of 255 shards with up to 64 MiB.
     pub rebuilds: usize,
     /// How long a request waits for its turn, and a rebuild (5 s at most) for a server that is

@@ -25,7 +25,7 @@ use super::throttle::Throttle;
 use super::{Config, Limits};
 use crate::auth::{hello_answer_mac, hello_mac, receipt_mac, same};
 use crate::client::StorageClient;
-use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt, Weight};
+use crate::wire::{Blob, Code, Hello, HelloAnswer, Receipt, Weight, Work};
 use crate::{Error, Result};
 
 const STARTS_FILE: &str = "starts";
@@ -56,6 +56,7 @@ pub(super) struct Server {
     puts: Arc<Semaphore>,
     gets: Arc<Semaphore>,
     rebuilds: Arc<Semaphore>,
+    urgent_rebuilds: Arc<Semaphore>,
     drains: Arc<Semaphore>,
     keys: Keys,
     papers: Arc<Papers>,
@@ -98,6 +99,7 @@ impl Server {
             puts: Arc::new(Semaphore::new(limits.puts)),
             gets: Arc::new(Semaphore::new(limits.gets)),
             rebuilds: Arc::new(Semaphore::new(limits.rebuilds)),
+            urgent_rebuilds: Arc::new(Semaphore::new(limits.rebuilds)),
             drains: Arc::new(Semaphore::new(DRAINS)),
             limits,
             keys,
@@ -117,15 +119,22 @@ impl Server {
         self.slot(&self.gets, "too many shards are being read here").await
     }
 
-    /// A slot for a rebuild, or a refusal after a while.
-    pub(super) async fn rebuild_slot(&self) -> Result<OwnedSemaphorePermit> {
-        self.slot(&self.rebuilds, "another stripe is being rebuilt here").await
+    /// A slot for a rebuild, or a refusal after a while. What is urgent does not wait for one that
+    /// goes at a pace.
+    pub(super) async fn rebuild_slot(&self, work: Work) -> Result<OwnedSemaphorePermit> {
+        let slots = if work == Work::Urgent { &self.urgent_rebuilds } else { &self.rebuilds };
+        self.slot(slots, "another stripe is being rebuilt here").await
     }
 
     /// Whether a shard is being written, read or rebuilt for somebody.
     pub(super) fn is_busy(&self) -> bool {
         let Limits { puts, gets, rebuilds, .. } = self.limits;
-        let slots = [(&self.puts, puts), (&self.gets, gets), (&self.rebuilds, rebuilds)];
+        let slots = [
+            (&self.puts, puts),
+            (&self.gets, gets),
+            (&self.rebuilds, rebuilds),
+            (&self.urgent_rebuilds, rebuilds),
+        ];
         slots.into_iter().any(|(slots, all)| slots.available_permits() < all)
     }
 
@@ -153,6 +162,7 @@ impl Server {
         let both = async {
             all(&self.puts, self.limits.puts).await
                 && all(&self.rebuilds, self.limits.rebuilds).await
+                && all(&self.urgent_rebuilds, self.limits.rebuilds).await
         };
         let finished = tokio::time::timeout(wait, both).await.unwrap_or(false);
         if !finished {

@@ -3,7 +3,7 @@
 use codec::{Geometry, StripeId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::rows::{geometry_at, holders};
+use super::rows::{geometry_at, holders, lost_changed};
 use super::{Catalog, HeldStripe};
 use crate::coordinator::repair::Entry;
 use crate::wire::{Code, Holder, LedgerCounts, LedgerRow, LedgerState, Page, ServerId};
@@ -249,7 +249,7 @@ impl Catalog {
     }
 
     /// Notes whether a server is lost: what it held is then made again elsewhere, after a restart
-    /// too.
+    /// too, and no push relies on it.
     pub(in crate::coordinator) async fn note_lost(
         &self,
         server: ServerId,
@@ -258,7 +258,7 @@ impl Catalog {
         self.write(move |db| {
             let sql = "UPDATE servers SET lost = ?2 WHERE id = ?1";
             db.prepare_cached(sql)?.execute(params![server.0, lost])?;
-            Ok(())
+            lost_changed(db, server)
         })
         .await
     }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use codec::VaultId;
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::rows::{column, lost_changed};
 use crate::coordinator::clock::Clock;
 use crate::coordinator::lease::Terms;
+use crate::wire::ServerId;
 use crate::{Error, Result, auth};
 
 /// The schema that this build writes.
@@ -185,6 +187,10 @@ fn begin_epoch(mut db: Connection, pushes_outlive: bool) -> Result<Opened> {
     let clock = Clock::after(stopped_ms);
     let now_ms = clock.now_ms();
     tx.execute("UPDATE meta SET epoch = ?1, time_ms = ?2", params![epoch, now_ms])?;
+    // An older arc counted what lost servers held.
+    for lost in column(&tx, "SELECT id FROM servers WHERE lost", [])? {
+        lost_changed(&tx, ServerId(lost))?;
+    }
     // Orders of an earlier epoch are followed no more.
     tx.execute("UPDATE tombstones SET ordered_ms = 0", [])?;
     let mut open = tx.prepare("SELECT id, expires_ms FROM leases WHERE state = 'open'")?;

@@ -81,14 +81,30 @@ pub(super) fn note_found(
     Ok(db.prepare_cached(sql)?.execute(params![key, server.0, index, state])?)
 }
 
+/// How many different shards of a stripe are good, on servers that are not lost.
+const GOOD: &str = "(SELECT count(DISTINCT idx) FROM shards
+                     WHERE stripe = key AND state = 'good'
+                       AND server NOT IN (SELECT id FROM servers WHERE lost))";
+
 /// Keeps the stripe with this key true to its shards, of which some were changed.
 pub(super) fn shards_changed(db: &Connection, key: i64) -> Result<()> {
-    let sql = "UPDATE stripes SET version = version + 1,
-                   good = (SELECT count(DISTINCT idx) FROM shards
-                           WHERE stripe = ?1 AND state = 'good'),
-                   surplus = (SELECT count(*) - count(DISTINCT idx) FROM shards WHERE stripe = ?1)
-               WHERE key = ?1";
-    db.prepare_cached(sql)?.execute([key])?;
+    let sql = format!(
+        "UPDATE stripes SET version = version + 1, good = {GOOD},
+             surplus = (SELECT count(*) - count(DISTINCT idx) FROM shards WHERE stripe = key)
+         WHERE key = ?1"
+    );
+    db.prepare_cached(&sql)?.execute([key])?;
+    Ok(())
+}
+
+/// Keeps the stripes with shards on `server` true to whether it is lost, which was changed. Their
+/// versions stay: no shard changed, and a repair under way is as right as before.
+pub(super) fn lost_changed(db: &Connection, server: ServerId) -> Result<()> {
+    let sql = format!(
+        "UPDATE stripes SET good = {GOOD}
+         WHERE key IN (SELECT stripe FROM shards WHERE server = ?1) AND good <> {GOOD}"
+    );
+    db.prepare_cached(&sql)?.execute([server.0])?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use codec::keys::VaultRecord;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::rows::{column, shards_changed};
+use super::rows::{column, lost_changed, shards_changed};
 use super::{Catalog, tick};
 use crate::auth::Role;
 use crate::wire::{Code, JoinRequest, Mode, ServerId, Weight};
@@ -204,7 +204,7 @@ impl Catalog {
         self.write(move |db| {
             let sql = "UPDATE servers SET name = ?2, lost = 1 WHERE id = ?1";
             db.execute(sql, params![server.0, former])?;
-            Ok(())
+            lost_changed(db, server)
         })
         .await
     }

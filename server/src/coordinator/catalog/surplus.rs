@@ -85,6 +85,13 @@ impl Catalog {
             let sql = "SELECT id FROM stripes WHERE key = ?1 AND version = ?2";
             let stripe = db.prepare_cached(sql)?.query_row(params![key, version], |r| r.get(0));
             let Some(stripe) = stripe.optional()?.map(StripeId) else { return Ok(false) };
+            // A loss changes no version: what stays must not be lost since.
+            let mut lost = db.prepare_cached("SELECT 1 FROM servers WHERE id = ?1 AND lost")?;
+            for Surplus { kept, .. } in &surplus {
+                if lost.exists([kept.0])? {
+                    return Ok(false);
+                }
+            }
             for Surplus { index, dropped, .. } in surplus {
                 db.prepare_cached(
                     "DELETE FROM shards WHERE stripe = ?1 AND server = ?2 AND idx = ?3",

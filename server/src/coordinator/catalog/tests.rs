@@ -405,3 +405,44 @@ async fn the_last_drill_is_told() {
     fixture.catalog.note_drill(drill).await.unwrap();
     assert_eq!(fixture.catalog.last_drill().await.unwrap().unwrap().drill, drill);
 }
+
+#[tokio::test]
+async fn i1_nothing_vouches_for_what_lost_servers_held_until_they_are_back() {
+    let fixture = Fixture::new().await;
+    let (catalog, servers) = (&fixture.catalog, &fixture.servers);
+    let lease = fixture.begin().await;
+    fixture.commit(lease, 1).await.unwrap();
+    let have = async || {
+        let asked = vec![ChunkId([1; 32])];
+        catalog.have(fixture.owner, lease, asked).await.unwrap()[0]
+    };
+    let deficits = async || catalog.deficits().await.unwrap();
+    let version = fixture.stamps().await[0].2;
+    catalog.give_up(servers[0], "a-former".into()).await.unwrap();
+    assert_eq!((have().await, deficits().await), (true, (0, 1)));
+    catalog.note_lost(servers[1], true).await.unwrap();
+    assert_eq!((have().await, deficits().await), (false, (1, 1)));
+    // A change of its shards counts as a loss does.
+    catalog.write(|db| rows::shards_changed(db, 1)).await.unwrap();
+    assert_eq!((have().await, deficits().await), (false, (1, 1)));
+    catalog.note_lost(servers[1], false).await.unwrap();
+    assert_eq!((have().await, deficits().await), (true, (0, 1)));
+    assert_eq!(fixture.stamps().await[0].2, version + 1, "no shard changed with a loss");
+}
+
+#[tokio::test]
+async fn a_start_counts_what_lost_servers_held_no_more_and_no_copy_is_struck_out_for_a_lost_one() {
+    let fixture = Fixture::new().await;
+    let (catalog, [kept, dropped]) = (&fixture.catalog, [fixture.servers[0], fixture.servers[1]]);
+    let lease = fixture.begin().await;
+    fixture.commit(lease, 1).await.unwrap();
+    // As an older arc left it.
+    let lost = "UPDATE servers SET lost = 1 WHERE name = 'a'";
+    catalog.write(move |db| Ok(db.execute_batch(lost)?)).await.unwrap();
+    assert_eq!(catalog.deficits().await.unwrap(), (0, 0));
+    let surplus = vec![Surplus { index: 1, kept, dropped }];
+    assert!(!catalog.strike_out(1, 1, surplus).await.unwrap());
+    let path = fixture._folder.path().join("catalog.db");
+    let (opened, _) = Catalog::open(&path, true).unwrap();
+    assert_eq!(opened.deficits().await.unwrap(), (0, 1));
+}

@@ -6,6 +6,8 @@ use crate::wire::LedgerState;
 const BACKOFF_MS: u64 = 60_000;
 /// The longest pause.
 const BACKOFF_MS_MAX: u64 = 64 * BACKOFF_MS;
+/// How long a server that was busy is left to it.
+pub(super) const BUSY_MS: u64 = 5_000;
 /// A stripe that changed, or whose target failed, so often while it was repaired is tried again
 /// later.
 pub(super) const CHANGES_MAX: u32 = 3;
@@ -23,6 +25,8 @@ pub(in crate::coordinator) enum Ended {
     Unknown(String),
     /// The server that was to make it failed; it is not asked again soon, another may do it.
     TargetFailed(String),
+    /// The server that was to make it has other work.
+    Busy(String),
 }
 
 /// What the ledger has of a stripe.
@@ -50,6 +54,9 @@ impl Entry {
             Ended::Changed if failed <= CHANGES_MAX => (LedgerState::Waiting, failed, now_ms, None),
             Ended::Changed => (LedgerState::Waiting, failed, later, None),
             Ended::Short(why) => (LedgerState::Failed, failed, later, Some(why)),
+            Ended::Busy(why) => {
+                (LedgerState::Unknown, attempts, now_ms.saturating_add(BUSY_MS), Some(why))
+            }
             Ended::Unknown(why) => (LedgerState::Unknown, failed, later, Some(why)),
             Ended::TargetFailed(why) => {
                 let due_ms = if failed <= CHANGES_MAX { now_ms } else { later };
@@ -92,6 +99,14 @@ mod tests {
         assert_eq!([0, 1, 2].map(due), [5; 3]);
         assert_eq!(due(3), 5 + 8 * 60_000);
         assert_eq!(Entry::tried(3, Ended::Unknown("x".into()), 5).due_ms, 5 + 8 * 60_000);
+    }
+
+    #[test]
+    fn a_server_that_is_busy_makes_no_stripe_back_off() {
+        for attempts in [0, 9] {
+            let tried = Entry::tried(attempts, Ended::Busy("busy".into()), 5);
+            assert_eq!((tried.attempts, tried.due_ms), (attempts, 5 + BUSY_MS));
+        }
     }
 
     #[test]

@@ -258,7 +258,7 @@ async fn repair_all(core: &Core, urgent: Vec<Urgent>) -> Result<()> {
 /// Tries one, and notes in the ledger what became of it.
 pub(super) async fn try_one(core: &Core, one: Urgent) -> Result<Tried> {
     let Urgent { key, stripe, attempts, thin, urgent } = one;
-    let _slot = core.repairs.slot().await;
+    let _slot = core.repairs.slot(urgent).await;
     let manner = Manner { thin, urgent, timeout: core.repairs.unwatched(urgent) };
     let origin = core.tokens[0].id;
     let note = |kind, text: &str| {
@@ -277,11 +277,12 @@ pub(super) async fn try_one(core: &Core, one: Urgent) -> Result<Tried> {
             note(Kind::RepairFailed, why);
         }
         Ended::Whole if thin => note(Kind::Repaired, "whole again"),
-        Ended::Whole | Ended::Changed => {}
+        Ended::Whole | Ended::Changed | Ended::Busy(_) => {}
     }
     match &ended {
         Ended::Whole => tracing::debug!(%stripe, "repaired"),
         Ended::Changed => tracing::debug!(%stripe, "changed while it was repaired"),
+        Ended::Busy(why) => tracing::debug!(%stripe, why, "not repaired yet"),
         Ended::Short(why) | Ended::Unknown(why) | Ended::TargetFailed(why) => {
             tracing::warn!(%stripe, why, attempts, "not repaired");
         }
@@ -299,6 +300,9 @@ fn ended(repaired: &Result<Repaired>) -> Ended {
         Err(Error::Refuse(refusal)) if refusal.code == Code::Conflict => return Ended::Changed,
         Err(Error::Refuse(refusal)) if refusal.code == Code::TooFewServers => {
             return Ended::TargetFailed(refusal.message.clone());
+        }
+        Err(Error::Refuse(refusal)) if refusal.code == Code::Busy => {
+            return Ended::Busy(refusal.message.clone());
         }
         Err(error) => return Ended::Unknown(error.to_string()),
     };

@@ -75,9 +75,12 @@ pub(super) struct Repairs {
 struct Inner {
     settings: RepairSettings,
     stripes: BTreeSet<StripeId>,
-    targets: BTreeSet<ServerId>,
+    /// Servers with work to do, urgent or not: they do one of each at a time.
+    targets: BTreeSet<(ServerId, bool)>,
     /// How many stripes are being repaired or moved.
     at_once: u32,
+    /// How many stripes are being repaired that have nothing to spare.
+    urgent_at_once: u32,
     /// Servers that failed a rebuild, and when.
     shunned: BTreeMap<ServerId, Instant>,
 }
@@ -99,6 +102,7 @@ impl Repairs {
                 stripes: BTreeSet::new(),
                 targets: BTreeSet::new(),
                 at_once: 0,
+                urgent_at_once: 0,
                 shunned: BTreeMap::new(),
             }),
             run: Mutex::new(None),
@@ -125,17 +129,28 @@ impl Repairs {
     }
 
     /// Waits until fewer stripes are repaired or moved than may be at once, whoever asked for it.
-    async fn slot(&self) -> Slot<'_> {
+    /// What is urgent waits for what is urgent alone.
+    async fn slot(&self, urgent: bool) -> Slot<'_> {
+        self.until(|inner| {
+            let most = inner.settings.at_once;
+            let at_once = inner.at_once(urgent);
+            let is_free = *at_once < most;
+            *at_once += u32::from(is_free);
+            is_free.then_some(Slot { repairs: self, urgent })
+        })
+        .await
+    }
+
+    /// Waits until `take` gives something.
+    async fn until<T>(&self, mut take: impl FnMut(&mut Inner) -> Option<T>) -> T {
         loop {
             let freed = self.freed.notified();
             let mut freed = std::pin::pin!(freed);
+            // From here on a wake is not missed.
             freed.as_mut().enable();
-            {
-                let mut inner = self.lock();
-                if inner.at_once < inner.settings.at_once {
-                    inner.at_once += 1;
-                    return Slot { repairs: self };
-                }
+            let taken = take(&mut self.lock());
+            if let Some(taken) = taken {
+                return taken;
             }
             freed.await;
         }
@@ -143,16 +158,8 @@ impl Repairs {
 
     /// Waits until nobody repairs `stripe`; nobody else does before the claim is dropped.
     async fn claim(&self, stripe: StripeId) -> Claim<'_> {
-        loop {
-            let freed = self.freed.notified();
-            let mut freed = std::pin::pin!(freed);
-            // From here on a wake is not missed.
-            freed.as_mut().enable();
-            if self.lock().stripes.insert(stripe) {
-                return Claim { repairs: self, stripe };
-            }
-            freed.await;
-        }
+        let mine = |inner: &mut Inner| inner.stripes.insert(stripe);
+        self.until(|inner| mine(inner).then_some(Claim { repairs: self, stripe })).await
     }
 
     /// Whether somebody repairs `stripe`.
@@ -170,14 +177,17 @@ impl Repairs {
         *self.run() = None;
     }
 
-    /// The server that does the work: the first of `places` that has none to do, or the first. One
-    /// that has a damaged shard of its own to mend stands first.
-    fn target(&self, places: &[(u8, ServerId)]) -> Target<'_> {
-        let mut inner = self.lock();
-        let idle = places.iter().find(|(_, server)| !inner.targets.contains(server));
-        let server = idle.or(places.first()).map_or(ServerId(0), |(_, server)| *server);
-        let is_first = inner.targets.insert(server);
-        Target { repairs: self, server, is_first }
+    /// The server that does the work: the first of `places` that has none of the kind to do; none
+    /// if all have. One that has a damaged shard of its own to mend stands first.
+    fn target(&self, places: &[(u8, ServerId)], urgent: bool) -> Option<Target<'_>> {
+        let server = self.lock().take_target(places, urgent)?;
+        Some(Target { repairs: self, server, urgent })
+    }
+
+    /// The same, waited for.
+    async fn idle_target(&self, places: &[(u8, ServerId)], urgent: bool) -> Target<'_> {
+        let server = self.until(|inner| inner.take_target(places, urgent)).await;
+        Target { repairs: self, server, urgent }
     }
 
     /// Notes that a server failed a rebuild.
@@ -205,6 +215,17 @@ impl Repairs {
     }
 }
 
+impl Inner {
+    fn at_once(&mut self, urgent: bool) -> &mut u32 {
+        if urgent { &mut self.urgent_at_once } else { &mut self.at_once }
+    }
+
+    fn take_target(&mut self, places: &[(u8, ServerId)], urgent: bool) -> Option<ServerId> {
+        let mut servers = places.iter().map(|(_, server)| *server);
+        servers.find(|server| self.targets.insert((*server, urgent)))
+    }
+}
+
 /// Only its holder repairs the stripe.
 struct Claim<'a> {
     repairs: &'a Repairs,
@@ -221,11 +242,12 @@ impl Drop for Claim<'_> {
 /// One of the stripes that are repaired or moved at once.
 struct Slot<'a> {
     repairs: &'a Repairs,
+    urgent: bool,
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.repairs.lock().at_once -= 1;
+        *self.repairs.lock().at_once(self.urgent) -= 1;
         self.repairs.freed.notify_waiters();
     }
 }
@@ -234,14 +256,13 @@ impl Drop for Slot<'_> {
 struct Target<'a> {
     repairs: &'a Repairs,
     server: ServerId,
-    is_first: bool,
+    urgent: bool,
 }
 
 impl Drop for Target<'_> {
     fn drop(&mut self) {
-        if self.is_first {
-            self.repairs.lock().targets.remove(&self.server);
-        }
+        self.repairs.lock().targets.remove(&(self.server, self.urgent));
+        self.repairs.freed.notify_waiters();
     }
 }
 
@@ -349,4 +370,36 @@ fn pace_of(bytes_per_second: u64) -> Result<Option<u64>> {
         )));
     }
     Ok((bytes_per_second != 0).then_some(bytes_per_second))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_server_does_one_rebuild_of_a_kind_at_a_time_and_the_next_waits_for_its_end() {
+        let repairs = Repairs::new(&[]);
+        let places = [(0, ServerId(7))];
+        let paced = repairs.target(&places, false).unwrap();
+        assert!(repairs.target(&places, false).is_none());
+        let mut next = std::pin::pin!(repairs.idle_target(&places, false));
+        assert!(next.as_mut().now_or_never().is_none());
+        // What is urgent goes past it; another server is taken where there is one.
+        assert!(repairs.target(&places, true).is_some());
+        let other = repairs.target(&[(0, ServerId(7)), (1, ServerId(8))], false).unwrap();
+        assert_eq!(other.server, ServerId(8));
+        drop(paced);
+        assert_eq!(next.now_or_never().map(|t| t.server), Some(ServerId(7)));
+    }
+
+    #[test]
+    fn what_is_urgent_waits_for_no_slot_of_other_work() {
+        let repairs = Repairs::new(&[("repair_at_once".to_owned(), 1)]);
+        let _paced = repairs.slot(false).now_or_never().unwrap();
+        assert!(repairs.slot(false).now_or_never().is_none());
+        let urgent = repairs.slot(true).now_or_never();
+        assert!(urgent.is_some() && repairs.slot(true).now_or_never().is_none());
+    }
 }

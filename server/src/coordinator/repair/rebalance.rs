@@ -89,8 +89,8 @@ async fn settle(core: &Core, held: HeldStripe) {
     if moves.is_empty() {
         return;
     }
-    let _slot = core.repairs.slot().await;
     let (thin, urgent) = (false, false);
+    let _slot = core.repairs.slot(urgent).await;
     let manner = Manner { thin, urgent, timeout: core.repairs.unwatched(urgent) };
     let stripe = held.stripe;
     match move_shards(core, core.tokens[0].id, stripe, moves, manner).await {

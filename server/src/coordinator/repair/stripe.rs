@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use codec::StripeId;
 
+use super::Target;
 use crate::auth::{self, Grant};
 use crate::coordinator::Core;
 use crate::coordinator::catalog::{Intended, Mended};
@@ -47,46 +48,54 @@ pub(super) async fn repair_stripe(
 ) -> Result<Repaired> {
     core.fleet.probed(core.timings.probe_timeout).await;
     let _claim = core.repairs.claim(stripe).await;
-    let found = core.catalog.versioned_map(stripe).await?;
-    let (map, version) = found.ok_or_else(|| {
-        Error::refuse(Code::NotFound, format!("the catalog has no stripe {stripe:.12}"))
-    })?;
-    let members: BTreeMap<ServerId, Member> =
-        core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
-    let plan = Plan::new(&map, &members, manner.thin);
-    if plan.lacking.is_empty() {
-        return Ok(Repaired::nothing());
+    loop {
+        // It is none any more: what is struck out lacks nothing.
+        let Some((map, version)) = core.catalog.versioned_map(stripe).await? else {
+            return Ok(Repaired::nothing());
+        };
+        let members: BTreeMap<ServerId, Member> =
+            core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
+        let plan = Plan::new(&map, &members, manner.thin);
+        if plan.lacking.is_empty() {
+            return Ok(Repaired::nothing());
+        }
+        let lease = LeaseId(0);
+        let mut repair =
+            Repair { core, origin, lease, manner, map: &map, version, members: &members };
+        if plan.sources.len() < map.geometry.data() {
+            let answer = RebuildAnswer::new(Outcome::TooFewSources);
+            return Ok(Repaired {
+                outcome: Some(answer.outcome),
+                lacking: plan.lacking.iter().map(|&index| (index, TOO_FEW.to_owned())).collect(),
+                unreachable: repair.unreachable(&answer),
+                ..Repaired::nothing()
+            });
+        }
+        let places = repair.places(&plan, map.file_bytes()).await?;
+        if places.is_empty() {
+            let lacking = plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
+            return Ok(Repaired { lacking, ..Repaired::nothing() });
+        }
+        let Some(target) = core.repairs.target(&places, manner.urgent) else {
+            // By then what was planned is old.
+            drop(core.repairs.idle_target(&places, manner.urgent).await);
+            continue;
+        };
+        // What a repair that fails leaves behind is a left-over of this lease.
+        let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
+        repair.lease = lease;
+        core.planted.reach(FailPoint::LeaseBegun);
+        let repaired = repair.run(&plan, &places, target).await;
+        core.catalog.end_repair(lease).await?;
+        core.planted.reach(FailPoint::LeaseEnded);
+        if let Ok(Repaired { lacking, rebuilt, .. }) = &repaired
+            && lacking.is_empty()
+        {
+            let bytes = rebuilt.len() as u64 * map.file_bytes();
+            core.journal.whole(bytes, core.catalog.clock.now_ms());
+        }
+        return repaired;
     }
-    let mut repair =
-        Repair { core, origin, lease: LeaseId(0), manner, map: &map, version, members: &members };
-    if plan.sources.len() < map.geometry.data() {
-        let answer = RebuildAnswer::new(Outcome::TooFewSources);
-        return Ok(Repaired {
-            outcome: Some(answer.outcome),
-            lacking: plan.lacking.iter().map(|&index| (index, TOO_FEW.to_owned())).collect(),
-            unreachable: repair.unreachable(&answer),
-            ..Repaired::nothing()
-        });
-    }
-    let places = repair.places(&plan, map.file_bytes()).await?;
-    if places.is_empty() {
-        let lacking = plan.lacking.iter().map(|&index| (index, NO_PLACE.to_owned())).collect();
-        return Ok(Repaired { lacking, ..Repaired::nothing() });
-    }
-    // What a repair that fails leaves behind is a left-over of this lease.
-    let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
-    repair.lease = lease;
-    core.planted.reach(FailPoint::LeaseBegun);
-    let repaired = repair.run(&plan, &places).await;
-    core.catalog.end_repair(lease).await?;
-    core.planted.reach(FailPoint::LeaseEnded);
-    if let Ok(Repaired { lacking, rebuilt, .. }) = &repaired
-        && lacking.is_empty()
-    {
-        let bytes = rebuilt.len() as u64 * map.file_bytes();
-        core.journal.whole(bytes, core.catalog.clock.now_ms());
-    }
-    repaired
 }
 
 /// Has shards of `stripe` made at these places too, if it lacks nothing; gives how many. Where they
@@ -99,6 +108,7 @@ pub(super) async fn move_shards(
     manner: Manner,
 ) -> Result<u64> {
     let _claim = core.repairs.claim(stripe).await;
+    let target = core.repairs.idle_target(&places, manner.urgent).await;
     let Some((map, version)) = core.catalog.versioned_map(stripe).await? else { return Ok(0) };
     let members: BTreeMap<ServerId, Member> =
         core.fleet.members().into_iter().map(|m| (m.row.server, m)).collect();
@@ -117,7 +127,7 @@ pub(super) async fn move_shards(
     let (lease, _) = core.catalog.begin(origin, auth::random()?, core.timings.lease).await?;
     core.planted.reach(FailPoint::MoveBegun);
     let repair = Repair { core, origin, lease, manner, map: &map, version, members: &members };
-    let moved = repair.run(&plan, &places).await;
+    let moved = repair.run(&plan, &places, target).await;
     core.planted.reach(FailPoint::MoveBooked);
     core.catalog.end_repair(lease).await?;
     core.planted.reach(FailPoint::MoveEnded);
@@ -208,7 +218,12 @@ struct Repair<'a> {
 }
 
 impl Repair<'_> {
-    async fn run(&self, plan: &Plan, places: &[(u8, ServerId)]) -> Result<Repaired> {
+    async fn run(
+        &self,
+        plan: &Plan,
+        places: &[(u8, ServerId)],
+        target: Target<'_>,
+    ) -> Result<Repaired> {
         let (core, map) = (self.core, self.map);
         let mut order = RebuildRequest {
             stripe: map.stripe,
@@ -250,16 +265,18 @@ impl Repair<'_> {
             order.places.push(Place { index, server, name, url, ticket: ticket(grant, server)? });
         }
         order.epoch = epoch;
-        let target = core.repairs.target(places);
         let gone = || Error::refuse(Code::TooFewServers, "the server that shall rebuild is gone");
         let member = self.members.get(&target.server).ok_or_else(gone)?;
         let answer = tokio::select! {
             answer = self.send(member, &order) => answer,
             never = core.planted.reach_during(FailPoint::OrderSent) => match never {},
         };
-        let answer = answer.inspect_err(|_| {
-            core.repairs.shun(target.server);
-            core.fleet.failed(&[target.server], core.catalog.clock.now_ms());
+        let answer = answer.inspect_err(|error| {
+            // One that is busy, or has just started, is well.
+            if error.code() != Some(Code::Busy) {
+                core.repairs.shun(target.server);
+                core.fleet.failed(&[target.server], core.catalog.clock.now_ms());
+            }
         })?;
         core.planted.reach(FailPoint::AnswerReceived);
         self.book(plan, member, places, answer).await
@@ -306,13 +323,17 @@ impl Repair<'_> {
 
     async fn send(&self, target: &Member, order: &RebuildRequest) -> Result<RebuildAnswer> {
         let name = &target.row.name;
-        let failed = |why: String| {
+        let refuse = |code, why: String| {
             let what = format!("{name} did not rebuild stripe {:.12}: {why}", order.stripe);
-            Error::refuse(Code::TooFewServers, what)
+            Error::refuse(code, what)
         };
+        let failed = |why| refuse(Code::TooFewServers, why);
         let work = if self.manner.urgent { Work::Urgent } else { Work::Background };
         let answer = prober::rebuild(self.core, target, order, work, self.manner.timeout);
-        let bytes = answer.await.map_err(|missed| failed(missed.why))?;
+        let bytes = answer.await.map_err(|missed| match missed.code {
+            Some(Code::Busy | Code::NotReady) => refuse(Code::Busy, missed.why),
+            _ => failed(missed.why),
+        })?;
         serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
     }
 

@@ -61,7 +61,7 @@ async fn follow(
     order: Arc<RebuildRequest>,
     work: Work,
 ) -> Result<RebuildAnswer> {
-    let slot = server.rebuild_slot().await?;
+    let slot = server.rebuild_slot(work).await?;
     server.room.require_sound()?;
     let planted = &server.shelf.planted;
     planted.reach(FailPoint::OrderReceived);
