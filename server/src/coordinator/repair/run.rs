@@ -200,8 +200,6 @@ async fn work(core: &Core) -> Result<()> {
 /// Tries one; again where it is due again at once, or soon: it changed meanwhile, or its target
 /// failed or was busy.
 async fn to_an_end(core: &Core, mut urgent: Urgent) -> Result<Tried> {
-    // A person wants it tried, however often it failed before.
-    urgent.attempts = 0;
     let mut tries = 0;
     loop {
         let tried = try_one(core, urgent).await?;
