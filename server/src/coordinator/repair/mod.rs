@@ -136,7 +136,7 @@ impl Repairs {
             let at_once = inner.at_once(urgent);
             let is_free = *at_once < most;
             *at_once += u32::from(is_free);
-            is_free.then_some(Slot { repairs: self, urgent })
+            is_free.then(|| Slot { repairs: self, urgent })
         })
         .await
     }
@@ -159,7 +159,7 @@ impl Repairs {
     /// Waits until nobody repairs `stripe`; nobody else does before the claim is dropped.
     async fn claim(&self, stripe: StripeId) -> Claim<'_> {
         let mine = |inner: &mut Inner| inner.stripes.insert(stripe);
-        self.until(|inner| mine(inner).then_some(Claim { repairs: self, stripe })).await
+        self.until(|inner| mine(inner).then(|| Claim { repairs: self, stripe })).await
     }
 
     /// Whether somebody repairs `stripe`.

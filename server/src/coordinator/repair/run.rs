@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use codec::StripeId;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::task::AbortHandle;
 
-use super::entry::CHANGES_MAX;
+use super::entry::{BUSY_MS, CHANGES_MAX, Entry};
 use super::keeper::{Known, Tried, Urgent, look_at, note_servers, sweep, try_one};
 use super::risk::Risk;
 use crate::Result;
@@ -131,10 +133,14 @@ pub(in crate::coordinator) async fn begin(
     let run = last.insert(Run::new(core.catalog.clock.now_ms().max(after)));
     let working = Arc::clone(&core);
     let task = tokio::spawn(async move {
-        let ended = work(&working).await;
+        // Whatever happens, the run has ended: no other begins before.
+        let ended = AssertUnwindSafe(work(&working)).catch_unwind().await;
         if let Some(run) = &mut *working.repairs.run() {
             run.ended = true;
-            run.why = ended.err().map(|error| error.to_string());
+            run.why = match ended {
+                Ok(ended) => ended.err().map(|error| error.to_string()),
+                Err(_) => Some("it ended in a panic, which the log has".to_owned()),
+            };
         }
     });
     run.task = Some(task.abort_handle());
@@ -191,16 +197,26 @@ async fn work(core: &Core) -> Result<()> {
     sweep(core).await
 }
 
-/// Tries one; again at once where it only changed meanwhile.
-async fn to_an_end(core: &Core, urgent: Urgent) -> Result<Tried> {
-    let mut changes = 0;
+/// Tries one; again where it is due again at once, or soon: it changed meanwhile, or its target
+/// failed or was busy.
+async fn to_an_end(core: &Core, mut urgent: Urgent) -> Result<Tried> {
+    let mut tries = 0;
     loop {
         let tried = try_one(core, urgent).await?;
-        changes += 1;
-        if tried.entry.state != LedgerState::Waiting || changes > CHANGES_MAX {
+        tries += 1;
+        let Some(wait) = again(&tried.entry).filter(|_| tries <= CHANGES_MAX) else {
             return Ok(tried);
-        }
+        };
+        tokio::time::sleep(wait).await;
+        urgent.attempts = tried.entry.attempts;
     }
+}
+
+/// How long to wait until a run tries the entry again; none if it does not.
+fn again(entry: &Entry) -> Option<Duration> {
+    let wait_ms = entry.due_ms.saturating_sub(entry.tried_ms.unwrap_or(0));
+    let soon = entry.state != LedgerState::Repaired && wait_ms <= BUSY_MS;
+    soon.then(|| Duration::from_millis(wait_ms))
 }
 
 /// Everything in the ledger that a repair has something to make of; what lacks nothing is struck
@@ -229,5 +245,22 @@ async fn urgent(core: &Core) -> Result<Vec<(Risk, Urgent)>> {
             }
         }
         core.catalog.settle_ledger(whole, Vec::new()).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::repair::entry::Ended;
+
+    #[test]
+    fn a_run_asks_another_target_at_once_and_leaves_what_cannot_be_made() {
+        let again = |attempts, ended| again(&Entry::tried(attempts, ended, 7));
+        assert_eq!(again(0, Ended::TargetFailed("gone".into())), Some(Duration::ZERO));
+        assert_eq!(again(0, Ended::Changed), Some(Duration::ZERO));
+        assert!(again(0, Ended::Busy("busy".into())).is_some());
+        assert_eq!(again(CHANGES_MAX, Ended::TargetFailed("gone".into())), None);
+        assert_eq!(again(0, Ended::Short("no".into())), None);
+        assert_eq!(again(0, Ended::Whole), None);
     }
 }
