@@ -1,7 +1,7 @@
 //! Points at which a process can be told to kill itself, as `kill -9` would: to see what is left
 //! behind there, and that the next start goes on from it.
 //!
-//! A service has one list of its points, made by [`points!`]. The code says by them where it is, the
+//! A service has one list of its points, made by `points!`. The code says by them where it is, the
 //! command line names and lists them.
 
 use std::convert::Infallible;

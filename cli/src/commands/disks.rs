@@ -43,7 +43,7 @@ pub struct Add {
     /// An empty folder, or one that is to be made
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
-    /// Its name [default: the folder's, or disk<n>]
+    /// Its name [default: the folder's, or diskN]
     #[arg(long)]
     pub name: Option<String>,
 }
