@@ -102,8 +102,11 @@ impl Catalog {
         Ok(true)
     }
 
-    /// Commits what waits and closes the database for writing.
+    /// Waits for the reads that go on, closes their connections, commits what waits and closes the
+    /// database for writing: another may open it then, whoever still holds this.
     pub(super) async fn close(&self) {
+        let _all = self.reading.acquire_many(READERS as u32).await;
+        self.readers.lock().unwrap_or_else(|e| e.into_inner()).clear();
         self.writer.stop().await;
     }
 
