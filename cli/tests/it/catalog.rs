@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
@@ -26,6 +27,17 @@ fn lose_catalog(folder: &Path) {
 /// What `arc snapshots` says, every byte of it: ids, sequences, times.
 fn listed(sandbox: &Sandbox) -> Vec<Value> {
     sandbox.arc(["--json", "snapshots"]).exits(0).json_lines("snapshot")
+}
+
+/// The stamps as the catalog has them: snapshot, sequence, receive time, source set, origin, state.
+fn stamped(folder: &Path) -> Vec<(Vec<u8>, u64, u64, Vec<u8>, i64, String)> {
+    let db = Connection::open(folder.join("catalog.db")).unwrap();
+    let sql = "SELECT s.id, n.sequence, n.received_ms, n.source_set, n.origin, n.state
+               FROM snapshots n JOIN stripes s ON s.key = n.stripe ORDER BY n.sequence";
+    let mut rows = db.prepare(sql).unwrap();
+    let row =
+        |r: &rusqlite::Row| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?));
+    rows.query_map([], row).unwrap().map(Result::unwrap).collect()
 }
 
 fn summary(ran: &Ran) -> Value {
@@ -83,6 +95,7 @@ fn i11_a_lost_catalog_is_made_again_of_what_the_servers_hold() {
     let before = listed(&fleet.sandbox);
     assert_eq!(before.len(), 3);
     fleet.kill_coordinator();
+    let stamps = stamped(&fleet.folder());
     lose_catalog(&fleet.folder());
     // Nothing is begun anew over what was there.
     let start = ["serve", "coordinator", "--listen", "127.0.0.1:0", "--data"];
@@ -118,6 +131,7 @@ fn i11_a_lost_catalog_is_made_again_of_what_the_servers_hold() {
     assert_eq!((&told["facts"], &told["incomplete_stripes"]), (&json!(3), &json!(0)), "{told}");
     assert_eq!((&told["unstamped_snapshots"], &told["bad_shards"]), (&json!(0), &json!(0)));
     assert_eq!(listed(&fleet.sandbox), before);
+    assert_eq!(stamped(&fleet.folder()), stamps);
     fleet.gives_back(&copies);
     fleet.is_whole();
     fleet.sandbox.arc(["status"]).exits(0);
