@@ -289,9 +289,9 @@ fn of_refusal(code: Code, what: String) -> Failure {
         Code::Protocol => Failure::new(Failed, what),
         Code::VaultExists => Failure::new(Failed, what)
             .next("arc init URL --token-file F    # connects to the vault that is there"),
-        Code::NameTaken => {
-            Failure::new(Failed, what).next("give the new server another name: --name NAME")
-        }
+        Code::NameTaken => Failure::new(Failed, what)
+            .next("mount its disk, or give a new server another name: --name NAME")
+            .next("arc servers replace NAME    # gives it up, if its disk is gone"),
         Code::Damaged => {
             Failure::new(Repairable, what).next("arc verify    # finds what is damaged")
         }

@@ -370,8 +370,8 @@ fn name_taken(name: &str, url: &str) -> Error {
     Error::refuse(
         Code::NameTaken,
         format!(
-            "a server named {name} has joined before, at {url}; start that one with the folder it \
-             has, or join this one with another --name"
+            "a server named {name} has joined before, at {url}: is its disk not mounted? Start it \
+             with the folder that it has, or join this one with another --name"
         ),
     )
 }
