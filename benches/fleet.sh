@@ -1,5 +1,5 @@
-# Sourced by peers.sh and memory.sh: messages, space, inputs, and a coordinator
-# with six storage servers as processes of their own. Needs $here, $ARC, $scratch.
+# Sourced by the other scripts here: messages, space, inputs, and a coordinator
+# with storage servers as processes of their own. Needs $here, $ARC, $scratch.
 # shellcheck shell=bash disable=SC2154
 
 say() { printf '%s\n' "$*" >&2; }
@@ -13,7 +13,7 @@ py() { python3 "$here/$1" "${@:2}"; }
 clear_environment() {
   local name
   for name in $(compgen -e); do
-    case $name in ARC) ;; ARC_* | BORG_* | RESTIC_*) unset "$name" ;; esac
+    case $name in ARC) ;; ARC_* | BORG_* | RESTIC_* | RUSTIC_* | RCLONE_*) unset "$name" ;; esac
   done
   export XDG_CONFIG_HOME=$scratch/config XDG_CACHE_HOME=$scratch/cache
   export XDG_STATE_HOME=$scratch/state XDG_DATA_HOME=$scratch/data
@@ -66,7 +66,7 @@ running=''
 clean_up() {
   trap - EXIT
   [ -z "$running" ] || { kill -TERM "$running" && wait "$running"; } 2>/dev/null
-  stop_fleet
+  stop_services
   cd / && remove "$scratch"
 }
 
@@ -91,13 +91,13 @@ same() {
   return 1
 }
 
-# start_service NAME ARG…: sets service_pid and, once it is printed, service_address.
+# start_service NAME COMMAND…: sets service_pid and, once it is printed, service_address.
 start_service() {
-  local log=$fleet/$1
+  local log=$services_folder/$1
   : >"$log.out" && : >"$log.err" || return 1
-  "$ARC" serve "${@:2}" >"$log.out" 2>"$log.err" </dev/null &
+  "${@:2}" >"$log.out" 2>"$log.err" </dev/null &
   service_pid=$!
-  fleet_pids+=("$service_pid")
+  service_pids+=("$service_pid")
   local try
   for ((try = 0; try < 300; try++)); do
     service_address=$(cat "$log.out" "$log.err" | grep -oEm1 '127\.0\.0\.1:[1-9][0-9]*' | head -n 1)
@@ -105,49 +105,68 @@ start_service() {
     kill -0 "$service_pid" 2>/dev/null || break
     sleep 0.1
   done
-  say "error: arc serve $2 printed no address:" "$(tail -n 3 "$log.err")"
+  say "error: $1 printed no address:" "$(tail -n 3 "$log.err")"
   return 1
 }
 
-# start_fleet FOLDER: a vault of 4+2 on six servers, selected by ARC_VAULT.
+# start_server NUMBER: on its folder, and where it listened before if it did.
+start_server() {
+  start_service "server$1" "$ARC" serve storage --data "$fleet/server$1-data" --name "s$1" --zone "z$1" \
+    --listen "${server_address[$1]:-127.0.0.1:0}" --coordinator "$url" \
+    --join-token-file "$fleet/coordinator-data/join.token" || return 1
+  server_pid[$1]=$service_pid server_address[$1]=$service_address
+}
+
+kill_server() {
+  kill -KILL "${server_pid[$1]}"
+  wait "${server_pid[$1]}" 2>/dev/null
+  unset "server_pid[$1]"
+}
+
+# start_fleet FOLDER [SERVERS [CODE]]: a vault on servers of its own, selected by ARC_VAULT.
 start_fleet() {
-  fleet=$1 fleet_pids=() server_pids='' coordinator_pid=''
+  fleet=$1 services_folder=$1 server_pid=() server_address=()
+  servers_wanted=${2:-6}
   mkdir -p "$fleet"
-  start_service coordinator coordinator --data "$fleet/coordinator-data" --listen 127.0.0.1:0 || return 1
-  coordinator_pid=$service_pid
-  local url=http://$service_address number
-  for number in 1 2 3 4 5 6; do
-    start_service "server$number" storage --data "$fleet/server$number-data" \
-      --listen 127.0.0.1:0 --coordinator "$url" --name "s$number" \
-      --join-token-file "$fleet/coordinator-data/join.token" || return 1
-    server_pids+=${server_pids:+,}$service_pid
-  done
+  start_service coordinator "$ARC" serve coordinator --data "$fleet/coordinator-data" \
+    --listen 127.0.0.1:0 || return 1
+  coordinator_pid=$service_pid url=http://$service_address
+  local number
+  for ((number = 1; number <= servers_wanted; number++)); do start_server "$number" || return 1; done
   env -u ARC_VAULT "$ARC" init "$url" --token-file "$fleet/coordinator-data/owner.token" \
-    --code 4+2 >>"$log" 2>&1 || return 1
+    --code "${3:-4+2}" >>"$log" 2>&1 || return 1
   export ARC_VAULT=$url
   wait_for_servers
+}
+
+# What measure.py is to watch, now: sets the array services.
+watch_fleet() {
+  local IFS=,
+  # shellcheck disable=SC2034
+  services=(--servers "${server_pid[*]}" --coordinator "$coordinator_pid")
 }
 
 wait_for_servers() {
   local try
   for ((try = 0; try < 60; try++)); do
-    [ "$("$ARC" servers --json 2>>"$log" | grep -oE '"state": ?"up"' | wc -l)" -eq 6 ] && return 0
+    [ "$("$ARC" servers --json 2>>"$log" | grep -oE '"state": ?"up"' | wc -l)" -eq "$servers_wanted" ] && return 0
     sleep 0.5
   done
-  say "note: arc servers --json did not name six servers that are up within 30 s; going on"
+  say "error: $servers_wanted servers were not up within 30 s"
+  return 1
 }
 
-stop_fleet() {
-  [ "${#fleet_pids[@]}" -gt 0 ] || return 0
+stop_services() {
+  [ "${#service_pids[@]}" -gt 0 ] || return 0
   local try
-  kill -TERM "${fleet_pids[@]}" 2>/dev/null
+  kill -TERM "${service_pids[@]}" 2>/dev/null
   for ((try = 0; try < 100; try++)); do
-    kill -0 "${fleet_pids[@]}" 2>/dev/null || break
+    kill -0 "${service_pids[@]}" 2>/dev/null || break
     sleep 0.1
   done
-  kill -KILL "${fleet_pids[@]}" 2>/dev/null
-  wait "${fleet_pids[@]}" 2>/dev/null
-  fleet_pids=()
+  kill -KILL "${service_pids[@]}" 2>/dev/null
+  wait "${service_pids[@]}" 2>/dev/null
+  service_pids=()
   unset ARC_VAULT
 }
-fleet_pids=()
+service_pids=()

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes the inputs of the measurements, the same ones each time on one machine.
 
-  tree DIR    a source tree of real files: Rust crates, rustlib, headers, /usr/share
-  mixed FILE  one file of text, binaries, random bytes, runs of zeros and repetitions
-  small DIR   very many files of 20 to 200 bytes, each different
-  count DIR   prints files and bytes
+  packages DIR  1.5 to 2 GB of real files from Debian packages, got with apt-get download
+  mixed FILE    one file of text, binaries, random bytes, runs of zeros and repetitions
+  small DIR     very many files of 20 to 200 bytes, or of --size, each different
+  count DIR     prints files and bytes
 """
 
 import argparse
+import glob
 import hashlib
 import os
 import random
@@ -43,51 +44,45 @@ def regular_files(folder):
                 yield path
 
 
-# ---------------------------------------------------------------- tree
+# ---------------------------------------------------------------- packages
+
+DEBS = ["linux-source-6.1", "chromium", "libllvm14", "gcc-12", "cpp-12", "g++-12", "libllvm15", "libclang-cpp14"]
+UNPACKED = ["chromium", "libllvm14", "gcc-12"]
+IN_TAR = ["drivers", "arch", "sound", "tools"]
 
 
-def tree_units():
-    """(place in the tree, source): whole crates and folders, taken until there are enough files."""
-    roots = [
-        ("registry", cargo_sources()),
-        ("rustlib", os.path.join(rust_sysroot(), "lib", "rustlib")),
-        ("include", "/usr/include"),
-        ("src", "/usr/src"),
-        ("share", "/usr/share"),
-    ]
-    for name, root in roots:
-        depth = 2 if name == "registry" else 1
-        units = [root] if os.path.isdir(root) else []
-        for _ in range(depth):
-            units = [os.path.join(u, e) for u in units if os.path.isdir(u) for e in sorted(os.listdir(u))]
-        for unit in units:
-            yield os.path.join(name, os.path.relpath(unit, root)), unit
+def only(found, what):
+    if len(found) != 1:
+        sys.exit(f"error: {what}: one is wanted, these are there: {found}")
+    return found[0]
 
 
-def copy_unit(source, target):
-    """Copies files and symlinks with mode and mtime; returns how many regular files."""
-    if os.path.islink(source) or not os.path.isdir(source):
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if not os.path.islink(source) and not (os.path.isfile(source) and os.access(source, os.R_OK)):
-            return 0
-        shutil.copy2(source, target, follow_symlinks=False)
-        return int(not os.path.islink(source))
-    os.makedirs(target, exist_ok=True)
-    if not os.access(source, os.R_OK | os.X_OK):
-        return 0
-    return sum(
-        copy_unit(os.path.join(source, name), os.path.join(target, name))
-        for name in sorted(os.listdir(source))
+def make_packages(folder):
+    """src, bin, debs and rest.tar: sources, binaries, packages and one large file."""
+    debs, src, work = (os.path.join(folder, name) for name in ("debs", "src", "work"))
+    os.makedirs(debs)
+    os.makedirs(work)
+    # As whoever runs this: apt's own user may not write here.
+    subprocess.run(["apt-get", "-o", "APT::Sandbox::User=", "download", *DEBS], cwd=debs, check=True)
+
+    def unpack(name, target):
+        deb = only(glob.glob(os.path.join(debs, f"{name}_*.deb")), name)
+        subprocess.run(["dpkg-deb", "-x", deb, target], check=True)
+
+    for name in UNPACKED:
+        unpack(name, os.path.join(folder, "bin", name))
+    unpack(DEBS[0], work)
+    archive = only(glob.glob(os.path.join(work, "usr/src/*.tar.xz")), "archive of the kernel")
+    subprocess.run(["tar", "-C", work, "-xf", archive], check=True)
+    os.rename(only(glob.glob(os.path.join(work, "linux-source-*/")), "kernel"), src)
+    subprocess.run(
+        ["tar", "--sort=name", "--exclude=drivers/gpu", "--exclude=drivers/staging", "-C", src]
+        + ["-cf", os.path.join(folder, "rest.tar"), *IN_TAR],
+        check=True,
     )
-
-
-def make_tree(folder, files_min):
-    files = 0
-    for place, source in tree_units():
-        files += copy_unit(source, os.path.join(folder, place))
-        if files >= files_min:
-            return
-    sys.exit(f"error: this machine has {files} files for the source tree, {files_min} are wanted: give a tree of your own")
+    for name in IN_TAR:
+        shutil.rmtree(os.path.join(src, name))
+    shutil.rmtree(work)
 
 
 # ---------------------------------------------------------------- mixed
@@ -155,16 +150,20 @@ def make_mixed(path, size, seed):
 # ---------------------------------------------------------------- small
 
 
-def make_small(folder, files, per_folder):
+def make_small(folder, files, per_folder, size):
     rng = random.Random(7)
+    words = [rng.randbytes(rng.randint(1, 5)).hex().encode() for _ in range(5000)]
     for number in range(files):
         parent = os.path.join(folder, f"d{number // per_folder:04}")
         if number % per_folder == 0:
             os.makedirs(parent)
         # The number in front keeps any two files different.
-        content = b"%d\n" % number + rng.randbytes(96).hex().encode()
+        if size:
+            content = b"%d\n" % number + b" ".join(rng.choices(words, k=size // 5))
+        else:
+            content = b"%d\n" % number + rng.randbytes(96).hex().encode()
         with open(os.path.join(parent, f"f{number % per_folder:04}"), "wb", buffering=0) as file:
-            file.write(content[: rng.randint(20, 200)])
+            file.write(content[: size or rng.randint(20, 200)])
 
 
 def count(folder):
@@ -179,19 +178,20 @@ def count(folder):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("what", choices=["tree", "mixed", "small", "count"])
+    args.add_argument("what", choices=["packages", "mixed", "small", "count"])
     args.add_argument("path")
-    args.add_argument("--files", type=int, help="files at least (tree, 20000), files (small, 1000000)")
+    args.add_argument("--files", type=int, default=1_000_000, help="of small")
+    args.add_argument("--size", type=int, help="bytes of each of them")
     args.add_argument("--per-folder", type=int, default=1000)
     args.add_argument("--bytes", type=int, default=2048 * MIB)
     args.add_argument("--seed", type=int, default=1)
     args = args.parse_args()
-    if args.what == "tree":
-        make_tree(args.path, args.files or 20_000)
+    if args.what == "packages":
+        make_packages(os.path.abspath(args.path))
     elif args.what == "mixed":
         make_mixed(args.path, args.bytes, args.seed)
     elif args.what == "small":
-        make_small(args.path, args.files or 1_000_000, args.per_folder)
+        make_small(args.path, args.files, args.per_folder, args.size)
     else:
         count(args.path)
 

@@ -96,8 +96,9 @@ push_and_pull() {
 
 run_servers() {
   start_fleet "$work/fleet" || return 1
-  push_and_pull --servers "$server_pids" --coordinator "$coordinator_pid" || return 1
-  stop_fleet
+  watch_fleet
+  push_and_pull "${services[@]}" || return 1
+  stop_services
 }
 
 run_embedded() {
@@ -118,7 +119,7 @@ for set in ${sets//,/ }; do
       failed=1
       say "error: $mode failed on input $set:" "$(tail -n 5 "$log")"
     fi
-    stop_fleet
+    stop_services
     unset ARC_VAULT
     remove "$work"
   done

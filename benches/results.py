@@ -1,14 +1,12 @@
 #!/usr/bin/env python3
-"""The results file: JSON lines in, Markdown tables out.
+"""The results file: JSON lines in, Markdown tables out (acceptance.py has the tables of peers.sh).
 
   results.py add FILE KEY=VALUE…   appends one line
-  results.py peers FILE            the table of peers.sh (medians of the runs)
   results.py memory FILE           the table of memory.sh; exit 1 when a bound is exceeded
 """
 
 import json
 import sys
-from statistics import median
 
 MIB = 1 << 20
 BOUNDS_MIB = {"client": 256, "server": 64, "coordinator": 128, "embedded vault": 512}
@@ -31,83 +29,6 @@ def print_table(head, rows):
     print("|" + "---|" * len(head))
     for row in rows:
         print("| " + " | ".join(row) + " |")
-
-
-def middle(lines, value):
-    return median(value(line) for line in lines) if lines else None
-
-
-def show(number, form="{:.1f}"):
-    return "failed" if number is None else form.format(number)
-
-
-# ---------------------------------------------------------------- peers
-
-
-def cpu(lines):
-    """Client alone, or client + services."""
-    client = show(middle(lines, lambda line: line["client_cpu_s"]))
-    if lines and "services_cpu_s" in lines[0]:
-        client += " + " + show(middle(lines, lambda line: line["services_cpu_s"]))
-    return client
-
-
-def peak(lines):
-    """MiB of the client; of the largest server and the coordinator behind it."""
-    text = show(middle(lines, lambda line: line["client_peak_bytes"] / MIB), "{:.0f}")
-    if lines and "server_peak_bytes" in lines[0]:
-        server = middle(lines, lambda line: max(line["server_peak_bytes"]) / MIB)
-        coordinator = middle(lines, lambda line: line["coordinator_peak_bytes"] / MIB)
-        text += f", {server:.0f}, {coordinator:.0f}"
-    return text
-
-
-def stored(sizes, key, input_bytes):
-    if not sizes:
-        return "failed"
-    if not sizes[0].get(key):
-        return "none"
-    ratio = middle(sizes, lambda line: line[key]) / input_bytes
-    return f"{ratio:.3f}" + (" (k/n of it all)" if key == "before_parity_bytes" and sizes[0].get("estimated") else "")
-
-
-def peers(path):
-    lines = read(path)
-    for line in lines:
-        if line["kind"] == "note":
-            print(f"- {line['text']}")
-    for given in (line for line in lines if line["kind"] == "input"):
-        print(f"- input {given['set']}: {given['files']:,} files, {given['bytes'] / 1e6:,.1f} MB; {given['text']}")
-    print()
-    rows = []
-    for given in (line for line in lines if line["kind"] == "input"):
-        mb = given["bytes"] / 1e6
-        mine = [line for line in lines if line.get("set") == given["set"]]
-        for tool in dict.fromkeys(line["tool"] for line in mine if line["kind"] == "start"):
-            ops = {
-                op: [line for line in mine if line["kind"] == "op" and line["tool"] == tool and line["op"] == op]
-                for op in ("first", "unchanged", "pull")
-            }
-            wall = {op: middle(found, lambda line: line["wall_s"]) for op, found in ops.items()}
-            rate = {op: s and mb / max(s, 0.001) for op, s in wall.items()}
-            sizes = [line for line in mine if line["kind"] == "size" and line["tool"] == tool]
-            rows.append([
-                given["set"], tool,
-                f"{show(wall['first'])} ({show(rate['first'], '{:.0f}')})",
-                show(wall["unchanged"], "{:.2f}"),
-                f"{show(wall['pull'])} ({show(rate['pull'], '{:.0f}')})",
-                *(cpu(ops[op]) for op in ("first", "unchanged", "pull")),
-                f"{peak(ops['first'])} / {peak(ops['pull'])}",
-                stored(sizes, "before_parity_bytes", given["bytes"]),
-                stored(sizes, "with_parity_bytes", given["bytes"]),
-                stored(sizes, "catalog_bytes", given["bytes"]),
-            ])
-    head = ["input", "tool", "first push, s (MB/s)", "unchanged, s", "pull, s (MB/s)",
-            "CPU s, first", "CPU s, unchanged", "CPU s, pull", "peak MiB, push / pull",
-            "stored / input", "with parity", "catalog"]
-    print_table(head, rows)
-    print("\nMB/s are of input, 10^6 bytes. CPU: user + system of the client + of all services."
-          " Peak: client, largest server, coordinator.")
 
 
 # ---------------------------------------------------------------- memory
@@ -150,4 +71,4 @@ def memory(path):
 
 if __name__ == "__main__":
     command, path = sys.argv[1:3]
-    {"add": lambda: add(path, sys.argv[3:]), "peers": lambda: peers(path), "memory": lambda: memory(path)}[command]()
+    {"add": lambda: add(path, sys.argv[3:]), "memory": lambda: memory(path)}[command]()
