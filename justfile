@@ -28,6 +28,18 @@ docs:
 bench *ARGS:
     cargo bench --locked -p arc-benches {{ARGS}}
 
+# arc beside rustic, restic, borg, a zfec pipeline and cp, each where it is on PATH
+bench-peers *ARGS: build
+    benches/peers.sh --where /dev/shm {{ARGS}}
+
+# push and pull against cores and servers, memory against the input; `just plots` draws it
+bench-scaling SET *ARGS: build
+    benches/scaling.sh --where /dev/shm --set {{SET}} {{ARGS}}
+
+# docs/scaling-*.svg, from what bench-scaling measured
+plots:
+    benches/plots.py benches/measured/scaling.jsonl docs
+
 # Reed-Solomon at every level of this processor beside reed-solomon-erasure (and ISAL=libisal.so.2)
 bench-kernel:
     cargo bench --locked -p arc-benches --bench kernel

@@ -4,6 +4,7 @@
   packages DIR  1.5 to 2 GB of real files from Debian packages, got with apt-get download
   mixed FILE    one file of text, binaries, random bytes, runs of zeros and repetitions
   small DIR     very many files of 20 to 200 bytes, or of --size, each different
+  stream        writes --bytes to standard output, never the same twice, of 2 bits to the byte
   count DIR     prints files and bytes
 """
 
@@ -166,6 +167,15 @@ def make_small(folder, files, per_folder, size):
             file.write(content[: size or rng.randint(20, 200)])
 
 
+def stream(size, seed):
+    rng = random.Random(seed)
+    symbols = bytes(b"acgt"[byte % 4] for byte in range(256))
+    while size > 0:
+        piece = rng.randbytes(min(size, MIB)).translate(symbols)
+        sys.stdout.buffer.write(piece)
+        size -= len(piece)
+
+
 def count(folder):
     files = sizes = 0
     for parent, _, names in os.walk(folder):
@@ -178,20 +188,24 @@ def count(folder):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("what", choices=["packages", "mixed", "small", "count"])
-    args.add_argument("path")
+    args.add_argument("what", choices=["packages", "mixed", "small", "stream", "count"])
+    args.add_argument("path", nargs="?")
     args.add_argument("--files", type=int, default=1_000_000, help="of small")
     args.add_argument("--size", type=int, help="bytes of each of them")
     args.add_argument("--per-folder", type=int, default=1000)
     args.add_argument("--bytes", type=int, default=2048 * MIB)
     args.add_argument("--seed", type=int, default=1)
     args = args.parse_args()
+    if args.path is None and args.what != "stream":
+        sys.exit(f"error: where to is missing: {args.what} PATH")
     if args.what == "packages":
         make_packages(os.path.abspath(args.path))
     elif args.what == "mixed":
         make_mixed(args.path, args.bytes, args.seed)
     elif args.what == "small":
         make_small(args.path, args.files, args.per_folder, args.size)
+    elif args.what == "stream":
+        stream(args.bytes, args.seed)
     else:
         count(args.path)
 
