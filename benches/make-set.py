@@ -68,6 +68,7 @@ def make_packages(folder):
 
     def unpack(name, target):
         deb = only(glob.glob(os.path.join(debs, f"{name}_*.deb")), name)
+        os.makedirs(target, exist_ok=True)
         subprocess.run(["dpkg-deb", "-x", deb, target], check=True)
 
     for name in UNPACKED:
