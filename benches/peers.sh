@@ -103,6 +103,19 @@ make_set() {
   need_space "$scratch" $((bytes * 5 / 2 + files * 8192 + (256 << 20))) $((files * 3 + 10000))
 }
 
+# What one core does at each stage of a push, with these files and this file system.
+measure_stages() {
+  if [ -z "$rates" ]; then
+    [ -e "$here/benches/blocks" ] || return 0
+    say "measuring what one core does at each stage"
+    rates=$scratch/rates.jsonl
+    BENCH_SET=$input BENCH_WHERE=$scratch interruptible cargo bench --locked -q -p arc-benches --bench blocks \
+      --manifest-path "$here/Cargo.toml" -- --json "$rates" >>"$log" 2>&1 ||
+      say "note: no ceiling, for cargo bench failed:" "$(tail -n 3 "$log")"
+  fi
+  [ ! -f "$rates" ] || cat "$rates" >>"$results"
+}
+
 # cp and walk have one kind of work each.
 does() {
   case $1 in
@@ -127,17 +140,10 @@ for tool in ${tools//,/ }; do
   fi
 done
 [ -n "$present" ] || die "none of the tools is there"
-if [ -n "$rates" ]; then
-  cat "$rates" >>"$results"
-elif [ -e "$here/benches/blocks" ] || [ -e "$here/benches/blocks.rs" ]; then
-  say "measuring what one core does at each stage"
-  (cd "$here" && cargo bench --locked -q -p arc-benches --bench blocks -- --where "$scratch") \
-    2>>"$log" | grep '^{' >>"$results" || say "note: cargo bench failed:" "$(tail -n 3 "$log")"
-fi
-
 failed=0
 for set in ${sets//,/ }; do
   make_set
+  ! changes || measure_stages
   for ((run = 1; run <= runs; run++)); do
     for tool in $present; do
       does "$tool" || continue
