@@ -4,7 +4,7 @@
   packages DIR  1.5 to 2 GB of real files from Debian packages, got with apt-get download
   mixed FILE    one file of text, binaries, random bytes, runs of zeros and repetitions
   small DIR     very many files of 20 to 200 bytes, or of --size, each different
-  stream        writes --bytes to standard output, each MiB new and 128 KiB of it repeated
+  stream -      writes --bytes to standard output, each MiB new and 128 KiB of it repeated
   count DIR     prints files and bytes
 """
 
@@ -188,15 +188,13 @@ def count(folder):
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("what", choices=["packages", "mixed", "small", "stream", "count"])
-    args.add_argument("path", nargs="?")
+    args.add_argument("path")
     args.add_argument("--files", type=int, default=1_000_000, help="of small")
     args.add_argument("--size", type=int, help="bytes of each of them")
     args.add_argument("--per-folder", type=int, default=1000)
     args.add_argument("--bytes", type=int, default=2048 * MIB)
     args.add_argument("--seed", type=int, default=1)
     args = args.parse_args()
-    if args.path is None and args.what != "stream":
-        sys.exit(f"error: where to is missing: {args.what} PATH")
     if args.what == "packages":
         make_packages(os.path.abspath(args.path))
     elif args.what == "mixed":

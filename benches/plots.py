@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """plots.py FILE DIR: draws what scaling.sh measured, as three SVG files in DIR.
 
-Each has a background of its own, light or dark as the reader prefers. Points are medians of the
-runs, and the line under the picture says on what machine.
+Each has a background of its own, light or dark as the reader prefers. Rates are medians of the
+runs, memory is the highest of them; the line under the picture says on what machine.
 """
 
 import math
@@ -71,13 +71,13 @@ def plot(title, unit, places, series, below, machine, bound=None):
     return "\n".join(out)
 
 
-def middles(lines, figure, key, value):
-    """Each value of the label `key`, in order of the file, with the medians of each op."""
+def places_of(lines, figure, key, value, of_runs):
+    """Each value of the label `key`, in order of the file, with one number for each op."""
     found = {}
     for line in lines:
         if line.get("figure") == figure:
             found.setdefault(line[key], {}).setdefault(line["op"], []).append(value(line))
-    return {place: {op: median(values) for op, values in ops.items()} for place, ops in found.items()}
+    return {place: {op: of_runs(values) for op, values in ops.items()} for place, ops in found.items()}
 
 
 def evenly(count):
@@ -88,7 +88,7 @@ def main():
     lines, folder = read(sys.argv[1]), sys.argv[2]
     machine = next(line for line in lines if line["kind"] == "machine")
     given = next(line for line in lines if line["kind"] == "input")
-    words = f"{machine['cores']} cores of {machine['processor']}, {machine['where']}, {machine['date']}, medians of {machine['runs']}"
+    words = f"{machine['cores']} cores of {machine['processor']}, {machine['where']}, {machine['date']}, runs: {machine['runs']}"
     words += f"; {machine['note']}" if machine["note"] else ""
 
     def rate(line):
@@ -103,12 +103,12 @@ def main():
         ("cores", "cores", f"Cores: {of}, 4+2 on six servers", "cores, for client and services together"),
         ("servers", "code", f"Servers: {of}", "servers (code), all on the same machine"),
     ):
-        found = middles(lines, figure, key, rate)
+        found = places_of(lines, figure, key, rate, median)
         if found:
             labels = [f"{sum(map(int, place.split('+')))} ({place})" if "+" in place else place for place in found]
             series = {op: [ops[op] for ops in found.values()] for op in ("push", "pull")}
             write(f"scaling-{figure}.svg", title, "MB/s", list(zip(evenly(len(labels)), labels)), series, below)
-    found = middles(lines, "memory", "bytes", lambda line: line["client_peak_bytes"] / MIB)
+    found = places_of(lines, "memory", "bytes", lambda line: line["client_peak_bytes"] / MIB, max)
     if found:
         sizes = [int(size) // MIB for size in found]
         labels = [f"{size // 1024} GiB" if size >= 1024 else f"{size} MiB" for size in sizes]

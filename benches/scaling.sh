@@ -86,7 +86,7 @@ push_stream() {
   # shellcheck disable=SC2016
   measure push "$@" -- bash -c '
     set -o pipefail
-    python3 "$0/make-set.py" stream --bytes "$1" | "$2" push --quiet --as stream -' "$here" "${1#bytes=}" "$ARC"
+    python3 "$0/make-set.py" stream - --bytes "$1" | "$2" push --quiet --as stream -' "$here" "${1#bytes=}" "$ARC"
 }
 
 run_cores() {
@@ -114,7 +114,8 @@ read -r files bytes < <(py make-set.py count "$input")
 cores=$(nproc)
 add kind=machine "cores=$cores" "memory_mib=$(($(awk '/^MemTotal/ {print $2}' /proc/meminfo) >> 10))" \
   "processor=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" \
-  "where=$(df --output=fstype "$scratch" | tail -n 1)" "runs=$runs" "date=$(date -u +%Y-%m-%d)" "note=$note"
+  "where=$(df --output=fstype "$scratch" | tail -n 1)" "runs=$runs" "date=$(date -u +%Y-%m-%d)" "note=$note" \
+  "arc=$("$ARC" --version | head -n 1)"
 add kind=input set=packages "files=$files" "bytes=$bytes"
 need_space "$scratch" $((bytes * 3 + files * 8192 + (256 << 20))) $((files * 3 + 10000))
 warm "$input"
