@@ -24,7 +24,8 @@ use crate::{Error, Result};
 // Not from aws-lc, which gathers entropy of its own first: 30 ms of every command.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| Error::Config("the system gives no random bytes".into()))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|_| Error::Config("the system gives no random bytes".into()))?;
     Ok(bytes)
 }
 
