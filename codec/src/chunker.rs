@@ -51,6 +51,15 @@ impl Chunker {
         );
         length
     }
+
+    /// Length of the first chunk of `bytes`, which more follow unless this is the file's `end`;
+    /// `None` where only those would tell it, or where there are none.
+    pub fn cut_some(&self, bytes: &[u8], end: bool) -> Option<usize> {
+        let length = self.cut(bytes);
+        // A cut that was found depends on nothing behind it.
+        let is_found = length < bytes.len() || length == CHUNK_BYTES_MAX;
+        (length > 0 && (is_found || end)).then_some(length)
+    }
 }
 
 #[cfg(test)]
@@ -89,23 +98,23 @@ mod tests {
         let (mut buffer, mut lengths) = (Vec::new(), Vec::new());
         let mut reads = reads.iter().cycle();
         loop {
-            while buffer.len() < CHUNK_BYTES_MAX && !file.is_empty() {
-                let (read, rest) = file.split_at(file.len().min(*reads.next().unwrap()));
-                buffer.extend_from_slice(read);
-                file = rest;
+            let (read, rest) = file.split_at(file.len().min(*reads.next().unwrap()));
+            buffer.extend_from_slice(read);
+            file = rest;
+            while let Some(length) = chunker.cut_some(&buffer, file.is_empty()) {
+                lengths.push(length);
+                buffer.drain(..length);
             }
-            if buffer.is_empty() {
+            if file.is_empty() {
                 return lengths;
             }
-            let length = chunker.cut(&buffer);
-            lengths.push(length);
-            buffer.drain(..length);
         }
     }
 
     #[test]
     fn nothing_is_cut_from_nothing() {
         assert_eq!(Chunker::new(1).cut(&[]), 0);
+        assert_eq!(Chunker::new(1).cut_some(&[], true), None);
         assert_eq!(Chunker::new(0).cut(&[7]), 1);
     }
 
@@ -175,7 +184,7 @@ mod tests {
         fn cuts_do_not_depend_on_how_the_file_is_read(
             seed: u64,
             bytes in 0..12 * MIB,
-            reads in prop::collection::vec(1..3 * MIB, 1..8),
+            reads in prop::collection::vec(64 * 1024..6 * MIB, 1..8),
         ) {
             let file = noise(seed, bytes);
             prop_assert_eq!(lengths_streamed(seed, &file, &reads), lengths(seed, &file));

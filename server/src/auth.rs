@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
-use aws_lc_rs::{constant_time, digest, hmac, rand};
+use aws_lc_rs::{constant_time, digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use codec::fact::{self, Fact};
@@ -21,9 +21,11 @@ use crate::wire::{Certificate, Code, Hello, HelloAnswer, Receipt, ServerId, TlsA
 use crate::{Error, Result};
 
 /// `n` fresh random bytes from the system.
+// Not from aws-lc, which gathers entropy of its own first: 30 ms of every command.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).map_err(|_| Error::Config("the system gives no random bytes".into()))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|_| Error::Config("the system gives no random bytes".into()))?;
     Ok(bytes)
 }
 

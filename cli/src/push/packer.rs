@@ -1,6 +1,7 @@
 //! From new chunks to finished packs: chunks are laid into frames, frames compressed
 //! on the rayon pool, sealed in order, and packs closed at their size.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -8,8 +9,8 @@ use codec::keys::VaultKeys;
 use codec::pack::{Pack, PackBuilder};
 use codec::seal::{FrameKind, PackKey, PackKeyField, TAG_BYTES};
 use codec::{ChunkId, VaultId, frame};
-use rayon::prelude::*;
 use server::auth::random;
+use server::cpu::{self, Job};
 use tokio::sync::mpsc;
 
 use crate::exit::Failure;
@@ -22,6 +23,10 @@ const ZSTD_LEVEL: i32 = 3;
 /// commit and in memory, however small it is.
 const CHUNKS_PER_PACK: usize = 64 * 1024;
 const _: () = assert!(CHUNKS_PER_PACK <= server::wire::CHUNKS_PER_STRIPE_MAX);
+
+/// Plaintext that is being compressed at once, so that no processor waits for another's last frame;
+/// a single frame may be longer.
+const COMPRESSING_BYTES: usize = 8 * 1024 * 1024;
 
 /// Plaintext that is new to the vault.
 #[derive(Debug, Clone)]
@@ -72,8 +77,18 @@ pub struct Packer {
     buffers: Buffers,
     waiting: Vec<Chunk>,
     waiting_bytes: usize,
+    compressing: VecDeque<Compressing>,
+    compressing_bytes: usize,
     open: Option<OpenPack>,
     waited: Duration,
+}
+
+/// A frame that is being compressed.
+struct Compressing {
+    kind: FrameKind,
+    rows: Vec<(ChunkId, u32)>,
+    bytes: usize,
+    encoded: Job<codec::Result<Vec<u8>>>,
 }
 
 struct OpenPack {
@@ -102,6 +117,8 @@ impl Packer {
             buffers,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            compressing: VecDeque::new(),
+            compressing_bytes: 0,
             open: None,
             waited: Duration::ZERO,
         }
@@ -109,15 +126,15 @@ impl Packer {
 
     /// Takes chunks in order. Chunks that do not fill a frame wait for the next call.
     pub fn add(&mut self, chunks: Vec<Chunk>, deliver: Deliver<'_>) -> Result<(), Failure> {
-        let mut frames = Vec::new();
         for chunk in chunks {
             self.waiting_bytes += chunk.bytes.len() + frame::TABLE_ROW_BYTES;
             self.waiting.push(chunk);
             if self.waiting_bytes >= frame::FRAME_BYTES_TARGET {
-                frames.push(self.take_waiting());
+                self.compress_waiting();
+                self.append_down_to(COMPRESSING_BYTES, deliver)?;
             }
         }
-        self.append(self.kind, frames, deliver)
+        Ok(())
     }
 
     /// How long it has waited for packs before this one to be stored.
@@ -127,57 +144,62 @@ impl Packer {
 
     /// Takes what `other` has not yet put into a pack, so that a quiet night is one small stripe.
     pub fn absorb(&mut self, other: &mut Packer, deliver: Deliver<'_>) -> Result<(), Failure> {
-        if other.open.is_none() && !other.waiting.is_empty() {
-            let frame = other.take_waiting();
-            self.flush_waiting(deliver)?;
-            self.append(other.kind, vec![frame], deliver)?;
+        if other.open.is_none() && other.compressing.is_empty() && !other.waiting.is_empty() {
+            self.compress_waiting();
+            self.compress(other.kind, std::mem::take(&mut other.waiting));
+            self.append_down_to(0, deliver)?;
         }
         Ok(())
     }
 
     /// Closes and delivers what is left.
     pub fn finish(mut self, deliver: Deliver<'_>) -> Result<(), Failure> {
-        self.flush_waiting(deliver)?;
+        self.compress_waiting();
+        self.append_down_to(0, deliver)?;
         self.close(deliver)
     }
 
-    fn take_waiting(&mut self) -> Vec<Chunk> {
+    fn compress_waiting(&mut self) {
         self.waiting_bytes = 0;
-        std::mem::take(&mut self.waiting)
+        let chunks = std::mem::take(&mut self.waiting);
+        if !chunks.is_empty() {
+            self.compress(self.kind, chunks);
+        }
     }
 
-    fn flush_waiting(&mut self, deliver: Deliver<'_>) -> Result<(), Failure> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let frame = self.take_waiting();
-        self.append(self.kind, vec![frame], deliver)
+    /// Begins a frame on the rayon pool.
+    fn compress(&mut self, kind: FrameKind, chunks: Vec<Chunk>) {
+        let rows: Vec<_> = chunks.iter().map(|c| (c.id, c.bytes.len() as u32)).collect();
+        let bytes = chunks.iter().map(|c| c.bytes.len()).sum();
+        let encoded = cpu::begin(move || encode(&chunks));
+        self.compressing_bytes += bytes;
+        self.compressing.push_back(Compressing { kind, rows, bytes, encoded });
     }
 
-    fn append(
-        &mut self,
-        kind: FrameKind,
-        frames: Vec<Vec<Chunk>>,
-        deliver: Deliver<'_>,
-    ) -> Result<(), Failure> {
-        let encoded: Vec<codec::Result<Vec<u8>>> =
-            frames.par_iter().map(|chunks| encode(chunks)).collect();
-        for (chunks, encoded) in frames.iter().zip(encoded) {
-            let encoded = encoded?;
-            let full = |open: &OpenPack| {
-                let bytes = open.pack.bytes() + (encoded.len() + TAG_BYTES) as u64;
-                !open.pack.is_empty()
-                    && (bytes > self.pack_bytes || open.chunks + chunks.len() > CHUNKS_PER_PACK)
-            };
-            if self.open.as_ref().is_some_and(full) {
-                self.close(deliver)?;
-            }
-            let rows: Vec<(ChunkId, u32)> =
-                chunks.iter().map(|c| (c.id, c.bytes.len() as u32)).collect();
-            let open = self.open()?;
-            open.pack.append(kind, encoded, &rows)?;
-            open.chunks += rows.len();
+    /// Puts frames into packs, the oldest first, until no more than `bytes` are being compressed.
+    fn append_down_to(&mut self, bytes: usize, deliver: Deliver<'_>) -> Result<(), Failure> {
+        while bytes == 0 || self.compressing_bytes > bytes {
+            let Some(oldest) = self.compressing.pop_front() else { break };
+            self.compressing_bytes -= oldest.bytes;
+            self.append(oldest, deliver)?;
         }
+        Ok(())
+    }
+
+    fn append(&mut self, frame: Compressing, deliver: Deliver<'_>) -> Result<(), Failure> {
+        let Compressing { kind, rows, encoded, .. } = frame;
+        let encoded = encoded.wait()?;
+        let full = |open: &OpenPack| {
+            let bytes = open.pack.bytes() + (encoded.len() + TAG_BYTES) as u64;
+            !open.pack.is_empty()
+                && (bytes > self.pack_bytes || open.chunks + rows.len() > CHUNKS_PER_PACK)
+        };
+        if self.open.as_ref().is_some_and(full) {
+            self.close(deliver)?;
+        }
+        let open = self.open()?;
+        open.pack.append(kind, encoded, &rows)?;
+        open.chunks += rows.len();
         Ok(())
     }
 

@@ -106,7 +106,7 @@ pub fn read_small(keys: &VaultKeys, chunker: &Chunker, found: &Found, entry: Ent
     let length = bytes.len() as u64;
     outcome.bytes_read = length;
     outcome.changed = read.changed.then(|| found.path.clone());
-    let (chunks, _) = cut(keys, chunker, Bytes::from(bytes), true);
+    let chunks = name(keys, cut(chunker, Bytes::from(bytes), true).0);
     let mut content = ContentBuilder::new();
     let finished = chunks
         .iter()
@@ -136,22 +136,25 @@ fn read_whole(mut file: &File, before: &Stat) -> io::Result<(Vec<u8>, bool)> {
     Ok((bytes, all))
 }
 
-/// Cuts `bytes` into chunks and names them; unless this is the file's `end`, what may be cut
-/// differently with more to come is left over.
-pub fn cut(keys: &VaultKeys, chunker: &Chunker, bytes: Bytes, end: bool) -> (Vec<Chunk>, Bytes) {
+/// Cuts `bytes` into chunks; unless this is the file's `end`, what only more bytes would cut is
+/// left over.
+pub fn cut(chunker: &Chunker, bytes: Bytes, end: bool) -> (Vec<Bytes>, Bytes) {
     let mut rest = bytes;
     let mut pieces = Vec::new();
-    while rest.len() >= CHUNK_BYTES_MAX || (end && !rest.is_empty()) {
-        let length = chunker.cut(&rest);
+    while let Some(length) = chunker.cut_some(&rest, end) {
         pieces.push(rest.split_to(length));
     }
+    (pieces, rest)
+}
+
+/// Names chunks, several at once.
+pub fn name(keys: &VaultKeys, pieces: Vec<Bytes>) -> Vec<Chunk> {
     let name = |bytes: Bytes| Chunk { id: keys.chunk_id(&bytes), bytes };
-    let chunks = if pieces.len() > 1 {
+    if pieces.len() > 1 {
         pieces.into_par_iter().map(name).collect()
     } else {
         pieces.into_iter().map(name).collect()
-    };
-    (chunks, rest)
+    }
 }
 
 /// Names a page and keeps it with the others.

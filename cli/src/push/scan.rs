@@ -1,26 +1,23 @@
 //! The reading end of a push: walks the sources beside the parent's manifest, reads
 //! what changed, and hands on entries in manifest order with their chunks.
 
+mod long;
+
 use std::collections::HashSet;
-use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
 use codec::ChunkId;
-use codec::chunker::{CHUNK_BYTES_MAX, Chunker};
+use codec::chunker::Chunker;
 use codec::keys::VaultKeys;
-use codec::manifest::{ChunkRef, Content, ContentBuilder, Entry, Node};
+use codec::manifest::{Content, Entry, Node};
 use codec::snapshot::Stats;
 use rayon::prelude::*;
 use tokio::sync::mpsc;
 
 use super::packer::Chunk;
 use super::parent::Parent;
-use super::read::{
-    Outcome, SMALL_FILE_BYTES, cut, now, page_sink, read_file, read_small, stream_entry,
-};
-use crate::exit::Failure;
+use super::read::{Outcome, SMALL_FILE_BYTES, read_small};
 use crate::tree::{self, FileId, Found, HardLinks, Problem, Stat, Trust, Walk};
 use crate::ui::{Counters, Ui};
 
@@ -28,10 +25,6 @@ use crate::ui::{Counters, Ui};
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// or when it has this many entries.
 const BATCH_ENTRIES: usize = 1024;
-/// Bytes of a long file that are read, cut and hashed at once.
-const READ_BYTES: usize = 2 * CHUNK_BYTES_MAX;
-/// Room for what a file has grown meanwhile.
-const READ_BYTES_MIN: usize = 64 * 1024;
 
 /// What the scan hands on: entries in manifest order, and the chunks of these and of the
 /// entries to come.
@@ -127,24 +120,6 @@ impl Scan {
             self.ui.warn(&format!("the parent's manifest could not be read to its end, so more was read anew: {error}"), None);
         }
         self.stats
-    }
-
-    /// Stores what `input` gives as one file under `path`.
-    pub fn run_stream(mut self, path: Vec<u8>, input: impl Read) -> Result<Stats, Failure> {
-        let mut input = input;
-        let now = now();
-        let entry = stream_entry(path, now);
-        let read = self
-            .read_pieces(&mut input, READ_BYTES)
-            .map_err(Failure::io("cannot read", "standard input"))?;
-        let Some((content, bytes)) = read else { return Ok(self.stats) };
-        let node = Node::File { bytes, content, holes: Vec::new() };
-        self.stats.files_new += 1;
-        self.count(&node);
-        let batch = Batch { entries: vec![Entry { node, ..entry }], ..Batch::default() };
-        // As in `run`.
-        let _ = self.out.blocking_send(batch);
-        Ok(self.stats)
     }
 
     fn walk(&mut self, walk: Walk) -> Result<(), Stopped> {
@@ -304,76 +279,6 @@ impl Scan {
             }
         }
         self.send(batch)
-    }
-
-    /// Reads one file on this thread, piece by piece, and sends its entry in the end.
-    fn read_alone(
-        &mut self,
-        found: Found,
-        entry: Entry,
-        links: &mut HardLinks,
-    ) -> Result<(), Stopped> {
-        let read = read_file(&found, |file, before| {
-            // No further than it was: one that grows as fast as it is read would never end.
-            let read_bytes = READ_BYTES.min(before.bytes as usize + 1);
-            let read = self.read_pieces(&mut file.take(before.bytes), read_bytes)?;
-            let all = read.as_ref().is_none_or(|(_, bytes)| *bytes == before.bytes);
-            Ok((read, all))
-        });
-        let mut read = match read {
-            Ok(read) => read,
-            Err(problem) => {
-                self.problem(&problem);
-                return Ok(());
-            }
-        };
-        let Some((content, bytes)) = read.made.take() else { return Err(Stopped) };
-        if read.changed {
-            self.changed(&found.path);
-        }
-        let entry = read.entry(entry, content, bytes);
-        links.stored(&entry, &read.before);
-        self.count(&entry.node);
-        self.send(Batch { entries: vec![entry], ..Batch::default() })
-    }
-
-    /// Reads to the end, cuts, names and sends chunks; `None` when nobody takes them.
-    fn read_pieces(
-        &mut self,
-        input: &mut impl Read,
-        read_bytes: usize,
-    ) -> io::Result<Option<(Content, u64)>> {
-        let mut content = ContentBuilder::new();
-        let mut rest: Bytes = Bytes::new();
-        loop {
-            let mut buffer = Vec::with_capacity(read_bytes.max(rest.len() + READ_BYTES_MIN));
-            buffer.extend_from_slice(&rest);
-            let room = buffer.capacity() - buffer.len();
-            let read = input.by_ref().take(room as u64).read_to_end(&mut buffer)?;
-            let end = read < room;
-            let (chunks, left) = cut(&self.keys, &self.chunker, Bytes::from(buffer), end);
-            rest = left;
-            let mut batch = Batch::default();
-            for chunk in chunks {
-                let reference = ChunkRef { id: chunk.id, bytes: chunk.bytes.len() as u32 };
-                content
-                    .push(reference, &mut page_sink(&self.keys, &mut batch.pages))
-                    .map_err(io::Error::other)?;
-                batch.chunks.push(chunk);
-            }
-            self.counters.read_bytes.fetch_add(read as u64, Relaxed);
-            if end {
-                let bytes = content.bytes();
-                let content = content
-                    .finish(&mut page_sink(&self.keys, &mut batch.pages))
-                    .map_err(io::Error::other)?;
-                self.counters.read_files.fetch_add(1, Relaxed);
-                return Ok(self.send(batch).is_ok().then_some((content, bytes)));
-            }
-            if self.send(batch).is_err() {
-                return Ok(None);
-            }
-        }
     }
 
     fn send(&self, batch: Batch) -> Result<(), Stopped> {

@@ -16,8 +16,9 @@ use crate::auth::Grant;
 use crate::wire::{Code, Receipt, Work};
 use crate::{Error, Result};
 
-/// Pieces that wait for the disk; hyper makes them of up to 128 KiB.
-const PIECES_WAITING: usize = 1;
+/// Pieces that wait for the disk; hyper makes them of up to 128 KiB. With several the writer is
+/// woken once for all of them.
+const PIECES_WAITING: usize = 8;
 
 pub(super) async fn put(
     Open(server): Open,
