@@ -85,6 +85,7 @@ def packages(m, out):
     out.ratio("first push", first, "rustic, folder", m.wall("first", "rustic"), 1.5)
     out.ratio("first push", first, "restic, HTTP", m.wall("first", "restic_http"), 2)
     out.ratio("first push", first, "tar, zstd, zfec", m.wall("first", "zfec"), 1.4)
+    out.ratio("first push", first, "tar, zstd, zfec in pieces", m.wall("first", "zfec_pieces"), 1.4)
     push = m.push()
     at_most = push and ceiling.ceiling(push, m.rates, m.machine["cores"])
     rate = push and first and push["bytes"] / first / 1e6

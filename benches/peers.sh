@@ -14,7 +14,7 @@ usage: benches/peers.sh --where DIR [options]
   --set DIR        take a copy of this folder as the set of packages, instead of making it
   --small DIR      take this folder of 100,000 files of 4 KiB, instead of making it
   --inputs DIR     keep the inputs here and find them again (default: in --where, removed)
-  --tools LIST     of arc,rustic,rustic_http,restic,restic_http,borg,zfec,cp,walk
+  --tools LIST     of arc,rustic,rustic_http,restic,restic_http,borg,zfec,zfec_pieces,cp,walk
                    (default all; what is not on PATH is skipped)
   --runs N         runs of each, in turns; medians are printed (default 3)
   --rates FILE     what one core does at each stage of a push, from `cargo bench -p arc-benches
@@ -27,7 +27,7 @@ TEXT
 }
 
 where='' sync='' sets=packages,small set='' small='' inputs='' runs=3 rates='' limit=3600 note=''
-tools=walk,arc,rustic,rustic_http,restic,restic_http,borg,zfec,cp to=$here/measured/peers.jsonl
+tools=walk,arc,rustic,rustic_http,restic,restic_http,borg,zfec,zfec_pieces,cp to=$here/measured/peers.jsonl
 while [ $# -gt 0 ]; do
   case $1 in
   --sync) sync=yes ;;
@@ -119,7 +119,7 @@ measure_stages() {
 # cp and walk have one kind of work each.
 does() {
   case $1 in
-  zfec | walk) changes ;;
+  zfec* | walk) changes ;;
   cp) ! changes ;;
   esac
 }

@@ -144,6 +144,11 @@ run_zfec() {
   restored "$work/out"
 }
 
+run_zfec_pieces() {
+  local -x PIECE=64M
+  run_zfec
+}
+
 # Both ways it is a copy, so it is measured once.
 run_cp() {
   # shellcheck disable=SC2016
@@ -161,7 +166,7 @@ there() {
   case $1 in
   arc) programs=$ARC ;;
   *_http) programs="rclone ${1%_http}" ;;
-  zfec) programs='zfec zunfec zstd' ;;
+  zfec*) programs='zfec zunfec zstd' ;;
   walk) programs=find ;;
   esac
   for program in $programs; do command -v "$program" >/dev/null || return 1; done
@@ -174,7 +179,8 @@ describe() {
   restic) echo "$(restic version | cut -d' ' -f1-2), a folder, repository version 2, its default compression (zstd)" ;;
   rustic) echo "$(rustic --version), a folder, its defaults (zstd)" ;;
   borg) echo "$(borg --version), a folder, encryption repokey-blake2, its default compression (lz4)" ;;
-  zfec) echo "tar | zstd -3 -T2 | zfec 4+2 in pieces of 64 MiB, six folders, no encryption, no fsync" ;;
+  zfec) echo "tar | zstd -3 -T2, then zfec 4+2 into six folders, no encryption, no fsync" ;;
+  zfec_pieces) echo "the same in pieces of 64 MiB, each coded while the next is made" ;;
   cp) echo "cp -a and sync" ;;
   walk) echo "find, which looks at every inode" ;;
   esac

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What people build from tar, zstd and zfec: six folders of shares, any two of which may be lost.
-#   zfec-pipe.sh push SOURCE STORE   the archive in pieces of 64 MiB, each coded while the next is made
+#   zfec-pipe.sh push SOURCE STORE   the archive in pieces, each coded while the next is made
 #   zfec-pipe.sh pull STORE TARGET   from the first four folders of STORE that are there
+#   PIECE=64M                        bytes of a piece; without it the archive is one
 set -eu -o pipefail
 
 code_piece() {
@@ -16,7 +17,7 @@ push() {
   store=$2
   mkdir -p "$store"/{0,1,2,3,4,5}
   tar -C "$1" -cf - . | zstd -3 -T2 -q | for ((piece = 10000; ; piece++)); do
-    head -c 64M >"$store/$piece"
+    head -c "${PIECE:-1T}" >"$store/$piece"
     [ -z "$coding" ] || wait "$coding"
     [ -s "$store/$piece" ] || { rm "$store/$piece" && break; }
     code_piece "$piece" &
