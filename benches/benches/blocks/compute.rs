@@ -7,7 +7,7 @@ use arc_benches::{Encode, encode_rates, noise};
 use codec::chunker::Chunker;
 use codec::digest::{BLOCK_BYTES, block_hash};
 use codec::erasure::Code;
-use codec::frame::{self, FRAME_BYTES_TARGET, Frame};
+use codec::frame::{self, FRAME_BYTES_TARGET, Frame, LEVEL};
 use codec::keys::{MasterKey, VaultKeys};
 use codec::seal::{FrameKind, PackKey, PackKeyField, TAG_BYTES};
 use codec::shard::{Kind, Shard};
@@ -23,8 +23,6 @@ const DATA_BYTES: usize = 256 << 20;
 /// Pack of the stripe: shards of 6 MiB.
 const PACK_BYTES: usize = 24 << 20;
 const VAULT: VaultId = VaultId([7; 16]);
-/// The level that a push takes.
-const PUSH_LEVEL: i32 = 3;
 
 fn keys() -> VaultKeys {
     VaultKeys::derive(MasterKey::new([1; 32]))
@@ -177,7 +175,7 @@ pub(crate) fn on_files(frames: &[Vec<Piece>]) -> Vec<Block> {
         frames.iter().map(|pieces| pieces.iter().map(chunk).collect()).collect();
     let bytes = frames.iter().flatten().map(|(_, chunk)| chunk.len()).sum();
     let frames = Rc::new(frames);
-    [1, 2, PUSH_LEVEL].into_iter().flat_map(|level| zstd(frames.clone(), bytes, level)).collect()
+    [1, 2, LEVEL].into_iter().flat_map(|level| zstd(frames.clone(), bytes, level)).collect()
 }
 
 fn zstd(frames: Rc<Vec<Chunks>>, bytes: usize, level: i32) -> [Block; 2] {
@@ -193,10 +191,10 @@ fn zstd(frames: Rc<Vec<Chunks>>, bytes: usize, level: i32) -> [Block; 2] {
     let decode = move || {
         Run::of(bytes, || encoded.iter().for_each(|frame| drop(black_box(Frame::decode(frame)))))
     };
-    let number = if level == PUSH_LEVEL { String::new() } else { format!("{level}") };
+    let number = if level == LEVEL { String::new() } else { format!("{level}") };
     let others = match level {
         1 => "text 0.36, binaries 0.44",
-        PUSH_LEVEL => "text 0.33, binaries 0.25",
+        LEVEL => "text 0.33, binaries 0.25",
         _ => "",
     };
     [
