@@ -44,6 +44,10 @@ plots:
 bench-kernel:
     cargo bench --locked -p arc-benches --bench kernel
 
+# what arc is built of, each part by itself (BENCH_SET=DIR of files, BENCH_WHERE=DIR to write to, --json FILE)
+bench-blocks *ARGS:
+    cargo bench --locked -p arc-benches --bench blocks -- {{ARGS}}
+
 # everything that must hold before a change goes in
 ci:
     .ci/run

@@ -10,7 +10,7 @@ use std::io::Cursor;
 use std::ops::Range;
 
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::find_frame_compressed_size;
+use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
 
 use crate::chunker::CHUNK_BYTES_MAX;
 use crate::seal::TAG_BYTES;
@@ -20,6 +20,9 @@ use crate::{ChunkId, Error, Result};
 pub const FRAME_BYTES_TARGET: usize = 1024 * 1024;
 /// The longest plaintext (chunk table and chunks) of any frame.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The zstd level of all that is written, with tables of its own. On binaries level 1 takes about
+/// 0.6 of its time and stores about 11 % more.
+pub const LEVEL: i32 = 3;
 /// Bytes that one chunk takes in a frame's table.
 pub const TABLE_ROW_BYTES: usize = 36;
 
@@ -27,6 +30,10 @@ pub const TABLE_ROW_BYTES: usize = 36;
 const _: () = assert!(
     COUNT_BYTES + FRAME_BYTES_TARGET + TABLE_ROW_BYTES + CHUNK_BYTES_MAX <= FRAME_BYTES_MAX
 );
+
+/// Logarithms of the entries of [`LEVEL`]'s tables, half of what zstd has for it: 384 KiB stay in
+/// a core's cache beside the frame (measured: 10 to 20 % less time, 0.6 % more bytes).
+const TABLES_LOG: (u32, u32) = (16, 15);
 
 const COUNT_BYTES: usize = 4;
 const HEAD_BYTES: usize = 5;
@@ -194,6 +201,10 @@ fn with_compressor<T>(
             None => context.insert(Compressor::new(level)?),
         };
         zstd.set_compression_level(level)?;
+        // Zero stands for the level's own.
+        let (long, short) = if level == LEVEL { TABLES_LOG } else { (0, 0) };
+        zstd.set_parameter(CParameter::HashLog(long))?;
+        zstd.set_parameter(CParameter::ChainLog(short))?;
         run(zstd)
     })
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::chunker::CHUNK_BYTES_MAX;
-use crate::frame::{self, FRAME_BYTES_MAX, TABLE_ROW_BYTES};
+use crate::frame::{self, FRAME_BYTES_MAX, LEVEL, TABLE_ROW_BYTES};
 use crate::manifest::{self, at_most};
 use crate::seal::{FrameKind, PackKey, TAG_BYTES};
 use crate::shard::PACK_BYTES_MAX;
@@ -24,8 +24,6 @@ pub const PACK_CHUNKS_MAX: usize = 1 << 20;
 pub const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX;
 
 const FOOTER_MAGIC: [u8; 8] = *b"ARCPACK0";
-/// Directories and records are compressed at this zstd level.
-const LEVEL: i32 = 3;
 
 /// A pack that is being filled.
 pub struct PackBuilder {
