@@ -77,6 +77,13 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     for (stripe, why) in &outcome.lost {
         ui.warn(&format!("stripe {stripe:.8} is lost: {why}"), None);
     }
+    for (snapshot, (after, why)) in &outcome.lost_manifests {
+        let what = format!("the manifest of snapshot {snapshot:.8} is lost: {why}; the names");
+        match &after[..] {
+            [] => ui.warn(&format!("{what} of its files are not known"), None),
+            after => ui.warn(&format!("{what} after this one are not known"), Some(&tree::absolute(after))),
+        }
+    }
     for (snapshot, path) in &outcome.lost_files {
         ui.warn(&format!("lost from snapshot {snapshot:.8}"), Some(&tree::absolute(path)));
     }
@@ -89,7 +96,7 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     }
     ui.summary(&lines(outcome, geometry, took), fields(outcome, took));
     let found = [
-        (!outcome.lost.is_empty() || !outcome.lost_files.is_empty(), Exit::Lost),
+        (has_lost(outcome), Exit::Lost),
         (
             !outcome.unreachable.is_empty()
                 || !outcome.unknown.is_empty()
@@ -102,6 +109,12 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     let exits: Vec<Exit> = found.into_iter().filter(|(is, _)| *is).map(|(_, exit)| exit).collect();
     ui.note_all(&exits);
     Exit::worst(&exits)
+}
+
+fn has_lost(outcome: &Outcome) -> bool {
+    !outcome.lost.is_empty()
+        || !outcome.lost_files.is_empty()
+        || !outcome.lost_manifests.is_empty()
 }
 
 fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Vec<String> {
@@ -131,12 +144,18 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
         lines.push(format!("{count} cannot be read just now: too few of their servers answer"));
     }
     lines.push(
-        match (outcome.lost.is_empty() && outcome.lost_files.is_empty(), outcome.margin_min) {
-            (false, _) => format!(
-                "{} lost, {} with them",
-                plural(outcome.lost.len() as u64, "stripe"),
-                plural(outcome.lost_files.len() as u64, "file")
-            ),
+        match (!has_lost(outcome), outcome.margin_min) {
+            (false, _) => {
+                let manifests = match outcome.lost_manifests.len() as u64 {
+                    0 => String::new(),
+                    count => format!(", and all that is not named of {}", plural(count, "snapshot")),
+                };
+                format!(
+                    "{} lost, {} with them{manifests}",
+                    plural(outcome.lost.len() as u64, "stripe"),
+                    plural(outcome.lost_files.len() as u64, "file")
+                )
+            }
             (true, _) if !outcome.unknown.is_empty() || !outcome.unknown_files.is_empty() => {
                 "nothing is known to be lost".to_owned()
             }
@@ -165,6 +184,7 @@ fn fields(outcome: &Outcome, took: std::time::Duration) -> serde_json::Value {
         "below_target": outcome.below_target,
         "lost_stripes": outcome.lost.len(),
         "lost_files": outcome.lost_files.len(),
+        "lost_manifests": outcome.lost_manifests.len(),
         "unknown_files": outcome.unknown_files.len(),
         "unknown_stripes": outcome.unknown.len(),
         "unreachable_servers": outcome.unreachable.keys().collect::<Vec<_>>(),
