@@ -19,6 +19,7 @@ mod tree;
 mod trouble;
 mod withhold;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,11 @@ use self::withhold::Withholding;
 const SPANS_BYTES_MAX: u32 = 32 * 1024 * 1024;
 /// Spans of one stripe that are under way at once.
 const SPANS_AT_ONCE: usize = 4;
+
+thread_local! {
+    /// The memory of the last frame that the thread opened: fresh memory costs as much as filling it.
+    static PLAINTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Reads chunks of one vault.
 pub struct Fetcher {
@@ -199,7 +205,7 @@ impl Fetcher {
         for ids in ids.chunks(CHUNKS_PER_REQUEST_MAX) {
             let mut open: Vec<ChunkId> = ids.to_vec();
             let wanted: HashSet<ChunkId> = ids.iter().copied().collect();
-            let each = Arc::new(move |_, frame: Frame| {
+            let each = Arc::new(move |_, frame: &Frame| {
                 let wanted = frame.chunks.iter().filter(|(id, _)| wanted.contains(id));
                 wanted
                     .map(|(id, range)| (*id, frame.bytes[range.clone()].to_vec()))
@@ -262,7 +268,7 @@ impl Fetcher {
         &self,
         kind: FrameKind,
         want: &Want,
-        each: &Arc<impl Fn(u32, Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
     ) -> Frames<T> {
         let mut frames = Frames { made: Vec::with_capacity(want.frames.len()), failed: Vec::new() };
         let spans = match span::coalesce(&want.map, &want.frames) {
@@ -290,7 +296,7 @@ impl Fetcher {
         kind: FrameKind,
         map: &Arc<StripeMap>,
         span: Span,
-        each: &Arc<impl Fn(u32, Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
     ) -> Frames<T> {
         let bytes = (span.pack.end - span.pack.start).min(SPANS_BYTES_MAX.into()) as u32;
         // Nobody closes it.
@@ -316,7 +322,7 @@ impl Fetcher {
         kind: FrameKind,
         map: &Arc<StripeMap>,
         span: Span,
-        each: &Arc<impl Fn(u32, Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<(), (Span, FetchError)> {
         let mut left = span;
@@ -350,7 +356,7 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         mut span: Span,
         mut bytes: Vec<u8>,
-        each: &Arc<impl Fn(u32, Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<Span, (Span, FetchError)> {
         let key = match PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault) {
@@ -372,9 +378,15 @@ impl Fetcher {
                 sealed.push((number, frame));
             }
             let open = |(number, sealed): (u32, &mut [u8])| {
-                let frame =
-                    key.open(vault, kind, number, sealed).and_then(|opened| Frame::decode(opened));
-                frame.map(|frame| each(number, frame)).map_err(|error| {
+                let frame = key
+                    .open(vault, kind, number, sealed)
+                    .and_then(|opened| Frame::decode_in(opened, PLAINTEXT.take()));
+                let made = frame.map(|frame| {
+                    let made = each(number, &frame);
+                    PLAINTEXT.set(frame.bytes);
+                    made
+                });
+                made.map_err(|error| {
                     tracing::debug!(%error, number, "a frame does not open");
                     number
                 })

@@ -54,7 +54,7 @@ impl Verify<'_> {
             let frames: Vec<u32> = numbers.map(|(number, _)| number).collect();
             let (keys, rows) = (self.fetcher.keys().clone(), Arc::clone(&directory));
             let id = move |bytes: &[u8]| keys.chunk_id(bytes);
-            let each = Arc::new(move |number, frame| check_frame(&rows, number, &frame, &id));
+            let each = Arc::new(move |number, frame: &frame::Frame| check_frame(&rows, number, frame, &id));
             let want = Want { map: Arc::clone(map), frames };
             let read = self.fetcher.frames(kind, &want, &each).await;
             if let Some((_, error)) = read.failed.into_iter().next() {
