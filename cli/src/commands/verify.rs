@@ -81,7 +81,10 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
         let what = format!("the manifest of snapshot {snapshot:.8} is lost: {why}; the names");
         match &after[..] {
             [] => ui.warn(&format!("{what} of its files are not known"), None),
-            after => ui.warn(&format!("{what} after this one are not known"), Some(&tree::absolute(after))),
+            after => ui.warn(
+                &format!("{what} after this one are not known"),
+                Some(&tree::absolute(after)),
+            ),
         }
     }
     for (snapshot, path) in &outcome.lost_files {
@@ -112,9 +115,7 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
 }
 
 fn has_lost(outcome: &Outcome) -> bool {
-    !outcome.lost.is_empty()
-        || !outcome.lost_files.is_empty()
-        || !outcome.lost_manifests.is_empty()
+    !outcome.lost.is_empty() || !outcome.lost_files.is_empty() || !outcome.lost_manifests.is_empty()
 }
 
 fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Vec<String> {
@@ -143,33 +144,31 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
         let count = plural(outcome.unknown.len() as u64, "stripe");
         lines.push(format!("{count} cannot be read just now: too few of their servers answer"));
     }
-    lines.push(
-        match (!has_lost(outcome), outcome.margin_min) {
-            (false, _) => {
-                let manifests = match outcome.lost_manifests.len() as u64 {
-                    0 => String::new(),
-                    count => format!(", and all that is not named of {}", plural(count, "snapshot")),
-                };
-                format!(
-                    "{} lost, {} with them{manifests}",
-                    plural(outcome.lost.len() as u64, "stripe"),
-                    plural(outcome.lost_files.len() as u64, "file")
-                )
+    lines.push(match (!has_lost(outcome), outcome.margin_min) {
+        (false, _) => {
+            let manifests = match outcome.lost_manifests.len() as u64 {
+                0 => String::new(),
+                count => format!(", and all that is not named of {}", plural(count, "snapshot")),
+            };
+            format!(
+                "{} lost, {} with them{manifests}",
+                plural(outcome.lost.len() as u64, "stripe"),
+                plural(outcome.lost_files.len() as u64, "file")
+            )
+        }
+        (true, _) if !outcome.unknown.is_empty() || !outcome.unknown_files.is_empty() => {
+            "nothing is known to be lost".to_owned()
+        }
+        (true, None) => "nothing is stored yet".to_owned(),
+        (true, Some(margin)) => match usize::try_from(margin) {
+            Err(_) => "nothing is known to be lost".to_owned(),
+            Ok(0) => format!("{all} can be read, but one more loss is too much"),
+            Ok(margin) => {
+                let survives = survives_any(margin.min(geometry.parity()), "more server");
+                format!("{all} can be read, and survives {survives}")
             }
-            (true, _) if !outcome.unknown.is_empty() || !outcome.unknown_files.is_empty() => {
-                "nothing is known to be lost".to_owned()
-            }
-            (true, None) => "nothing is stored yet".to_owned(),
-            (true, Some(margin)) => match usize::try_from(margin) {
-                Err(_) => "nothing is known to be lost".to_owned(),
-                Ok(0) => format!("{all} can be read, but one more loss is too much"),
-                Ok(margin) => {
-                    let survives = survives_any(margin.min(geometry.parity()), "more server");
-                    format!("{all} can be read, and survives {survives}")
-                }
-            },
         },
-    );
+    });
     lines
 }
 

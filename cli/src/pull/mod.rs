@@ -137,8 +137,7 @@ pub async fn pull(
         }
         done.outcome
     };
-    let (fed, filled, (), mut outcome) =
-        tokio::join!(feed.run(), filling, fetching, finishing);
+    let (fed, filled, (), mut outcome) = tokio::join!(feed.run(), filling, fetching, finishing);
     let Feeding { restorer, made, skipped, problems } = match filled {
         Ok(filled) => filled,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

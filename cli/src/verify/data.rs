@@ -54,7 +54,9 @@ impl Verify<'_> {
             let frames: Vec<u32> = numbers.map(|(number, _)| number).collect();
             let (keys, rows) = (self.fetcher.keys().clone(), Arc::clone(&directory));
             let id = move |bytes: &[u8]| keys.chunk_id(bytes);
-            let each = Arc::new(move |number, frame: &frame::Frame| check_frame(&rows, number, frame, &id));
+            let each = Arc::new(move |number, frame: &frame::Frame| {
+                check_frame(&rows, number, frame, &id)
+            });
             let want = Want { map: Arc::clone(map), frames };
             let read = self.fetcher.frames(kind, &want, &each).await;
             if let Some((_, error)) = read.failed.into_iter().next() {
@@ -112,7 +114,8 @@ fn check_frame(
     if !rows.map(|row| row.chunk).eq(frame.chunks.iter().map(|(id, _)| *id)) {
         return Err(format!("frame {number} has other chunks than its directory"));
     }
-    let is_wrong = |(id, range): &&(ChunkId, Range<usize>)| id_of(&frame.bytes[range.clone()]) != *id;
+    let is_wrong =
+        |(id, range): &&(ChunkId, Range<usize>)| id_of(&frame.bytes[range.clone()]) != *id;
     match frame.chunks.iter().find(is_wrong) {
         None => Ok(()),
         Some((id, _)) => Err(format!("chunk {id:.8} has other bytes than its id")),

@@ -1,6 +1,6 @@
 //! A file that is being written.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -17,7 +17,7 @@ use super::temporary::Temporary;
 use super::{Ended, Problem};
 
 /// A file under a temporary name, of all holes. Dropped unfinished, it is removed. One of a
-/// single chunk is made when that is written, and has its name then.
+/// single chunk is made and closed again when that is written.
 #[derive(Debug)]
 pub(crate) struct FileWriter {
     entry: Entry,
@@ -31,8 +31,15 @@ pub(crate) struct FileWriter {
 enum At {
     /// It takes its contents piece by piece.
     Open(Unnamed),
-    /// It is made in one go, in this folder; and how that ended.
-    Once(Arc<Folder>, Mutex<Option<Ended>>),
+    /// It is open while it is written, which is mostly one call, in this folder.
+    Once(Arc<Folder>, Mutex<Once>),
+}
+
+#[derive(Debug, Default)]
+struct Once {
+    begun: Option<Unnamed>,
+    /// Complete but for its name.
+    made: Option<Temporary>,
 }
 
 /// A file without its name.
@@ -63,10 +70,11 @@ impl Unnamed {
         Ok(self)
     }
 
-    fn name(self, entry: &Entry, name: &CStr) -> Result<Ended, Problem> {
+    /// Gives it its metadata, and closes it.
+    fn close(self, entry: &Entry) -> Temporary {
         let Self { file, temporary } = self;
         metadata::apply(Place::Open(file.as_fd()), entry, &temporary.folder);
-        temporary.place(name).map_err(|error| Problem::new(&entry.path, "name", error))
+        temporary
     }
 }
 
@@ -109,15 +117,17 @@ impl FileWriter {
         }
         match &self.at {
             At::Open(unnamed) => self.write(&unnamed.file, offset, bytes).map_err(problem)?,
-            At::Once(folder, ended) => {
-                if length != self.bytes {
-                    let why = format!("{length} bytes of {}, which come as one", self.bytes);
-                    return Err(problem(io::Error::new(io::ErrorKind::InvalidInput, why)));
-                }
-                let unnamed = made(Arc::clone(folder), &self.entry)?;
+            At::Once(folder, once) => {
+                let mut once = once.lock().unwrap_or_else(PoisonError::into_inner);
+                let unnamed = match once.begun.take() {
+                    Some(unnamed) => unnamed,
+                    None => made(Arc::clone(folder), &self.entry)?,
+                };
                 self.write(&unnamed.file, offset, bytes).map_err(problem)?;
-                let named = unnamed.name(&self.entry, &self.name)?;
-                *ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(named);
+                match self.written_bytes.load(Ordering::Relaxed) + length == self.bytes {
+                    true => once.made = Some(unnamed.close(&self.entry)),
+                    false => once.begun = Some(unnamed),
+                }
             }
         }
         self.written_bytes.fetch_add(length, Ordering::Relaxed);
@@ -148,16 +158,17 @@ impl FileWriter {
             let why = format!("{written} of {} bytes were written", self.bytes);
             return Err(Problem::new(&self.entry.path, "finish", io::Error::other(why)));
         }
-        match self.at {
-            At::Open(unnamed) => unnamed.name(&self.entry, &self.name),
-            At::Once(folder, ended) => {
-                match ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                    Some(ended) => Ok(ended),
+        let temporary = match self.at {
+            At::Open(unnamed) => unnamed.close(&self.entry),
+            At::Once(folder, once) => {
+                match once.into_inner().unwrap_or_else(PoisonError::into_inner).made {
+                    Some(temporary) => temporary,
                     // It has no bytes, and so no chunk.
-                    None => made(folder, &self.entry)?.name(&self.entry, &self.name),
+                    None => made(folder, &self.entry)?.close(&self.entry),
                 }
             }
-        }
+        };
+        temporary.place(&self.name).map_err(|error| Problem::new(&self.entry.path, "name", error))
     }
 }
 

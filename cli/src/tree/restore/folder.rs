@@ -31,15 +31,7 @@ impl Folder {
     /// The folder that all is restored below, which keeps its own metadata.
     pub(super) fn target(handle: OwnedFd, shared: Arc<Shared>, entry: Option<Entry>) -> Self {
         let hands_down = hands_down(&handle);
-        Self {
-            path: Vec::new(),
-            handle,
-            shared,
-            is_new: false,
-            hands_down,
-            entry,
-            _parent: None,
-        }
+        Self { path: Vec::new(), handle, shared, is_new: false, hands_down, entry, _parent: None }
     }
 
     /// Makes a folder in another, or enters the one that is there: closed to others while
