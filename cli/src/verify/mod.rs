@@ -2,7 +2,7 @@
 //!
 //! `map`: every shard that the catalog has is on its server, with its full length and
 //! a sound header; what was reported damaged stays so. `shards`: the servers read and
-//! hash every byte. `data`: besides, k shards of every stripe are read, decoded and
+//! hash every byte. `data`: besides, every stripe's pack is read as a pull reads it, and
 //! opened here, every chunk's id is computed, and every chunk that a snapshot needs is
 //! looked up. `restore`: the same with m random shards of every stripe withheld.
 //!
