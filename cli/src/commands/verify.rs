@@ -191,3 +191,26 @@ fn fields(outcome: &Outcome, took: std::time::Duration) -> serde_json::Value {
         "took_ms": took.as_millis() as u64,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use codec::StripeId;
+
+    use super::*;
+
+    #[test]
+    fn a_lost_manifest_is_a_loss_of_its_own_and_no_stripe() {
+        let mut outcome = Outcome { margin_min: Some(2), ..Outcome::default() };
+        let took = std::time::Duration::ZERO;
+        let last = |outcome: &Outcome| {
+            lines(outcome, Geometry::new(4, 2).unwrap(), took).pop().unwrap_or_default()
+        };
+        assert!(!has_lost(&outcome) && last(&outcome).contains("everything can be read"));
+        let lost = (b"home/a".to_vec(), "gone".to_owned());
+        outcome.lost_manifests.insert(StripeId([1; 32]), lost);
+        assert!(has_lost(&outcome));
+        assert!(last(&outcome).ends_with("all that is not named of 1 snapshot"));
+        let fields = fields(&outcome, took);
+        assert_eq!((&fields["lost_manifests"], &fields["lost_stripes"]), (&1.into(), &0.into()));
+    }
+}
