@@ -69,7 +69,12 @@ impl Frame {
     /// Reads what [`encode`] made, after the seal was opened. Allocates at most
     /// [`FRAME_BYTES_MAX`] and the list of chunks. Chunk ids are not checked.
     pub fn decode(opened: &[u8]) -> Result<Self> {
-        let bytes = decompress("frame", opened, FRAME_BYTES_MAX)?;
+        Self::decode_in(opened, Vec::new())
+    }
+
+    /// The same in memory that was used before, which becomes [`Frame::bytes`].
+    pub fn decode_in(opened: &[u8], buffer: Vec<u8>) -> Result<Self> {
+        let bytes = decompress_in(buffer, "frame", opened, FRAME_BYTES_MAX)?;
         let chunks = read_table(&bytes)?;
         Ok(Self { chunks, bytes })
     }
@@ -90,6 +95,15 @@ pub(crate) fn compress(plaintext: &[u8], level: i32) -> Vec<u8> {
 
 /// Reads what [`compress`] or [`encode`] laid out; the plaintext has at most `bytes_max`.
 pub(crate) fn decompress(what: &'static str, opened: &[u8], bytes_max: usize) -> Result<Vec<u8>> {
+    decompress_in(Vec::new(), what, opened, bytes_max)
+}
+
+fn decompress_in(
+    mut buffer: Vec<u8>,
+    what: &'static str,
+    opened: &[u8],
+    bytes_max: usize,
+) -> Result<Vec<u8>> {
     let Some((&[codec, b0, b1, b2, b3], payload)) = opened.split_first_chunk::<HEAD_BYTES>() else {
         return Err(Error::damaged(what, format!("{} bytes hold no head", opened.len())));
     };
@@ -98,10 +112,14 @@ pub(crate) fn decompress(what: &'static str, opened: &[u8], bytes_max: usize) ->
         let (actual, limit) = (bytes as u64, bytes_max as u64);
         return Err(Error::Bound { what: "the plaintext of a frame in bytes", actual, limit });
     }
+    buffer.clear();
     let plaintext = match codec {
-        STORED if payload.len() <= bytes_max => payload.to_vec(),
+        STORED if payload.len() <= bytes_max => {
+            buffer.extend_from_slice(payload);
+            buffer
+        }
         STORED => return Err(Error::damaged(what, format!("{} bytes stored", payload.len()))),
-        ZSTD => inflate(what, payload, bytes)?,
+        ZSTD => inflate(buffer, what, payload, bytes)?,
         _ => return Err(Error::damaged(what, format!("codec {codec} is unknown"))),
     };
     match plaintext.len() {
@@ -152,13 +170,18 @@ fn squeeze(stored: Vec<u8>, level: i32) -> Vec<u8> {
     }
 }
 
-fn inflate(what: &'static str, payload: &[u8], bytes: usize) -> Result<Vec<u8>> {
+fn inflate(
+    mut plaintext: Vec<u8>,
+    what: &'static str,
+    payload: &[u8],
+    bytes: usize,
+) -> Result<Vec<u8>> {
     let damaged = |why: &str| Error::damaged(what, format!("zstd: {why}"));
     if find_frame_compressed_size(payload).ok() != Some(payload.len()) {
         return Err(damaged("the payload is not one whole zstd frame"));
     }
     // In one call and into a buffer of the final size: zstd allocates no window of its own.
-    let mut plaintext = Vec::with_capacity(bytes);
+    plaintext.reserve_exact(bytes);
     with_decompressor(|zstd| zstd.decompress_to_buffer(payload, &mut plaintext))
         .map_err(|e| damaged(&e.to_string()))?;
     Ok(plaintext)

@@ -77,6 +77,16 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     for (stripe, why) in &outcome.lost {
         ui.warn(&format!("stripe {stripe:.8} is lost: {why}"), None);
     }
+    for (snapshot, (after, why)) in &outcome.lost_manifests {
+        let what = format!("the manifest of snapshot {snapshot:.8} is lost: {why}; the names");
+        match &after[..] {
+            [] => ui.warn(&format!("{what} of its files are not known"), None),
+            after => ui.warn(
+                &format!("{what} after this one are not known"),
+                Some(&tree::absolute(after)),
+            ),
+        }
+    }
     for (snapshot, path) in &outcome.lost_files {
         ui.warn(&format!("lost from snapshot {snapshot:.8}"), Some(&tree::absolute(path)));
     }
@@ -89,7 +99,7 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     }
     ui.summary(&lines(outcome, geometry, took), fields(outcome, took));
     let found = [
-        (!outcome.lost.is_empty() || !outcome.lost_files.is_empty(), Exit::Lost),
+        (has_lost(outcome), Exit::Lost),
         (
             !outcome.unreachable.is_empty()
                 || !outcome.unknown.is_empty()
@@ -102,6 +112,10 @@ fn tell(outcome: &Outcome, geometry: Geometry, took: std::time::Duration, ui: &U
     let exits: Vec<Exit> = found.into_iter().filter(|(is, _)| *is).map(|(_, exit)| exit).collect();
     ui.note_all(&exits);
     Exit::worst(&exits)
+}
+
+fn has_lost(outcome: &Outcome) -> bool {
+    !outcome.lost.is_empty() || !outcome.lost_files.is_empty() || !outcome.lost_manifests.is_empty()
 }
 
 fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Vec<String> {
@@ -130,27 +144,31 @@ fn lines(outcome: &Outcome, geometry: Geometry, took: std::time::Duration) -> Ve
         let count = plural(outcome.unknown.len() as u64, "stripe");
         lines.push(format!("{count} cannot be read just now: too few of their servers answer"));
     }
-    lines.push(
-        match (outcome.lost.is_empty() && outcome.lost_files.is_empty(), outcome.margin_min) {
-            (false, _) => format!(
-                "{} lost, {} with them",
+    lines.push(match (!has_lost(outcome), outcome.margin_min) {
+        (false, _) => {
+            let manifests = match outcome.lost_manifests.len() as u64 {
+                0 => String::new(),
+                count => format!(", and all that is not named of {}", plural(count, "snapshot")),
+            };
+            format!(
+                "{} lost, {} with them{manifests}",
                 plural(outcome.lost.len() as u64, "stripe"),
                 plural(outcome.lost_files.len() as u64, "file")
-            ),
-            (true, _) if !outcome.unknown.is_empty() || !outcome.unknown_files.is_empty() => {
-                "nothing is known to be lost".to_owned()
+            )
+        }
+        (true, _) if !outcome.unknown.is_empty() || !outcome.unknown_files.is_empty() => {
+            "nothing is known to be lost".to_owned()
+        }
+        (true, None) => "nothing is stored yet".to_owned(),
+        (true, Some(margin)) => match usize::try_from(margin) {
+            Err(_) => "nothing is known to be lost".to_owned(),
+            Ok(0) => format!("{all} can be read, but one more loss is too much"),
+            Ok(margin) => {
+                let survives = survives_any(margin.min(geometry.parity()), "more server");
+                format!("{all} can be read, and survives {survives}")
             }
-            (true, None) => "nothing is stored yet".to_owned(),
-            (true, Some(margin)) => match usize::try_from(margin) {
-                Err(_) => "nothing is known to be lost".to_owned(),
-                Ok(0) => format!("{all} can be read, but one more loss is too much"),
-                Ok(margin) => {
-                    let survives = survives_any(margin.min(geometry.parity()), "more server");
-                    format!("{all} can be read, and survives {survives}")
-                }
-            },
         },
-    );
+    });
     lines
 }
 
@@ -165,10 +183,34 @@ fn fields(outcome: &Outcome, took: std::time::Duration) -> serde_json::Value {
         "below_target": outcome.below_target,
         "lost_stripes": outcome.lost.len(),
         "lost_files": outcome.lost_files.len(),
+        "lost_manifests": outcome.lost_manifests.len(),
         "unknown_files": outcome.unknown_files.len(),
         "unknown_stripes": outcome.unknown.len(),
         "unreachable_servers": outcome.unreachable.keys().collect::<Vec<_>>(),
         "margin_min": outcome.margin_min,
         "took_ms": took.as_millis() as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::StripeId;
+
+    use super::*;
+
+    #[test]
+    fn a_lost_manifest_is_a_loss_of_its_own_and_no_stripe() {
+        let mut outcome = Outcome { margin_min: Some(2), ..Outcome::default() };
+        let took = std::time::Duration::ZERO;
+        let last = |outcome: &Outcome| {
+            lines(outcome, Geometry::new(4, 2).unwrap(), took).pop().unwrap_or_default()
+        };
+        assert!(!has_lost(&outcome) && last(&outcome).contains("everything can be read"));
+        let lost = (b"home/a".to_vec(), "gone".to_owned());
+        outcome.lost_manifests.insert(StripeId([1; 32]), lost);
+        assert!(has_lost(&outcome));
+        assert!(last(&outcome).ends_with("all that is not named of 1 snapshot"));
+        let fields = fields(&outcome, took);
+        assert_eq!((&fields["lost_manifests"], &fields["lost_stripes"]), (&1.into(), &0.into()));
+    }
 }

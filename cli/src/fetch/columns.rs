@@ -13,13 +13,15 @@ use futures_util::future::try_join_all;
 use server::cpu;
 use server::wire::{Holder, StripeMap};
 
-use super::shards::{Candidate, Failed, header_bytes};
+use super::shards::{Failed, header_bytes};
 use super::span::{Piece, Span, shard_bytes};
 use super::trouble::Doubt;
 use super::{FetchError, Fetcher, Result};
 
 /// Stripes whose decoded columns are kept for the next span.
 const CACHED_STRIPES: usize = 2;
+/// Longer packs are never decoded as a whole where a part will do.
+const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The data bodies of a stripe, or the same columns of each, decoded and checked.
 #[derive(Debug)]
@@ -27,6 +29,17 @@ struct Columns {
     stripe: StripeId,
     range: Range<u64>,
     bodies: Vec<Vec<u8>>,
+}
+
+impl Columns {
+    /// The span's bytes, which lie in these columns.
+    fn bytes(&self, map: &StripeMap, span: &Span) -> Vec<u8> {
+        let parts = span.pieces(map).into_iter().map(|Piece { index, body }| {
+            &self.bodies[index as usize]
+                [(body.start - self.range.start) as usize..(body.end - self.range.start) as usize]
+        });
+        parts.collect::<Vec<_>>().concat()
+    }
 }
 
 /// The columns decoded last.
@@ -65,19 +78,28 @@ impl Fetcher {
         map: &StripeMap,
         span: &Span,
     ) -> Result<Option<Vec<u8>>> {
-        let tickets = self.trouble.tickets().await?;
-        let pieces = span.pieces(map);
-        let mut holders = Vec::with_capacity(pieces.len());
-        for piece in &pieces {
-            match self.candidates(map, &tickets).into_iter().find(|c| c.holder.index == piece.index)
-            {
-                Some(Candidate { holder, doubt: Doubt::None }) => holders.push(holder),
-                _ => return Ok(None),
-            }
+        let wanted = self.columns_of(map, span);
+        if let Some(columns) = self.cache.find(map.stripe, &wanted) {
+            return Ok(Some(columns.bytes(map, span)));
         }
+        let tickets = self.trouble.tickets().await?;
+        let mut candidates = self.candidates(map, &tickets);
+        candidates.retain(|c| c.doubt == Doubt::None);
+        let holder = |index| candidates.iter().find(|c| c.holder.index == index).map(|c| c.holder);
+        // Where one data shard is to be made of others, these are read once, for all.
+        if wanted.end - wanted.start == shard_bytes(map)
+            && (0..map.geometry.data() as u8).any(|index| holder(index).is_none())
+        {
+            return Ok(None);
+        }
+        let pieces = span.pieces(map);
+        let holders = pieces.iter().map(|piece| holder(piece.index)).collect::<Option<Vec<_>>>();
+        let Some(holders) = holders else { return Ok(None) };
         let reads =
             pieces.iter().zip(&holders).map(|(piece, holder)| self.read_piece(map, holder, piece));
         match try_join_all(reads).await {
+            // Mostly it is one, which stays where it is.
+            Ok(mut parts) if parts.len() == 1 => Ok(parts.pop().map(Vec::from)),
             Ok(parts) => Ok(Some(parts.concat())),
             Err(_) => Ok(None),
         }
@@ -89,13 +111,16 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         span: &Span,
     ) -> Result<Vec<u8>> {
-        let columns = self.cached_columns(map, span.columns(map)).await?;
-        let start = columns.range.start;
-        let parts = span.pieces(map).into_iter().map(|Piece { index, body }| {
-            &columns.bodies[index as usize]
-                [(body.start - start) as usize..(body.end - start) as usize]
-        });
-        Ok(parts.collect::<Vec<_>>().concat())
+        let columns = self.cached_columns(map, self.columns_of(map, span)).await?;
+        Ok(columns.bytes(map, span))
+    }
+
+    /// The columns that are read for a span: all of them where the rest is wanted as well.
+    fn columns_of(&self, map: &StripeMap, span: &Span) -> Range<u64> {
+        match self.reads_all && map.pack_bytes <= WHOLE_BYTES_MAX {
+            true => 0..shard_bytes(map),
+            false => span.columns(map),
+        }
     }
 
     /// One at a time: a stripe takes its size in memory, and whoever waits may want the same one.

@@ -2,7 +2,9 @@
 //!
 //! A healthy read takes byte ranges of data shards and trusts the AEAD tag. When
 //! a shard is missing, slow or wrong, columns of any k shards are read, checked
-//! block by block and decoded; where too few are whole, each block for itself. A
+//! block by block and decoded; where too few are whole, each block for itself. Slow is
+//! what takes far longer than the others do: it is not read from for a while, unless
+//! there are too few others. A
 //! server that does not answer is waited for, once, where others cannot serve in its
 //! stead. What was met on the way is reported to the coordinator once, for repair.
 
@@ -10,12 +12,14 @@ mod columns;
 mod directory;
 mod error;
 mod origin;
+mod pace;
 mod shards;
 mod span;
 mod tree;
 mod trouble;
 mod withhold;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,11 +30,13 @@ use codec::manifest::ChunkRef;
 use codec::seal::{FrameKind, PackKey};
 use codec::shard::Kind;
 use codec::{ChunkId, StripeId, VaultId};
+use futures_util::StreamExt as _;
 use rayon::prelude::*;
 use server::cpu;
 use server::wire::{
     CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Found, Holder, ReadTicket, StripeMap,
 };
+use tokio::sync::Semaphore;
 
 use crate::config::Location;
 use crate::rescue::Folders;
@@ -47,6 +53,16 @@ use self::trouble::Trouble;
 pub use self::trouble::{Heal, PassedOver, Tickets};
 use self::withhold::Withholding;
 
+/// Bytes of spans, not opened yet, that are held or under way at once.
+const SPANS_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// Spans of one stripe that are under way at once.
+const SPANS_AT_ONCE: usize = 4;
+
+thread_local! {
+    /// The memory of the last frame that the thread opened: fresh memory costs as much as filling it.
+    static PLAINTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Reads chunks of one vault.
 pub struct Fetcher {
     vault: VaultId,
@@ -54,7 +70,10 @@ pub struct Fetcher {
     origin: Arc<Origin>,
     trouble: Trouble,
     cache: ColumnCache,
+    /// A permit for each byte of a span.
+    room: Semaphore,
     withholding: Option<Withholding>,
+    reads_all: bool,
     counters: Arc<Counters>,
 }
 
@@ -99,7 +118,9 @@ impl Fetcher {
             origin,
             trouble,
             cache: ColumnCache::default(),
+            room: Semaphore::new(SPANS_BYTES_MAX as usize),
             withholding: None,
+            reads_all: false,
             counters,
         }
     }
@@ -107,6 +128,11 @@ impl Fetcher {
     /// Reads without m shards of each stripe, chosen at random, as long as it can.
     pub fn withholding(self) -> Self {
         Self { withholding: Some(Withholding::default()), ..self }
+    }
+
+    /// Of a stripe that must be decoded in part, decodes all: nearly all of it will be asked for.
+    pub fn reading_all(self) -> Self {
+        Self { reads_all: true, ..self }
     }
 
     /// Stripes read in part or whole while shards of them were withheld, and how many shards.
@@ -179,7 +205,7 @@ impl Fetcher {
         for ids in ids.chunks(CHUNKS_PER_REQUEST_MAX) {
             let mut open: Vec<ChunkId> = ids.to_vec();
             let wanted: HashSet<ChunkId> = ids.iter().copied().collect();
-            let each = Arc::new(move |frame: Frame| {
+            let each = Arc::new(move |_, frame: &Frame| {
                 let wanted = frame.chunks.iter().filter(|(id, _)| wanted.contains(id));
                 wanted
                     .map(|(id, range)| (*id, frame.bytes[range.clone()].to_vec()))
@@ -235,16 +261,17 @@ impl Fetcher {
         Ok(places)
     }
 
-    /// Hands each frame of `want`, opened and decompressed, to `each` on the rayon pool, and
-    /// returns what that made of them, and the frames that no set of good shards gives.
+    /// Hands each frame of `want`, by its number, opened and decompressed, to `each` on the rayon
+    /// pool, and returns what that made of them, in any order, and the frames that no set of good
+    /// shards gives. Some spans are read while others are opened.
     pub async fn frames<T: Send + 'static>(
         &self,
         kind: FrameKind,
         want: &Want,
-        each: &Arc<impl Fn(Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
     ) -> Frames<T> {
         let mut frames = Frames { made: Vec::with_capacity(want.frames.len()), failed: Vec::new() };
-        let mut spans = match span::coalesce(&want.map, &want.frames) {
+        let spans = match span::coalesce(&want.map, &want.frames) {
             Ok(spans) => spans,
             Err(error) => {
                 return Frames {
@@ -253,9 +280,31 @@ impl Fetcher {
                 };
             }
         };
-        spans.reverse();
+        let read = |span| self.frames_of_span(kind, &want.map, span, each);
+        let mut read = std::pin::pin!(
+            futures_util::stream::iter(spans).map(read).buffer_unordered(SPANS_AT_ONCE)
+        );
+        while let Some(Frames { made, failed }) = read.next().await {
+            frames.made.extend(made);
+            frames.failed.extend(failed);
+        }
+        frames
+    }
+
+    async fn frames_of_span<T: Send + 'static>(
+        &self,
+        kind: FrameKind,
+        map: &Arc<StripeMap>,
+        span: Span,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
+    ) -> Frames<T> {
+        let bytes = (span.pack.end - span.pack.start).min(SPANS_BYTES_MAX.into()) as u32;
+        // Nobody closes it.
+        let _room = self.room.acquire_many(bytes).await;
+        let mut frames = Frames { made: Vec::with_capacity(span.frames.len()), failed: Vec::new() };
+        let mut spans = vec![span];
         while let Some(span) = spans.pop() {
-            match self.span_frames(kind, &want.map, span, each, &mut frames.made).await {
+            match self.span_frames(kind, map, span, each, &mut frames.made).await {
                 Ok(()) => {}
                 // Perhaps some of its frames lie in shards that are whole.
                 Err((left, _)) if left.frames.len() > 1 => spans.extend(left.single_frames().rev()),
@@ -273,7 +322,7 @@ impl Fetcher {
         kind: FrameKind,
         map: &Arc<StripeMap>,
         span: Span,
-        each: &Arc<impl Fn(Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<(), (Span, FetchError)> {
         let mut left = span;
@@ -307,7 +356,7 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         mut span: Span,
         mut bytes: Vec<u8>,
-        each: &Arc<impl Fn(Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<Span, (Span, FetchError)> {
         let key = match PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault) {
@@ -329,9 +378,15 @@ impl Fetcher {
                 sealed.push((number, frame));
             }
             let open = |(number, sealed): (u32, &mut [u8])| {
-                let frame =
-                    key.open(vault, kind, number, sealed).and_then(|opened| Frame::decode(opened));
-                frame.map(|frame| each(frame)).map_err(|error| {
+                let frame = key
+                    .open(vault, kind, number, sealed)
+                    .and_then(|opened| Frame::decode_in(opened, PLAINTEXT.take()));
+                let made = frame.map(|frame| {
+                    let made = each(number, &frame);
+                    PLAINTEXT.set(frame.bytes);
+                    made
+                });
+                made.map_err(|error| {
                     tracing::debug!(%error, number, "a frame does not open");
                     number
                 })

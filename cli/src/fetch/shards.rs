@@ -2,6 +2,7 @@
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use codec::digest::BLOCK_BYTES;
@@ -24,6 +25,9 @@ const STAGES: [RangeInclusive<Doubt>; 4] = [
     Doubt::Damaged..=Doubt::Damaged,
 ];
 
+/// Parts that the patience with a server is counted in.
+const PATIENCE_PARTS: u32 = 8;
+
 /// A shard that may be read, and what speaks against it.
 pub(super) struct Candidate {
     pub(super) holder: Holder,
@@ -43,7 +47,7 @@ struct Gathered {
 pub(super) enum Failed {
     /// It is missing or damaged.
     Bad,
-    /// Its server gave no usable answer.
+    /// Its server gave no usable answer, or none in time.
     Away,
 }
 
@@ -174,7 +178,7 @@ impl Fetcher {
         let (map_, first) = (Arc::clone(map), range.start / BLOCK_BYTES as u64);
         let index = holder.index;
         let checked = cpu::run(move || {
-            check_columns(&map_, index, &header, first, &body).map(|()| body.to_vec())
+            check_columns(&map_, index, &header, first, &body).map(|()| Vec::from(body))
         })
         .await;
         match checked {
@@ -187,7 +191,7 @@ impl Fetcher {
     }
 
     /// Bytes of a shard file. Patiently: a server that does not answer is waited for, and given
-    /// up when that was in vain.
+    /// up when that was in vain; otherwise it is let go when it is far slower than others.
     pub(super) async fn read_range(
         &self,
         map: &StripeMap,
@@ -203,10 +207,22 @@ impl Fetcher {
             let ticket = tickets.servers.get(&server).ok_or(Failed::Away)?;
             // A lost server may be back, but is not waited for.
             let wait = wait && !tickets.is_lost(server);
-            let read = self.origin.get_range(ticket, map, holder, range.clone(), wait).await;
+            let wanted = range.end.saturating_sub(range.start);
+            let read = self.origin.get_range(ticket, map, holder, range.clone(), wait);
+            let patience = self.trouble.patience(server, wanted);
+            let (read, took) = timed(read, patience, !patient).await;
+            let Some(read) = read else {
+                if self.trouble.is_late(server) {
+                    self.tell_slow(&ticket.name);
+                }
+                return Err(Failed::Away);
+            };
             let error = match read {
                 Ok(bytes) => {
                     self.counters.sent(&ticket.name, bytes.len() as u64);
+                    if self.trouble.gave(server, wanted, took) {
+                        self.tell_slow(&ticket.name);
+                    }
                     if patient {
                         self.trouble.answered(server);
                     }
@@ -247,6 +263,11 @@ impl Fetcher {
         }
     }
 
+    fn tell_slow(&self, server: &str) {
+        tracing::info!(server, "it is far slower than the others, which are read in its stead");
+        self.counters.limited_by(format!("network to {server} (others are read in its stead)"));
+    }
+
     /// More than m shards known bad in these columns, or on servers that are lost: lost. Otherwise servers are away, and the data may be whole.
     fn too_few(&self, map: &StripeMap, tickets: &Tickets, gathered: &Gathered) -> FetchError {
         let geometry = map.geometry;
@@ -280,6 +301,29 @@ impl Fetcher {
     pub(super) fn is_beyond_repair(&self, map: &StripeMap) -> bool {
         let missing = bad_shards(map, |holder| self.trouble.is_missing(map.stripe, holder));
         missing > map.geometry.parity()
+    }
+}
+
+/// What a read gives, and how long it took; nothing if it `ends` and that is longer than
+/// `patience`. Counted in parts: while nobody polls, nothing can come, and all of that time is one
+/// part.
+async fn timed<T>(
+    read: impl Future<Output = T>,
+    patience: Duration,
+    ends: bool,
+) -> (Option<T>, Duration) {
+    let began = Instant::now();
+    let part = patience / PATIENCE_PARTS;
+    let mut waited = Duration::ZERO;
+    let mut read = std::pin::pin!(read);
+    loop {
+        if ends && waited >= part * PATIENCE_PARTS {
+            return (None, waited);
+        }
+        match tokio::time::timeout(part, &mut read).await {
+            Ok(read) => return (Some(read), began.elapsed().min(waited + part)),
+            Err(_) => waited += part,
+        }
     }
 }
 

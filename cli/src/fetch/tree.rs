@@ -1,6 +1,6 @@
 //! Walking a tree of pages: manifests and chunk lists, fetched a few pages ahead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use codec::ChunkId;
@@ -29,6 +29,7 @@ pub struct Tree<I: Item> {
     cursor: Cursor<I>,
     ahead: HashMap<ChunkId, Vec<u8>>,
     read: Vec<ChunkId>,
+    known: Arc<HashSet<ChunkId>>,
 }
 
 /// The entries of a manifest.
@@ -39,7 +40,18 @@ pub type ChunkList = Tree<ChunkRef>;
 impl<I: Item> Tree<I> {
     /// The items below `root`.
     pub fn new(fetcher: Arc<Fetcher>, root: PageRef) -> Self {
-        Self { fetcher, cursor: Cursor::new(root), ahead: HashMap::new(), read: Vec::new() }
+        Self {
+            fetcher,
+            cursor: Cursor::new(root),
+            ahead: HashMap::new(),
+            read: Vec::new(),
+            known: Arc::default(),
+        }
+    }
+
+    /// Passes over these pages, and all that is below them.
+    pub fn without(self, known: Arc<HashSet<ChunkId>>) -> Self {
+        Self { known, ..self }
     }
 
     /// Skips to `target`, see [`Cursor::seek`].
@@ -55,6 +67,11 @@ impl<I: Item> Tree<I> {
                 Step::End => return Ok(None),
                 Step::Need(page) => page,
             };
+            if self.known.contains(&page.id) {
+                let passed = self.cursor.pass_over();
+                passed.map_err(|error| FetchError::Lost(error.to_string()))?;
+                continue;
+            }
             let bytes = match self.ahead.remove(&page.id) {
                 Some(bytes) => bytes,
                 None => self.fetch(page).await?,
@@ -111,6 +128,7 @@ impl<I: Item> Tree<I> {
         let mut ids: Vec<ChunkId> =
             self.cursor.upcoming(PAGES_AHEAD).iter().map(|c| c.id).collect();
         ids.dedup();
+        ids.retain(|id| !self.known.contains(id));
         if let Ok(pages) = self.fetcher.chunks(FrameKind::Metadata, &ids).await {
             self.ahead = pages;
         }

@@ -10,6 +10,7 @@ use tokio::sync::RwLock;
 
 use super::Result;
 use super::origin::Origin;
+use super::pace::Pace;
 
 /// A server that was waited for in vain is not asked again for this long.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(60);
@@ -61,6 +62,7 @@ pub(super) struct Trouble {
     origin: Arc<Origin>,
     tickets: RwLock<Option<Arc<Tickets>>>,
     known: Mutex<Known>,
+    pace: Mutex<Pace>,
 }
 
 #[derive(Default)]
@@ -97,6 +99,8 @@ impl Known {
 pub(super) enum Doubt {
     /// Nothing.
     None,
+    /// Its server is far slower than the others.
+    Slow,
     /// The coordinator's probes miss its server.
     Suspect,
     /// Its server gave this reader no usable answer, for any shard or for this one.
@@ -114,7 +118,7 @@ pub(super) fn is_stale(error: &server::Error) -> bool {
 
 impl Trouble {
     pub(super) fn new(origin: Arc<Origin>) -> Self {
-        Self { origin, tickets: RwLock::new(None), known: Mutex::default() }
+        Self { origin, tickets: RwLock::new(None), known: Mutex::default(), pace: Mutex::default() }
     }
 
     pub(super) fn heals(&self) -> Vec<Heal> {
@@ -255,8 +259,30 @@ impl Trouble {
             () if bad => Doubt::Reported,
             () if broken_off > 0 || known.doubted.contains(&server) => Doubt::PassedOver,
             () if ticket.state.is_away() => Doubt::Suspect,
+            () if self.pace().is_slow(server, Instant::now()) => Doubt::Slow,
             () => Doubt::None,
         })
+    }
+
+    /// How long a read may take before others are asked in the server's stead.
+    pub(super) fn patience(&self, server: ServerId, bytes: u64) -> Duration {
+        self.pace().patience(server, bytes)
+    }
+
+    /// Notes how long a server took to give `bytes`; true when it is slow from here on.
+    pub(super) fn gave(&self, server: ServerId, bytes: u64, took: Duration) -> bool {
+        self.pace().gave(server, bytes, took, Instant::now())
+    }
+
+    /// Notes that a read took too long to be waited for; true when its server is slow from here
+    /// on.
+    pub(super) fn is_late(&self, server: ServerId) -> bool {
+        self.pace().is_late(server, Instant::now())
+    }
+
+    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+        // As below.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {

@@ -9,14 +9,18 @@ use codec::frame::Frame;
 use codec::manifest::Node;
 use codec::seal::FrameKind;
 use codec::{ChunkId, StripeId};
+use futures_util::{StreamExt as _, stream};
 use rayon::prelude::*;
 use server::cpu;
 
 use super::window::{Piece, Unmade, Window};
 use super::{Lost, Outcome, is_taken};
-use crate::fetch::{self, FetchError, Fetcher, Places};
+use crate::fetch::{self, FetchError, Fetcher, Places, Want};
 use crate::tree::{Ended, FileWriter, LinkWriter, Problem};
 use crate::ui::Counters;
+
+/// Stripes of a window that are read from at once.
+const STRIPES_AT_ONCE: usize = 4;
 
 /// A window whose chunks were written, and what went wrong with some of its files.
 pub struct Fetched {
@@ -97,14 +101,17 @@ impl Deliver {
                 errors.entry(id).or_insert_with(|| self.fetcher.no_place(id, 0));
             }
             let mut failed: HashMap<(StripeId, u32), FetchError> = HashMap::new();
-            for want in wants {
-                let frames = self.fetcher.frames(FrameKind::Data, &want, &each).await;
+            let each = &each;
+            let read = |want: Want| async move {
+                (want.map.stripe, self.fetcher.frames(FrameKind::Data, &want, each).await)
+            };
+            let mut read =
+                std::pin::pin!(stream::iter(wants).map(read).buffer_unordered(STRIPES_AT_ONCE));
+            while let Some((stripe, frames)) = read.next().await {
                 for problem in frames.made.into_iter().flatten() {
                     broken.insert(problem.path.clone(), Why::Write(problem));
                 }
-                failed.extend(
-                    frames.failed.into_iter().map(|(n, error)| ((want.map.stripe, n), error)),
-                );
+                failed.extend(frames.failed.into_iter().map(|(n, error)| ((stripe, n), error)));
             }
             let written = written.lock().unwrap_or_else(PoisonError::into_inner);
             open.retain(|id| {
@@ -136,14 +143,14 @@ impl Deliver {
         &self,
         pieces: &[Piece],
         written: Arc<Mutex<HashSet<ChunkId>>>,
-    ) -> impl Fn(Frame) -> Vec<Problem> + Send + Sync + use<> {
+    ) -> impl Fn(u32, &Frame) -> Vec<Problem> + Send + Sync + use<> {
         let mut targets: HashMap<ChunkId, Vec<(Arc<FileWriter>, u64, u32)>> = HashMap::new();
         for piece in pieces {
             let target = (Arc::clone(&piece.file), piece.offset, piece.chunk.bytes);
             targets.entry(piece.chunk.id).or_default().push(target);
         }
         let counters = Arc::clone(&self.counters);
-        move |frame| {
+        move |_, frame| {
             let mut problems = Vec::new();
             for (id, range) in &frame.chunks {
                 let bytes = &frame.bytes[range.clone()];

@@ -114,22 +114,30 @@ pub async fn pull(
         tokio::task::spawn_blocking(move || windows.run(feeding))
     };
     let deliver = Deliver { fetcher: Arc::clone(fetcher), counters, is_empty: options.is_empty };
-    let delivering = async {
-        let mut done = Done::default();
+    let (written, mut to_finish) = mpsc::channel(1);
+    let fetching = async {
         let fetched = futures_util::stream::unfold(ready, |mut ready| async {
             ready.recv().await.map(|w| (w, ready))
         })
         .map(|window| deliver.fetch(window))
         .buffered(WINDOWS_IN_FLIGHT);
         let mut fetched = std::pin::pin!(fetched);
+        while let Some(fetched) = fetched.next().await {
+            // `finishing` takes all of them.
+            let _ = written.send(fetched).await;
+        }
+        drop(written);
+    };
+    let finishing = async {
+        let mut done = Done::default();
         // Windows come out in order: when one is done, all before it are, and with them
         // the earlier parts of its files and the first names of its links.
-        while let Some(fetched) = fetched.next().await {
+        while let Some(fetched) = to_finish.recv().await {
             deliver.finish(fetched, &mut done).await;
         }
         done.outcome
     };
-    let (fed, filled, mut outcome) = tokio::join!(feed.run(), filling, delivering);
+    let (fed, filled, (), mut outcome) = tokio::join!(feed.run(), filling, fetching, finishing);
     let Feeding { restorer, made, skipped, problems } = match filled {
         Ok(filled) => filled,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -8,14 +8,16 @@ use tokio::sync::mpsc;
 use super::feed::Item;
 use super::{is_taken, relative};
 use crate::fetch::FetchError;
-use crate::tree::{Begun, FileWriter, LinkWriter, Problem, Restorer};
+use crate::tree::{self, Begun, FileWriter, LinkWriter, Problem, Restorer};
 
 /// A window is closed when its chunks have this many bytes,
 const WINDOW_BYTES: u64 = 24 * 1024 * 1024;
 /// or this many chunks, which can be of a byte each,
 const WINDOW_PIECES: usize = 16_384;
-/// or when it has this many files and links: each, or the folder above it, is open.
-const WINDOW_FILES: usize = 512;
+/// or this many files and links, which can be empty,
+const WINDOW_FILES: usize = 8192;
+/// or when so many files and folders of it are open.
+const WINDOW_OPEN: usize = 512;
 
 /// Chunks that are fetched together, and the files and links that are complete with them.
 #[derive(Default)]
@@ -31,11 +33,17 @@ pub struct Window {
     /// Names under which nothing was made.
     pub unmade: Vec<(Vec<u8>, Unmade)>,
     bytes: u64,
+    /// Files and folders that it holds open, at most.
+    open: usize,
 }
 
 impl Window {
     fn is_full(&self) -> bool {
         self.bytes >= WINDOW_BYTES || self.pieces.len() >= WINDOW_PIECES
+    }
+
+    fn has_many_files(&self) -> bool {
+        self.files.len() + self.links.len() >= WINDOW_FILES || self.open >= WINDOW_OPEN
     }
 
     /// Lets go of the pieces, and with them of the files that they hold.
@@ -72,6 +80,8 @@ pub struct Windows {
     is_empty: bool,
     out: mpsc::Sender<Window>,
     window: Window,
+    /// The path of the folder of the entry that came last.
+    folder: Vec<u8>,
     /// The file whose chunks come in lists, and how far they have come.
     long: Option<(Arc<FileWriter>, u64)>,
     made: u64,
@@ -105,6 +115,7 @@ impl Windows {
             is_empty,
             out,
             window: Window::default(),
+            folder: Vec::new(),
             long: None,
             made: 0,
             skipped: 0,
@@ -121,8 +132,7 @@ impl Windows {
                     Item::Chunks(chunks) => self.more(&chunks),
                     Item::Broken(why) => self.broken(why),
                 }
-                let files = self.window.files.len() + self.window.links.len();
-                if self.window.is_full() || files >= WINDOW_FILES {
+                if self.window.is_full() || self.window.has_many_files() {
                     self.close();
                 }
             }
@@ -148,6 +158,11 @@ impl Windows {
         if let Node::Hardlink { first } = &mut entry.node {
             *first = relative(first, &self.top).to_vec();
         }
+        let folder = tree::split(&entry.path).0;
+        if folder != self.folder {
+            self.folder = folder.to_vec();
+            self.window.open += 1;
+        }
         let path = entry.path.clone();
         match self.restorer.begin(entry) {
             Ok(Begun::Done) => self.made += 1,
@@ -171,6 +186,7 @@ impl Windows {
     }
 
     fn file(&mut self, file: Arc<FileWriter>) {
+        self.window.open += usize::from(file.is_open());
         let chunks = match &file.entry().node {
             Node::File { content: Content::Chunks(chunks), .. } => chunks.clone(),
             _ => {

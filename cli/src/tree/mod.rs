@@ -146,7 +146,7 @@ pub(crate) fn name(path: &[u8]) -> &[u8] {
 }
 
 /// A path's folder (empty for none) and its name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&[], path),

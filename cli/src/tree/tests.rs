@@ -347,6 +347,7 @@ fn an_unfinished_file_has_no_name() {
     assert!(writer.write_at(u64::MAX, b"45").is_err());
     assert!(writer.finish().unwrap_err().to_string().contains("3 of 5 bytes"));
     let dropped = begin();
+    dropped.write_at(0, b"1").unwrap();
     let names: Vec<_> =
         fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(matches!(&names[..], [one] if one.as_bytes().starts_with(b".arc-")), "{names:?}");

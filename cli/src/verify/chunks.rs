@@ -1,7 +1,7 @@
 //! Walks a snapshot's manifest: which stripes it needs, and which of its files some
 //! chunk is missing for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use codec::manifest::{Content, Entry, Node, PageRef};
@@ -14,6 +14,13 @@ use crate::snapshots;
 /// Chunks that are looked up together.
 const GROUP_CHUNKS: usize = 4096;
 
+/// Manifest pages that are remembered from one snapshot to the next: 32 bytes each.
+const KNOWN_PAGES_MAX: usize = 1 << 18;
+
+/// Pages of manifests all of whose files have all that they need. Most of a snapshot's pages are
+/// the next one's too.
+pub(super) type KnownPages = Arc<HashSet<ChunkId>>;
+
 /// What a snapshot needs.
 #[derive(Default)]
 pub(super) struct Walked {
@@ -23,18 +30,34 @@ pub(super) struct Walked {
     pub(super) lost_files: BTreeSet<Vec<u8>>,
     /// Files of which too few servers answer to say what they need.
     pub(super) unknown_files: BTreeSet<Vec<u8>>,
+    /// The path of the last entry that was read.
+    pub(super) last: Vec<u8>,
+    /// Pages with entries, none of which is a further name of a file: whether such a name is
+    /// lost, other pages say.
+    leaves: HashSet<ChunkId>,
 }
 
-/// Stripes of a snapshot, and its files with a chunk that is in no stripe but `lost` ones. An
-/// error ends the walk; what was found until then comes with it.
+impl Walked {
+    /// Adds the pages that say nothing new in other snapshots to those `known`.
+    pub(super) fn note_known(self, known: &mut KnownPages) {
+        if self.lost_files.is_empty() && self.unknown_files.is_empty() {
+            let room = KNOWN_PAGES_MAX.saturating_sub(known.len());
+            Arc::make_mut(known).extend(self.leaves.into_iter().take(room));
+        }
+    }
+}
+
+/// Stripes of a snapshot, and its files with a chunk that is in no stripe but `lost` ones, but for
+/// what only `known` pages have. An error ends the walk; what was found until then comes with it.
 pub(super) async fn walk(
     fetcher: &Arc<Fetcher>,
     row: &SnapshotRow,
     lost: &BTreeSet<StripeId>,
+    known: &KnownPages,
 ) -> (Walked, Result<()>) {
     let mut lookup = Lookup { fetcher, lost, waiting: Vec::new(), walked: Walked::default() };
     lookup.walked.stripes.insert(row.stripe.stripe, Arc::new(row.stripe.clone()));
-    let walked = lookup.snapshot(row).await;
+    let walked = lookup.snapshot(row, known).await;
     let flushed = lookup.flush().await;
     (lookup.walked, walked.and(flushed))
 }
@@ -57,16 +80,28 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    async fn snapshot(&mut self, row: &SnapshotRow) -> Result<()> {
+    async fn snapshot(&mut self, row: &SnapshotRow, known: &KnownPages) -> Result<()> {
         let record = snapshots::record(self.fetcher, row).await?;
-        let mut entries = Entries::new(Arc::clone(self.fetcher), record.manifest);
+        let entries = Entries::new(Arc::clone(self.fetcher), record.manifest);
+        let mut entries = entries.without(Arc::clone(known));
+        let mut leaf = None;
         loop {
             let next = entries.next().await;
-            self.waiting.extend(entries.take_read_pages().into_iter().map(Waiting::Page));
-            match next? {
-                Some(entry) => self.entry(entry).await?,
-                None => return Ok(()),
+            let pages = entries.take_read_pages();
+            // The last page that was read for an entry is the one that has it.
+            leaf = pages.last().copied().or(leaf);
+            let is_new = !pages.is_empty();
+            self.waiting.extend(pages.into_iter().map(Waiting::Page));
+            let Some(entry) = next? else { return Ok(()) };
+            self.walked.last.clone_from(&entry.path);
+            match leaf {
+                Some(leaf) if matches!(entry.node, Node::Hardlink { .. }) => {
+                    self.walked.leaves.remove(&leaf);
+                }
+                Some(leaf) if is_new => drop(self.walked.leaves.insert(leaf)),
+                _ => {}
             }
+            self.entry(entry).await?;
         }
     }
 
@@ -124,7 +159,7 @@ impl Lookup<'_> {
         };
         let ids: Vec<ChunkId> = waiting.iter().filter_map(id).collect();
         let places = self.fetcher.locate(&ids).await?;
-        let Walked { stripes, lost_files, unknown_files } = &mut self.walked;
+        let Walked { stripes, lost_files, unknown_files, .. } = &mut self.walked;
         for waiting in waiting {
             let rows = id(&waiting).and_then(|id| places.get(&id)).map_or(&[][..], Vec::as_slice);
             for (map, _) in rows {

@@ -1,27 +1,32 @@
-//! Reads k shards of each stripe, decodes, opens every frame and computes every chunk's id.
+//! Reads every stripe's pack, opens every frame and computes every chunk's id.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use codec::keys::VaultKeys;
 use codec::pack::{self, Directory, DirectoryRow};
+use codec::seal::FrameKind;
 use codec::shard::Kind;
-use codec::{ChunkId, Error, VaultId, frame, stripe};
-use rayon::prelude::*;
+use codec::{ChunkId, frame, stripe};
+use futures_util::{StreamExt as _, stream};
 use server::cpu;
-use server::wire::StripeMap;
+use server::wire::{CHUNKS_PER_REQUEST_MAX, StripeMap};
 
 use super::Verify;
 use crate::exit::Failure;
-use crate::fetch::{FetchError, pack_key};
+use crate::fetch::{FetchError, Want, pack_key};
+
+/// Stripes that are read at once: one's directory while another's frames are opened.
+const STRIPES_AT_ONCE: usize = 2;
 
 impl Verify<'_> {
     pub(super) async fn read_data(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
-        // Whole stripes are in memory: one at a time.
-        for map in maps {
-            if self.outcome.lost.contains_key(&map.stripe) {
-                continue;
-            }
-            match self.read_stripe(map).await {
+        let verify = &*self;
+        let maps = maps.iter().filter(|map| !verify.outcome.lost.contains_key(&map.stripe));
+        let read = |map| async move { (map, verify.read_stripe(map).await) };
+        let read: Vec<_> =
+            stream::iter(maps).map(read).buffer_unordered(STRIPES_AT_ONCE).collect().await;
+        for (map, read) in read {
+            match read {
                 Ok(()) => self.covers(map.stripe).opened = true,
                 Err(error) => self.outcome.unread(map.stripe, "its data", error)?,
             }
@@ -30,80 +35,127 @@ impl Verify<'_> {
     }
 
     async fn read_stripe(&self, map: &Arc<StripeMap>) -> Result<(), FetchError> {
-        let bodies = self.fetcher.data_bodies(map).await?;
-        let (vault, keys, map) =
-            (self.fetcher.vault(), self.fetcher.keys().clone(), Arc::clone(map));
-        let stripe = map.stripe;
-        let rows = cpu::run(move || open_all(vault, &keys, &map, &bodies))
-            .await
-            .map_err(|error| FetchError::Lost(error.to_string()))?;
-        // A pull goes by the catalog's rows, not by the directory.
-        let ids: Vec<ChunkId> = rows.iter().map(|row| row.chunk).collect();
-        let places = self.fetcher.locate(&ids).await?;
-        let is_listed = |row: &&DirectoryRow| {
-            let places = places.get(&row.chunk).map_or(&[][..], Vec::as_slice);
-            places.iter().any(|(map, frame)| (map.stripe, *frame) == (stripe, row.frame))
-        };
-        match rows.iter().find(|row| !is_listed(row)) {
-            None => Ok(()),
-            Some(row) => Err(FetchError::Lost(format!(
-                "chunk {:.8} is in frame {}, and the catalog says otherwise",
-                row.chunk, row.frame
-            ))),
+        if matches!(map.kind, Kind::Snapshot | Kind::Record) {
+            return self.read_record(map).await;
         }
+        let directory = self.fetcher.directory(map).await?;
+        let catalog_agrees = directory.frames.len() == map.frames.len()
+            && directory.frames.iter().zip(&map.frames).all(|(a, b)| (a.0 as u8, a.1) == *b);
+        if !catalog_agrees {
+            let why = "the catalog has other frames than the pack's directory";
+            return Err(FetchError::Lost(why.to_owned()));
+        }
+        if directory.frames.iter().any(|frame| frame.0 == FrameKind::Record) {
+            return Err(FetchError::Lost("a frame of a record among those of chunks".to_owned()));
+        }
+        let directory = Arc::new(directory);
+        for kind in [FrameKind::Data, FrameKind::Metadata] {
+            let numbers = (0..).zip(&directory.frames).filter(|(_, frame)| frame.0 == kind);
+            let frames: Vec<u32> = numbers.map(|(number, _)| number).collect();
+            let (keys, rows) = (self.fetcher.keys().clone(), Arc::clone(&directory));
+            let id = move |bytes: &[u8]| keys.chunk_id(bytes);
+            let each = Arc::new(move |number, frame: &frame::Frame| {
+                check_frame(&rows, number, frame, &id)
+            });
+            let want = Want { map: Arc::clone(map), frames };
+            let read = self.fetcher.frames(kind, &want, &each).await;
+            if let Some((_, error)) = read.failed.into_iter().next() {
+                return Err(error);
+            }
+            read.made.into_iter().collect::<Result<(), String>>().map_err(FetchError::Lost)?;
+        }
+        self.look_up(map, &directory.chunks).await
     }
-}
 
-/// Opens a whole pack: its records, or its directory and every frame, with every chunk's id. Where
-/// each chunk is.
-fn open_all(
-    vault: VaultId,
-    keys: &VaultKeys,
-    map: &StripeMap,
-    bodies: &[Vec<u8>],
-) -> codec::Result<Vec<DirectoryRow>> {
-    let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
-    let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
-    let key = pack_key(map, keys, vault)?;
-    match map.kind {
-        Kind::Snapshot => return pack::open_record(vault, &key, &bytes).map(|_| Vec::new()),
-        Kind::Record => {
-            return pack::open_records(vault, &key, &bytes, |_| Ok(())).map(|()| Vec::new());
-        }
-        Kind::Data | Kind::Metadata => {}
+    async fn read_record(&self, map: &Arc<StripeMap>) -> Result<(), FetchError> {
+        let bodies = self.fetcher.data_bodies(map).await?;
+        let (vault, keys) = (self.fetcher.vault(), self.fetcher.keys().clone());
+        let map = Arc::clone(map);
+        let opened = cpu::run(move || {
+            let bodies: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
+            let bytes = stripe::join(map.geometry, map.pack_bytes, &bodies)?;
+            let key = pack_key(&map, &keys, vault)?;
+            match map.kind {
+                Kind::Snapshot => pack::open_record(vault, &key, &bytes).map(drop),
+                _ => pack::open_records(vault, &key, &bytes, |_| Ok(())),
+            }
+        });
+        opened.await.map_err(|error| FetchError::Lost(error.to_string()))
     }
-    let directory = Directory::open(vault, &key, &bytes)?;
-    let catalog_agrees = directory.frames.len() == map.frames.len()
-        && directory.frames.iter().zip(&map.frames).all(|(a, b)| (a.0 as u8, a.1) == *b);
-    if !catalog_agrees {
-        return Err(Error::damaged(
-            "stripe",
-            "the catalog has other frames than the pack's directory",
-        ));
-    }
-    (0..directory.frames.len() as u32).into_par_iter().try_for_each(|number| {
-        let range = directory
-            .frame_range(number)
-            .ok_or_else(|| Error::damaged("pack", "a frame without a place"))?;
-        let mut sealed = bytes[range].to_vec();
-        let kind = directory.frames[number as usize].0;
-        let frame = frame::Frame::decode(key.open(vault, kind, number, &mut sealed)?)?;
-        let rows = directory.chunks.iter().filter(|row| row.frame == number);
-        if !rows.map(|row| row.chunk).eq(frame.chunks.iter().map(|(id, _)| *id)) {
-            return Err(Error::damaged(
-                "pack",
-                format!("frame {number} has other chunks than its directory"),
-            ));
-        }
-        for (id, range) in &frame.chunks {
-            if keys.chunk_id(&frame.bytes[range.clone()]) != *id {
-                return Err(Error::damaged(
-                    "pack",
-                    format!("chunk {id:.8} has other bytes than its id"),
-                ));
+
+    /// A pull goes by the catalog's rows, not by the directory.
+    async fn look_up(&self, map: &StripeMap, rows: &[DirectoryRow]) -> Result<(), FetchError> {
+        for rows in rows.chunks(CHUNKS_PER_REQUEST_MAX) {
+            let ids: Vec<ChunkId> = rows.iter().map(|row| row.chunk).collect();
+            let places = self.fetcher.locate(&ids).await?;
+            let is_listed = |row: &&DirectoryRow| {
+                let places = places.get(&row.chunk).map_or(&[][..], Vec::as_slice);
+                places.iter().any(|(m, frame)| (m.stripe, *frame) == (map.stripe, row.frame))
+            };
+            if let Some(row) = rows.iter().find(|row| !is_listed(row)) {
+                return Err(FetchError::Lost(format!(
+                    "chunk {:.8} is in frame {}, and the catalog says otherwise",
+                    row.chunk, row.frame
+                )));
             }
         }
         Ok(())
-    })?;
-    Ok(directory.chunks)
+    }
+}
+
+/// That a frame has the chunks that its directory says, each with the bytes of its id.
+fn check_frame(
+    directory: &Directory,
+    number: u32,
+    frame: &frame::Frame,
+    id_of: &impl Fn(&[u8]) -> ChunkId,
+) -> Result<(), String> {
+    let rows = directory.chunks[rows_of(&directory.chunks, number)].iter();
+    if !rows.map(|row| row.chunk).eq(frame.chunks.iter().map(|(id, _)| *id)) {
+        return Err(format!("frame {number} has other chunks than its directory"));
+    }
+    let is_wrong =
+        |(id, range): &&(ChunkId, Range<usize>)| id_of(&frame.bytes[range.clone()]) != *id;
+    match frame.chunks.iter().find(is_wrong) {
+        None => Ok(()),
+        Some((id, _)) => Err(format!("chunk {id:.8} has other bytes than its id")),
+    }
+}
+
+/// Which of a directory's rows, which ascend by frame, are of this one.
+fn rows_of(rows: &[DirectoryRow], number: u32) -> Range<usize> {
+    let start = rows.partition_point(|row| row.frame < number);
+    start..start + rows[start..].partition_point(|row| row.frame == number)
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::frame::{Frame, encode};
+
+    use super::*;
+
+    fn id_of(bytes: &[u8]) -> ChunkId {
+        ChunkId([bytes[0]; 32])
+    }
+
+    fn row(chunk: u8, frame: u32) -> DirectoryRow {
+        DirectoryRow { chunk: ChunkId([chunk; 32]), frame, bytes: 1 }
+    }
+
+    #[test]
+    fn a_frame_has_the_chunks_of_its_directory_and_each_the_bytes_of_its_id() {
+        let frame = |chunks: &[(u8, &[u8])]| {
+            let chunks: Vec<_> = chunks.iter().map(|(id, b)| (ChunkId([*id; 32]), *b)).collect();
+            Frame::decode(&encode(&chunks, 1).unwrap()).unwrap()
+        };
+        let chunks = vec![row(1, 0), row(2, 0), row(3, 1), row(4, 3)];
+        let directory = Directory { frames: Vec::new(), chunks };
+        let check = |number, frame: &Frame| check_frame(&directory, number, frame, &id_of);
+        assert_eq!(check(0, &frame(&[(1, &[1]), (2, &[2])])), Ok(()));
+        assert_eq!(check(1, &frame(&[(3, &[3])])), Ok(()));
+        assert_eq!(check(2, &frame(&[])), Ok(()));
+        assert!(check(1, &frame(&[(4, &[4])])).unwrap_err().contains("other chunks"));
+        assert!(check(0, &frame(&[(1, &[1])])).unwrap_err().contains("other chunks"));
+        assert!(check(0, &frame(&[(1, &[1]), (2, &[9])])).unwrap_err().contains("other bytes"));
+    }
 }

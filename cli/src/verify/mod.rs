@@ -2,7 +2,7 @@
 //!
 //! `map`: every shard that the catalog has is on its server, with its full length and
 //! a sound header; what was reported damaged stays so. `shards`: the servers read and
-//! hash every byte. `data`: besides, k shards of every stripe are read, decoded and
+//! hash every byte. `data`: besides, every stripe's pack is read as a pull reads it, and
 //! opened here, every chunk's id is computed, and every chunk that a snapshot needs is
 //! looked up. `restore`: the same with m random shards of every stripe withheld.
 //!
@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use codec::StripeId;
 use server::wire::{Covered, Found, SnapshotRow, State, StripeMap};
 
-use self::chunks::Walked;
+use self::chunks::KnownPages;
 use self::select::Stripes;
 use crate::exit::Failure;
 use crate::fetch::{FetchError, Fetcher, Heal, PassedOver};
@@ -83,6 +83,9 @@ pub struct Outcome {
     pub below_target: u64,
     /// Stripes with more than m shards known bad, or whose contents do not open.
     pub lost: BTreeMap<StripeId, String>,
+    /// Snapshots whose manifests cannot be read on after some path, and why: of their other files
+    /// not even the names are known.
+    pub lost_manifests: BTreeMap<StripeId, (Vec<u8>, String)>,
     /// Stripes that too few servers answered for.
     pub unknown: BTreeSet<StripeId>,
     /// Files that cannot be read back, with the snapshot that has them.
@@ -113,7 +116,7 @@ pub async fn verify(
     subset: Option<Subset>,
     counters: &Arc<Counters>,
 ) -> Result<Outcome, Failure> {
-    let fetcher = Fetcher::new(vault, Arc::clone(counters))?;
+    let fetcher = Fetcher::new(vault, Arc::clone(counters))?.reading_all();
     let fetcher = if level == Level::Restore { fetcher.withholding() } else { fetcher };
     let mut verify = Verify {
         fetcher: Arc::new(fetcher),
@@ -125,7 +128,7 @@ pub async fn verify(
     };
     let mut stripes = match &snapshot {
         Some(row) => {
-            let stripes = verify.walk(row, &BTreeSet::new()).await?;
+            let stripes = verify.walk(row, &BTreeSet::new(), &mut KnownPages::default()).await?;
             Stripes::of(stripes.into_values().collect(), level, subset, vault).await?
         }
         None => Stripes::all(level, subset, vault).await?,
@@ -193,13 +196,14 @@ impl Verify<'_> {
         let lost: BTreeSet<StripeId> = self.outcome.lost.keys().copied().collect();
         if let Some(row) = snapshot {
             if !lost.is_empty() {
-                self.walk(&row, &lost).await?;
+                self.walk(&row, &lost, &mut KnownPages::default()).await?;
             }
             return Ok(());
         }
+        let mut known = KnownPages::default();
         let mut rows = Rows::new(vault.coordinator.clone());
         while let Some(row) = rows.next().await? {
-            self.walk(&row, &lost).await?;
+            self.walk(&row, &lost, &mut known).await?;
         }
         Ok(())
     }
@@ -209,14 +213,20 @@ impl Verify<'_> {
         &mut self,
         row: &SnapshotRow,
         lost: &BTreeSet<StripeId>,
+        known: &mut KnownPages,
     ) -> Result<BTreeMap<StripeId, Arc<StripeMap>>, Failure> {
-        let of_row = |path| (row.id, path);
-        let (walked, result) = chunks::walk(&self.fetcher, row, lost).await;
-        let Walked { stripes, lost_files, unknown_files } = walked;
-        self.outcome.lost_files.extend(lost_files.into_iter().map(of_row));
-        self.outcome.unknown_files.extend(unknown_files.into_iter().map(of_row));
-        if let Err(error) = result {
-            self.outcome.unread(row.id, "its manifest", error)?;
+        let of_row = |path: &Vec<u8>| (row.id, path.clone());
+        let (mut walked, result) = chunks::walk(&self.fetcher, row, lost, known).await;
+        self.outcome.lost_files.extend(walked.lost_files.iter().map(of_row));
+        self.outcome.unknown_files.extend(walked.unknown_files.iter().map(of_row));
+        let stripes = std::mem::take(&mut walked.stripes);
+        match result {
+            Ok(()) => walked.note_known(known),
+            Err(FetchError::Lost(why)) => {
+                let after = std::mem::take(&mut walked.last);
+                self.outcome.lost_manifests.insert(row.id, (after, why));
+            }
+            Err(error) => self.outcome.unread(row.id, "its manifest", error)?,
         }
         Ok(stripes)
     }

@@ -42,6 +42,7 @@ mod rescue;
 mod round_trip;
 mod servers_fail;
 mod services;
+mod slow;
 mod throttle;
 mod tls;
 mod units;

@@ -38,6 +38,18 @@ fn incompressible_chunks_are_stored() {
 }
 
 #[test]
+fn memory_that_was_used_before_leaves_nothing_in_a_frame() {
+    for (chunk, used) in [(vec![7; 50_000], 100), (vec![7; 50_000], 200_000), (noise(50), 90_000)] {
+        let opened = encode(&[(id(1), &chunk)], 3).unwrap();
+        let used = Frame::decode_in(&opened, vec![9; used]).unwrap();
+        let fresh = Frame::decode(&opened).unwrap();
+        assert_eq!((used.bytes, used.chunks), (fresh.bytes, fresh.chunks));
+    }
+    // What inflates to more than its head says does not, whatever the memory has room for.
+    assert!(Frame::decode_in(&opened(&[0; 100], 50), vec![9; 200]).is_err());
+}
+
+#[test]
 fn a_saving_of_two_percent_is_not_worth_a_window() {
     let encoded = |zeros: usize| {
         let mut chunk = noise(100_000);
@@ -164,7 +176,7 @@ proptest! {
         let valid = table(1, &[zeros as u32], zeros)[HEAD_BYTES..].to_vec();
         let bytes = valid.len();
         if let Some(payload) = damage.apply(&opened(&valid, 0)[HEAD_BYTES..])
-            && let Ok(plaintext) = inflate("frame", &payload, bytes)
+            && let Ok(plaintext) = inflate(Vec::new(), "frame", &payload, bytes)
         {
             prop_assert!(plaintext.capacity() == bytes);
         }

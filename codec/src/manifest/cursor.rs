@@ -89,6 +89,14 @@ impl<I: Item> Cursor<I> {
         Ok(())
     }
 
+    /// Goes past the page that is asked for, unread, with all that is below it.
+    pub fn pass_over(&mut self) -> Result<()> {
+        if let Some((_, Some(extent))) = self.wanted.take() {
+            I::pass_all(&extent, &mut self.position)?;
+        }
+        Ok(())
+    }
+
     /// Moves forward to the first item that holds or follows `target`: for entries the
     /// first path not before it, for chunks the one with the byte at that offset. Pages
     /// that end before it are not asked for. Never moves back.

@@ -19,6 +19,10 @@ pub(super) struct Folder {
     pub(super) path: Vec<u8>,
     pub(super) handle: OwnedFd,
     pub(super) shared: Arc<Shared>,
+    /// It was made by this restore: what is in it, this restore made.
+    pub(super) is_new: bool,
+    /// It hands access lists down to what is made in it.
+    pub(super) hands_down: bool,
     entry: Option<Entry>,
     _parent: Option<Arc<Folder>>,
 }
@@ -26,7 +30,8 @@ pub(super) struct Folder {
 impl Folder {
     /// The folder that all is restored below, which keeps its own metadata.
     pub(super) fn target(handle: OwnedFd, shared: Arc<Shared>, entry: Option<Entry>) -> Self {
-        Self { path: Vec::new(), handle, shared, entry, _parent: None }
+        let hands_down = hands_down(&handle);
+        Self { path: Vec::new(), handle, shared, is_new: false, hands_down, entry, _parent: None }
     }
 
     /// Makes a folder in another, or enters the one that is there: closed to others while
@@ -57,7 +62,16 @@ impl Folder {
         if !made && entry.is_some() {
             open_to_owner(&handle);
         }
-        Ok(Self { path: path.to_vec(), handle, shared, entry, _parent: Some(parent) })
+        let hands_down = (parent.hands_down || !made) && hands_down(&handle);
+        Ok(Self {
+            path: path.to_vec(),
+            handle,
+            shared,
+            is_new: made,
+            hands_down,
+            entry,
+            _parent: Some(parent),
+        })
     }
 
     /// A handle of the folder at a path below this one, for linking only.
@@ -73,9 +87,17 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Some(entry) = &self.entry {
-            metadata::apply(Place::Open(self.handle.as_fd()), entry, &self.shared);
+            let place = Place::Open(self.handle.as_fd());
+            metadata::apply_with(place, entry, &self.shared, !self.is_new || self.hands_down);
         }
     }
+}
+
+/// Whether what is made in a folder gets access lists from it.
+fn hands_down(folder: &OwnedFd) -> bool {
+    // Where there can be none, or none is: that is an error.
+    let mut list = [0; 0];
+    rustix::fs::fgetxattr(folder, c"system.posix_acl_default", &mut list).is_ok()
 }
 
 /// Lets the owner fill a folder that is there and closed; its metadata comes in the end.

@@ -6,6 +6,7 @@ use codec::manifest::{Entry, Node};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
+use super::folder::Folder;
 use super::{Problem, Shared};
 
 const SET_ID_BITS: u32 = 0o6000;
@@ -19,11 +20,16 @@ pub(super) enum Place<'a> {
     Handle(BorrowedFd<'a>),
 }
 
-/// Applies what the entry says, in an order in which nothing undoes what came before: a
+/// Applies what the entry says to what was made in a folder, in an order in which nothing undoes what came before: a
 /// new owner clears set-id bits and capabilities. What fails is noted and the rest goes
 /// on. Owners that only root may give are not missed by others; without the right owner
 /// set-id bits are not set.
-pub(super) fn apply(place: Place, entry: &Entry, shared: &Shared) {
+pub(super) fn apply(place: Place, entry: &Entry, folder: &Folder) {
+    apply_with(place, entry, &folder.shared, folder.hands_down);
+}
+
+/// The same of what has access lists, perhaps, that are not the entry's.
+pub(super) fn apply_with(place: Place, entry: &Entry, shared: &Shared, has_lists: bool) {
     let note = |doing, result: Result<(), Errno>| {
         if let Err(error) = result {
             shared.note(Problem::new(&entry.path, doing, error));
@@ -39,7 +45,9 @@ pub(super) fn apply(place: Place, entry: &Entry, shared: &Shared) {
     for xattr in &entry.xattrs {
         note("set an attribute of", place.set_xattr(&xattr.name, &xattr.value));
     }
-    place.drop_inherited_acls(entry);
+    if has_lists {
+        place.drop_inherited_acls(entry);
+    }
     if !matches!(entry.node, Node::Symlink { .. }) {
         let mode = if owned.is_ok() { entry.mode } else { entry.mode & !SET_ID_BITS };
         note("set the mode of", place.set_mode(Mode::from_raw_mode(mode)));

@@ -196,6 +196,10 @@ impl Shared {
     /// Whether what is there under the entry's name is what the entry says; `None` where
     /// nothing is there that stays.
     fn stays(&self, folder: &Folder, name: &CStr, entry: &Entry) -> Result<Option<bool>, Problem> {
+        // Whatever has the name by then is not replaced, or is.
+        if folder.is_new && self.overwrite != Overwrite::IfChanged {
+            return Ok(None);
+        }
         let there = match Stat::at(&folder.handle, name) {
             Ok(there) => there,
             Err(Errno::NOENT) => return Ok(None),

@@ -16,12 +16,11 @@ use super::{Ended, Overwrite, Problem, Stat, split};
 
 /// Makes an entry that has no contents.
 pub(super) fn make(folder: Arc<Folder>, name: &CStr, entry: &Entry) -> Result<Ended, Problem> {
-    let shared = folder.shared.clone();
     let problem = |error| Problem::new(&entry.path, "make", error);
     let (temporary, ()) =
         Temporary::make(folder, |folder, name| make_node(folder, name, entry)).map_err(problem)?;
     let made = open_made(&temporary.folder, &temporary.name, entry).map_err(problem)?;
-    metadata::apply(Place::Handle(made.as_fd()), entry, &shared);
+    metadata::apply(Place::Handle(made.as_fd()), entry, &temporary.folder);
     temporary.place(name).map_err(|error| Problem::new(&entry.path, "name", error))
 }
 
@@ -154,10 +153,10 @@ mod tests {
         make_node(&restorer.root, c"pipe", &fifo).unwrap();
         let made = open_made(&restorer.root, c"pipe", &fifo).unwrap();
         fs::rename(target.join("link"), target.join("pipe")).unwrap();
-        metadata::apply(Place::Handle(made.as_fd()), &fifo, &restorer.shared);
+        metadata::apply(Place::Handle(made.as_fd()), &fifo, &restorer.root);
         let to_victim = entry(Node::Symlink { target: b"../victim".to_vec() });
         let made = open_made(&restorer.root, c"pipe", &to_victim).unwrap();
-        metadata::apply(Place::Handle(made.as_fd()), &to_victim, &restorer.shared);
+        metadata::apply(Place::Handle(made.as_fd()), &to_victim, &restorer.root);
         let mode = victim.metadata().unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode, 0o600);
         assert_eq!(Stat::at(&restorer.root.handle, c"pipe").unwrap().mtime, (1, 0));

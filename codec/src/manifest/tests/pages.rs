@@ -252,6 +252,36 @@ fn a_seek_asks_for_one_page_a_level_and_prefetch_knows_the_rest() {
 }
 
 #[test]
+fn a_page_that_is_passed_over_lacks_and_all_others_are_read() {
+    let entries = files(20_000);
+    let mut pages = Pages::default();
+    let root = pages.write(&entries).unwrap();
+    let mut cursor = ManifestCursor::new(root);
+    let (mut read, mut leaves, mut lacking) = (Vec::new(), 0, 0);
+    loop {
+        match cursor.step() {
+            Step::Item(entry) => read.push(entry),
+            Step::End => break,
+            Step::Need(page) => {
+                let bytes = &pages.0[&page.id];
+                leaves += usize::from(bytes[3] == 0);
+                if bytes[3] == 0 && leaves % 3 == 1 {
+                    lacking += ciborium::from_reader::<(u8, u8, u64), _>(&bytes[1..]).unwrap().2;
+                    cursor.pass_over().unwrap();
+                } else {
+                    cursor.supply(bytes).unwrap();
+                }
+            }
+        }
+    }
+    assert!(leaves > 3 && lacking > 0);
+    assert_eq!(read.len() as u64 + lacking, 20_000);
+    let known: std::collections::BTreeSet<_> = entries.iter().map(|entry| &entry.path).collect();
+    assert!(read.iter().all(|entry| known.contains(&entry.path)));
+    assert!(read.is_sorted_by(|a, b| a.path < b.path));
+}
+
+#[test]
 fn long_files_keep_their_chunks_in_pages() {
     for count in [0, 1, 64, 65, 1000, 100_000] {
         let chunks: Vec<_> = (0..count).map(|n| chunk(n, 1 + (n % 4096) as u32)).collect();
