@@ -10,6 +10,7 @@
 
 mod address;
 mod bad;
+mod buffers;
 mod clock;
 mod durable;
 mod facts;
