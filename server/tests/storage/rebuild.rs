@@ -25,6 +25,30 @@ async fn a_missing_shard_is_made_again_from_k_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_asked_for_its_header_and_once_for_all_the_rest() {
+    let world = World::new().await;
+    let fleet = fleet(&world, (4, 2), PACK_BYTES).await;
+    let (header, body) = (fleet.header_bytes(), fleet.body_bytes());
+    let (rest, end) = (format!("bytes={header}-{}", header + body - 1), header + body);
+    let group = 5 * BLOCK_BYTES as u64;
+    for (longest, groups) in [(usize::MAX, 0), (8 * BLOCK_BYTES, 4)] {
+        let (server, asked) = noting(&fleet.shards[0], longest).await;
+        fleet.remove(5);
+        let mut order = fleet.order(0..5, &[5]);
+        order.sources[0].at.url = server.url();
+        let answer = fleet.rebuild(5, &order).await.unwrap();
+        fleet.holds(5, &answer, &[5]).await;
+        assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
+        assert_eq!(answer.read_bytes, 4 * body + 5 * header);
+        // What did not come is asked for again, group by group.
+        let mut expected = vec![format!("bytes=0-{}", header - 1), rest.clone()];
+        let after = (5 - groups..5).map(|number| header + number * group);
+        expected.extend(after.map(|at| format!("bytes={at}-{}", end.min(at + group) - 1)));
+        assert_eq!(*asked.lock().unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_missing_shards_are_made_from_one_read() {
     let world = World::new().await;
     let fleet = fleet(&world, (4, 2), PACK_BYTES).await;

@@ -25,7 +25,7 @@ use crate::{Result, cpu};
 /// What is read at once of all shards together, but a block of each at least and
 /// [`GROUP_BLOCKS_MAX`] at most. While one group is coded and written the next is read: twice
 /// this is in memory, and what is on its way.
-const GROUP_BYTES: usize = 4 * 1024 * 1024;
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
 const GROUP_BLOCKS_MAX: usize = 16;
 
 /// The making of the shards `wanted`, one for each spool.

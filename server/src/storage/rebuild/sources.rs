@@ -29,6 +29,8 @@ use crate::{Error, Result};
 
 /// Headers that are fetched at once.
 const HEADERS_AT_ONCE: usize = 16;
+/// Shards whose rest is on its way at once: each takes up to 0.4 MiB.
+const FLOWS_MAX: usize = 16;
 
 /// The sources of one rebuild.
 pub(super) struct Sources {
@@ -238,18 +240,21 @@ impl Sources {
     /// Blocks `run` of a source, none of them checked. What comes after them `is_next`.
     pub(super) async fn read(&self, source: usize, run: Range<usize>, is_next: bool) -> Vec<Cell> {
         let Source { index, ref at, ref header, .. } = self.all[source];
-        let ticket = match at {
+        let (ticket, flow) = match at {
             At::Own(file) => return self.read_own(index, file, header, run).await,
-            At::Peer(ticket, _) if !is_next || !self.pace.is_free() => ticket,
-            At::Peer(ticket, flow) => match self.read_on(source, ticket, flow, run.clone()).await {
+            At::Peer(ticket, flow) => (ticket, flow),
+        };
+        let flows = self.order.geometry.data() <= FLOWS_MAX && self.pace.is_free();
+        if is_next && flows && !self.is_gone(ticket) {
+            match self.read_on(source, ticket, flow, run.clone()).await {
                 Ok(Some(bytes)) => return blocks(&bytes),
-                Ok(None) => ticket,
+                Ok(None) => {}
                 Err(error) => {
                     self.note(index, ticket.server, error);
                     return vec![Cell::Failed; run.len()];
                 }
-            },
-        };
+            }
+        }
         match self.read_peer(index, ticket, body_range(header, run.clone())).await {
             Some(bytes) => blocks(&bytes),
             None => vec![Cell::Failed; run.len()],
@@ -266,18 +271,15 @@ impl Sources {
         run: Range<usize>,
     ) -> Result<Option<Bytes>> {
         let Source { index, ref header, .. } = self.all[source];
-        if self.seen().gone.contains(&at.server) {
-            return Ok(None);
-        }
         let blocks = header.block_hashes.len();
         let (all, part) = (body_range(header, 0..blocks), body_range(header, run));
         let bytes = part.end - part.start;
-        self.pace.take(bytes).await;
         let mut buffer = self.buffers().empty(bytes as usize);
         let rest = self.peers.open_range(at, self.order.stripe, index, part.start..all.end);
         if !flow.read(part.start, bytes as usize, &mut buffer, rest).await? {
             return Ok(None);
         }
+        self.pace.take(bytes).await;
         self.seen().read_bytes += bytes;
         Ok(Some(self.buffers().give(buffer)))
     }
@@ -331,7 +333,7 @@ impl Sources {
     }
 
     async fn read_peer(&self, index: u8, at: &ReadTicket, range: Range<u64>) -> Option<Bytes> {
-        if self.seen().gone.contains(&at.server) {
+        if self.is_gone(at) {
             return None;
         }
         let bytes = range.end - range.start;
@@ -346,6 +348,10 @@ impl Sources {
                 None
             }
         }
+    }
+
+    fn is_gone(&self, at: &ReadTicket) -> bool {
+        self.seen().gone.contains(&at.server)
     }
 
     fn buffers(&self) -> MutexGuard<'_, Buffers> {
