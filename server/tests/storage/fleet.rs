@@ -1,7 +1,7 @@
 //! Servers with the shards of one stripe, and what can be wrong with them.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_server::auth::{Grant, receipt_mac, same};
 use arc_server::serve;
@@ -230,7 +230,7 @@ pub(crate) async fn noting(
         let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
         let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
         noted.lock().unwrap().push(range);
-        let part = file[first..(last + 1).min(first + longest)].to_vec();
+        let part = file[first..(last + 1).min(first.saturating_add(longest))].to_vec();
         (StatusCode::PARTIAL_CONTENT, part).into_response()
     };
     let router = Router::new().route("/v1/shards/{stripe}/{index}", get(answer));

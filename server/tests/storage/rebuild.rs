@@ -175,12 +175,12 @@ async fn what_cannot_be_read_at_one_go_is_read_block_by_block() {
     let world = World::new().await;
     let fleet = fleet(&world, (4, 3), PACK_BYTES).await;
     fleet.remove(6);
-    // Block 14 is whole in the first of these only, which has no block 15, and block 15 in the
-    // other only: no range with both is of use.
-    fleet.damage(1, &[14]);
-    fleet.damage(4, &[14]);
-    fleet.damage(5, &[15]);
-    for (index, blocks) in [(0, 15), (1, 17)] {
+    // Of blocks 12 to 15, which are read together, 13 is whole in the first of these only, which
+    // has no block 14, and 14 in the other only: no range with both is of use.
+    fleet.damage(1, &[13]);
+    fleet.damage(4, &[13]);
+    fleet.damage(5, &[14]);
+    for (index, blocks) in [(0, 14), (1, 15)] {
         let bytes = fleet.shards[0].header_bytes + blocks * BLOCK_BYTES;
         let file = std::fs::File::options().write(true).open(fleet.path(index)).unwrap();
         file.set_len(bytes as u64).unwrap();

@@ -219,7 +219,11 @@ fn check(cells: &mut [Cell], headers: &[Arc<Header>], number: usize) -> Vec<(usi
 
 /// The wanted blocks of one column, and their hashes.
 fn make_column(code: &Code, wanted: &[u8], mut column: Column) -> codec::Result<Made> {
-    code.fill(&mut column, |index| wanted.iter().any(|&wanted| usize::from(wanted) == index))?;
+    let is_wanted = |index| wanted.iter().any(|&wanted| usize::from(wanted) == index);
+    // What is all there may be of fewer shards than the code needs.
+    if wanted.iter().any(|&index| column[usize::from(index)].is_none()) {
+        code.fill(&mut column, is_wanted)?;
+    }
     let blocks: Vec<_> =
         wanted.iter().filter_map(|&index| column[usize::from(index)].take()).collect();
     let hashes = blocks.iter().map(|block| digest::block_hash(block)).collect();
