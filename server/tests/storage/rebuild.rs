@@ -36,7 +36,12 @@ async fn a_source_is_asked_for_its_header_and_once_for_all_the_rest() {
         fleet.remove(5);
         let mut order = fleet.order(0..5, &[5]);
         order.sources[0].at.url = server.url();
-        let answer = fleet.rebuild(5, &order).await.unwrap();
+        let target = &fleet.servers[5];
+        let request = target.request(Method::POST, "/v1/rebuild", &target.sign(Grant::Control));
+        // Which does not wait until no client has asked for anything for a while.
+        let request = request.header(WORK_HEADER, "urgent").json(&order);
+        let answer: RebuildAnswer =
+            super::support::answer(request.send().await.unwrap()).await.unwrap();
         fleet.holds(5, &answer, &[5]).await;
         assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
         assert_eq!(answer.read_bytes, 4 * body + 5 * header);
