@@ -21,6 +21,11 @@ pub use kernel::Level;
 const MATRICES_KEPT: usize = 4;
 static MATRICES: Mutex<Vec<Arc<Matrix>>> = Mutex::new(Vec::new());
 
+/// Bytes of a body that are there or were made: `Vec<u8>`, or what shares them.
+pub trait Body: AsRef<[u8]> + From<Vec<u8>> {}
+
+impl<B: AsRef<[u8]> + From<Vec<u8>>> Body for B {}
+
 /// The coder of one geometry. Its matrix costs a k by k inversion and is kept for the next one.
 #[derive(Debug, Clone)]
 pub struct Code {
@@ -58,17 +63,21 @@ impl Code {
 
     /// Fills the missing data bodies (index < k) of `bodies`, which has n places.
     /// Runs on the current rayon pool; on an error nothing is filled.
-    pub fn decode(&self, bodies: &mut [Option<Vec<u8>>]) -> Result<()> {
-        self.fill(bodies, self.geometry.data())
+    pub fn decode<B: Body>(&self, bodies: &mut [Option<B>]) -> Result<()> {
+        self.fill(bodies, |index| index < self.geometry.data())
     }
 
     /// Fills all missing bodies, data and parity; else like [`Code::decode`].
-    pub fn rebuild(&self, bodies: &mut [Option<Vec<u8>>]) -> Result<()> {
-        self.fill(bodies, self.geometry.shards())
+    pub fn rebuild<B: Body>(&self, bodies: &mut [Option<B>]) -> Result<()> {
+        self.fill(bodies, |_| true)
     }
 
-    /// Fills what is missing of the first `wanted` bodies: k of them, or all n.
-    fn fill(&self, bodies: &mut [Option<Vec<u8>>], wanted: usize) -> Result<()> {
+    /// Fills what is missing of the bodies that are `wanted`, by index; else like [`Code::decode`].
+    pub fn fill<B: Body>(
+        &self,
+        bodies: &mut [Option<B>],
+        wanted: impl Fn(usize) -> bool,
+    ) -> Result<()> {
         let needed = self.geometry.data();
         check_count("bodies", bodies.len(), self.geometry.shards())?;
         let (mut present, missing): (Vec<usize>, Vec<usize>) =
@@ -76,13 +85,13 @@ impl Code {
         if present.len() < needed {
             return Err(Error::TooFewShards { good: present.len(), needed });
         }
-        let body_bytes = common_length(bodies.iter().flatten().map(Vec::len))?;
+        let body_bytes = common_length(bodies.iter().flatten().map(|b| b.as_ref().len()))?;
         present.truncate(needed);
-        let missing: Vec<usize> = missing.into_iter().filter(|&index| index < wanted).collect();
+        let missing: Vec<usize> = missing.into_iter().filter(|&index| wanted(index)).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let inputs: Vec<&[u8]> = bodies.iter().flatten().map(Vec::as_slice).take(needed).collect();
+        let inputs: Vec<&[u8]> = bodies.iter().flatten().map(AsRef::as_ref).take(needed).collect();
         let filled = match inputs[..] {
             [only] => vec![only.to_vec(); missing.len()],
             _ => {
@@ -91,7 +100,7 @@ impl Code {
             }
         };
         for (index, body) in missing.into_iter().zip(filled) {
-            bodies[index] = Some(body);
+            bodies[index] = Some(body.into());
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! The typed client of both services, with its timeouts and retries.
 
 mod coordinator;
+mod range;
 mod servers;
 mod storage;
 
 pub use coordinator::CoordinatorClient;
+pub use range::ShardRange;
 pub(crate) use servers::Servers;
 pub use storage::{PutPieces, PutShard, StorageClient};
 

@@ -10,7 +10,8 @@ use codec::{Digest, StripeId};
 use futures_util::{Stream, StreamExt as _, stream};
 use reqwest::RequestBuilder;
 
-use super::{Servers, accepted, cause, json, nonsense, unreachable};
+use super::range::ShardRange;
+use super::{Servers, cause, json, nonsense, unreachable};
 use crate::tls::Trust;
 use crate::wire::{CheckAnswer, CheckRequest, Place, ReadTicket, Receipt, WORK_HEADER, Work};
 use crate::{Error, Result};
@@ -156,15 +157,11 @@ impl StorageClient {
         index: u8,
         range: Range<u64>,
     ) -> Result<Bytes> {
-        let began = Instant::now();
-        let mut pause = RETRY_PAUSE_MIN;
+        let mut patience = Patience::new(self.patience);
         loop {
             match self.get_range_once(server, stripe, index, range.clone()).await {
-                Err(error) if error.is_passing() && began.elapsed() + pause <= self.patience => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
-                }
-                answer => return answer,
+                Err(error) => patience.pass(error).await?,
+                Ok(bytes) => return Ok(bytes),
             }
         }
     }
@@ -176,44 +173,47 @@ impl StorageClient {
         index: u8,
         range: Range<u64>,
     ) -> Result<Bytes> {
-        let name = format!("{} {}", server.name, server.url);
         let wanted = range.end.saturating_sub(range.start) as usize;
+        let mut opened = self.open_range_once(server, stripe, index, range).await?;
+        let mut bytes = BytesMut::with_capacity(wanted.min(READ_AT_ONCE_BYTES));
+        opened.read(&mut bytes, wanted).await?;
+        Ok(bytes.freeze())
+    }
+
+    /// The same bytes, to be read part by part.
+    pub async fn open_range(
+        &self,
+        server: &ReadTicket,
+        stripe: StripeId,
+        index: u8,
+        range: Range<u64>,
+    ) -> Result<ShardRange> {
+        let mut patience = Patience::new(self.patience);
+        loop {
+            match self.open_range_once(server, stripe, index, range.clone()).await {
+                Err(error) => patience.pass(error).await?,
+                Ok(opened) => return Ok(opened),
+            }
+        }
+    }
+
+    async fn open_range_once(
+        &self,
+        server: &ReadTicket,
+        stripe: StripeId,
+        index: u8,
+        range: Range<u64>,
+    ) -> Result<ShardRange> {
+        let name = format!("{} {}", server.name, server.url);
+        let last = range.end.saturating_sub(1);
         let request = self
             .servers
             .client(server.server)?
             .get(format!("{}/v1/shards/{stripe}/{index}", server.url))
             .header(reqwest::header::AUTHORIZATION, format!("Ticket {}", server.ticket))
-            .header(
-                reqwest::header::RANGE,
-                format!("bytes={}-{}", range.start, range.end.saturating_sub(1)),
-            );
-        let request = self.named(request);
-        let moved = AtomicU64::new(0);
-        let read = async {
-            let response = request.send().await.map_err(|e| unreachable(&name, &e))?;
-            let mut response = accepted(&name, response).await?;
-            moved.fetch_add(1, Ordering::Relaxed);
-            if response.status() != reqwest::StatusCode::PARTIAL_CONTENT {
-                return Err(nonsense(&name, format!("status {} to a range", response.status())));
-            }
-            let mut bytes = BytesMut::with_capacity(wanted.min(READ_AT_ONCE_BYTES));
-            while let Some(piece) = response.chunk().await.map_err(|e| broken_off(&name, &e))? {
-                if bytes.len() + piece.len() > wanted {
-                    return Err(nonsense(&name, "more bytes than asked for"));
-                }
-                moved.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                bytes.extend_from_slice(&piece);
-            }
-            if bytes.len() < wanted {
-                return Err(nonsense(&name, format!("{} bytes of {wanted}", bytes.len())));
-            }
-            Ok(bytes.freeze())
-        };
-        tokio::select! {
-            biased;
-            bytes = read => bytes,
-            () = stalled(&moved, self.stall) => Err(stall_error(&name, self.stall)),
-        }
+            .header(reqwest::header::RANGE, format!("bytes={}-{last}", range.start));
+        let bytes = range.end.saturating_sub(range.start);
+        ShardRange::open(name, self.named(request), bytes, self.stall).await
     }
 
     /// Says whose work the request is.
@@ -247,9 +247,32 @@ impl StorageClient {
     }
 }
 
+/// How long one request is repeated.
+struct Patience {
+    began: Instant,
+    longest: Duration,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new(longest: Duration) -> Self {
+        Self { began: Instant::now(), longest, pause: RETRY_PAUSE_MIN }
+    }
+
+    /// Waits before the request is sent again; an error that it does not wait for is given back.
+    async fn pass(&mut self, error: Error) -> Result<()> {
+        if !error.is_passing() || self.began.elapsed() + self.pause > self.longest {
+            return Err(error);
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
+        Ok(())
+    }
+}
+
 /// Ends when `moved` stood still for `stall`. Counted in parts: while nobody polls, nothing can
 /// move, and all of that time is one part.
-async fn stalled(moved: &AtomicU64, stall: Duration) {
+pub(super) async fn stalled(moved: &AtomicU64, stall: Duration) {
     let mut last = moved.load(Ordering::Relaxed);
     let mut still = 0;
     while still < STALL_PARTS {
@@ -260,11 +283,11 @@ async fn stalled(moved: &AtomicU64, stall: Duration) {
     }
 }
 
-fn broken_off(name: &str, error: &reqwest::Error) -> Error {
+pub(super) fn broken_off(name: &str, error: &reqwest::Error) -> Error {
     Error::io("cannot read on from", name)(std::io::Error::other(cause(error)))
 }
 
-fn stall_error(name: &str, stall: Duration) -> Error {
+pub(super) fn stall_error(name: &str, stall: Duration) -> Error {
     Error::Unreachable {
         service: name.to_owned(),
         why: format!("nothing moved for {} s", stall.as_secs()),

@@ -13,12 +13,13 @@ use axum::extract::Path;
 use axum::http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::address::Address;
+use super::buffers::Buffers;
 use super::fault::Fault;
-use super::inspect::{PIECE_BYTES, read_header, unreadable_is_damaged};
+use super::inspect::{read_header, unreadable_is_damaged};
 use super::room::is_unreadable;
 use super::router::work;
 use super::server::{Open, Server, blocking};
@@ -26,6 +27,10 @@ use super::shelf::Shelf;
 use crate::auth::Grant;
 use crate::wire::{Code, Refusal, Work};
 use crate::{Error, Result};
+
+/// Bytes that are read at a time. Each read is handed to another thread: that costs more than the
+/// reading where they are few.
+const PIECE_BYTES: u64 = 256 * 1024;
 
 pub(super) async fn get(
     Open(server): Open,
@@ -135,39 +140,41 @@ fn stream(
     let (feed, mut pieces) = mpsc::channel(1);
     tokio::spawn(async move {
         let _held = (slot, served);
-        let mut at = range.start;
+        let (mut at, mut buffers) = (range.start, Buffers::default());
         while at < range.end {
-            let wanted = (range.end - at).min(PIECE_BYTES as u64) as usize;
-            throttle.work(work, wanted as u64, longest).await;
+            let Ok(Ok(place)) = tokio::time::timeout(silence, feed.reserve()).await else { return };
+            let wanted = (range.end - at).min(PIECE_BYTES);
+            throttle.work(work, wanted, longest).await;
             let (shelf, source) = (Arc::clone(&shelf), Arc::clone(&file));
-            let piece = blocking(move || read_piece(&shelf, address, &source, at, wanted)).await;
+            let buffer = buffers.full(wanted as usize);
+            let piece = blocking(move || read_piece(&shelf, address, &source, at, buffer)).await;
             let failed = piece.is_err();
-            let sent = tokio::time::timeout(silence, feed.send(piece)).await;
-            if failed || !matches!(sent, Ok(Ok(()))) {
+            place.send(piece.map(|piece| buffers.give(piece)));
+            if failed {
                 return;
             }
-            at += wanted as u64;
+            at += wanted;
         }
     });
     Body::from_stream(futures_util::stream::poll_fn(move |context| pieces.poll_recv(context)))
 }
 
+/// Fills `piece` with what stands at `at`.
 fn read_piece(
     shelf: &Shelf,
     address: Address,
     file: &File,
     at: u64,
-    bytes: usize,
-) -> io::Result<Bytes> {
-    let mut piece = vec![0; bytes];
+    mut piece: BytesMut,
+) -> io::Result<BytesMut> {
     let planted = shelf.reach_read(Fault::ReadFails, address);
     planted.and_then(|()| file.read_exact_at(&mut piece, at)).inspect_err(|error| {
-        tracing::error!(%error, "cannot read {bytes} bytes of shard {address} at {at}");
+        tracing::error!(%error, "cannot read {} bytes of shard {address} at {at}", piece.len());
         if is_unreadable(error) {
             shelf.note_unreadable(address, file, error);
         }
     })?;
-    Ok(piece.into())
+    Ok(piece)
 }
 
 #[cfg(test)]

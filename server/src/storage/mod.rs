@@ -10,6 +10,7 @@
 
 mod address;
 mod bad;
+mod buffers;
 mod clock;
 mod durable;
 mod facts;
@@ -107,10 +108,11 @@ pub struct Config {
 pub struct Limits {
     /// Shards being written: 16, each with up to about 1.5 MiB.
     pub puts: usize,
-    /// Shards being read: 16, each with up to 0.4 MiB.
+    /// Shards being read: 16, each with up to 0.5 MiB.
     pub gets: usize,
-    /// Stripes being rebuilt: 1, and as many urgent ones, each with up to 16 MiB and the tables of its shards (0.05 % of the
-    /// stripe); one of 255 shards with up to 64 MiB.
+    /// Stripes being rebuilt: 2, so that one is read while another is synced, and as many urgent
+    /// ones, each with up to 8 MiB and the tables of its shards (0.05 % of the stripe); one of 255
+    /// shards with up to 32 MiB.
     pub rebuilds: usize,
     /// How long a request waits for its turn, and a rebuild (5 s at most) for a server that is
     /// busy: 2 s.
@@ -125,7 +127,7 @@ impl Default for Limits {
         Self {
             puts: 16,
             gets: 16,
-            rebuilds: 1,
+            rebuilds: 2,
             busy_wait: Duration::from_secs(2),
             client_silence: Duration::from_secs(30),
         }

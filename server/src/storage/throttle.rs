@@ -192,6 +192,13 @@ impl Throttle {
         self.paced_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Whether nothing is waited for just now.
+    pub(super) fn is_free(&self) -> bool {
+        let now = self.began.elapsed();
+        let bucket = self.bucket();
+        bucket.rate(bucket.yields(now)).is_none()
+    }
+
     /// The same for `work`, which waits for nothing if it is urgent.
     pub(super) async fn work(&self, work: Work, bytes: u64, longest: Duration) {
         match work {

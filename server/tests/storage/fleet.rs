@@ -1,14 +1,14 @@
 //! Servers with the shards of one stripe, and what can be wrong with them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arc_server::auth::{Grant, receipt_mac, same};
 use arc_server::serve;
 use arc_server::storage::Config;
 use arc_server::wire::*;
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use codec::Geometry;
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::support::*;
 
-/// 21 blocks a shard, the last of them short: three groups of columns of 4+2.
+/// 21 blocks a shard, the last of them short: five groups of columns of 4+2.
 pub(crate) const PACK_BYTES: usize = 4 * (20 * BLOCK_BYTES + 5000) - 99;
 
 /// As many servers as a stripe has shards, each with its own.
@@ -215,6 +215,26 @@ pub(crate) async fn hanging(shard: &TestShard, answers: usize) -> serve::Running
         }
     })
     .await
+}
+
+/// A server that notes which ranges of a shard it is asked for. It gives them; but of one that is
+/// longer than `longest` only so much, and nothing more.
+pub(crate) async fn noting(
+    shard: &TestShard,
+    longest: usize,
+) -> (serve::Running, Arc<Mutex<Vec<String>>>) {
+    let (file, asked) = (shard.file.clone(), Arc::new(Mutex::new(Vec::new())));
+    let noted = Arc::clone(&asked);
+    let answer = async move |headers: HeaderMap| {
+        let range = headers["range"].to_str().unwrap().to_owned();
+        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        noted.lock().unwrap().push(range);
+        let part = file[first..(last + 1).min(first.saturating_add(longest))].to_vec();
+        (StatusCode::PARTIAL_CONTENT, part).into_response()
+    };
+    let router = Router::new().route("/v1/shards/{stripe}/{index}", get(answer));
+    (serve::start(anywhere().address, None, router).await.unwrap(), asked)
 }
 
 /// A server that has no shard, and says so as soon as `told` is true.

@@ -25,6 +25,35 @@ async fn a_missing_shard_is_made_again_from_k_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_asked_for_its_header_and_once_for_all_the_rest() {
+    let world = World::new().await;
+    let fleet = fleet(&world, (4, 2), PACK_BYTES).await;
+    let (header, body) = (fleet.header_bytes(), fleet.body_bytes());
+    let (rest, end) = (format!("bytes={header}-{}", header + body - 1), header + body);
+    let group = 5 * BLOCK_BYTES as u64;
+    for (longest, groups) in [(usize::MAX, 0), (8 * BLOCK_BYTES, 4)] {
+        let (server, asked) = noting(&fleet.shards[0], longest).await;
+        fleet.remove(5);
+        let mut order = fleet.order(0..5, &[5]);
+        order.sources[0].at.url = server.url();
+        let target = &fleet.servers[5];
+        let request = target.request(Method::POST, "/v1/rebuild", &target.sign(Grant::Control));
+        // Which does not wait until no client has asked for anything for a while.
+        let request = request.header(WORK_HEADER, "urgent").json(&order);
+        let answer: RebuildAnswer =
+            super::support::answer(request.send().await.unwrap()).await.unwrap();
+        fleet.holds(5, &answer, &[5]).await;
+        assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
+        assert_eq!(answer.read_bytes, 4 * body + 5 * header);
+        // What did not come is asked for again, group by group.
+        let mut expected = vec![format!("bytes=0-{}", header - 1), rest.clone()];
+        let after = (5 - groups..5).map(|number| header + number * group);
+        expected.extend(after.map(|at| format!("bytes={at}-{}", end.min(at + group) - 1)));
+        assert_eq!(*asked.lock().unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_missing_shards_are_made_from_one_read() {
     let world = World::new().await;
     let fleet = fleet(&world, (4, 2), PACK_BYTES).await;
@@ -151,12 +180,12 @@ async fn what_cannot_be_read_at_one_go_is_read_block_by_block() {
     let world = World::new().await;
     let fleet = fleet(&world, (4, 3), PACK_BYTES).await;
     fleet.remove(6);
-    // Block 14 is whole in the first of these only, which has no block 15, and block 15 in the
-    // other only: no range with both is of use.
-    fleet.damage(1, &[14]);
-    fleet.damage(4, &[14]);
-    fleet.damage(5, &[15]);
-    for (index, blocks) in [(0, 15), (1, 17)] {
+    // Of blocks 12 to 15, which are read together, 13 is whole in the first of these only, which
+    // has no block 14, and 14 in the other only: no range with both is of use.
+    fleet.damage(1, &[13]);
+    fleet.damage(4, &[13]);
+    fleet.damage(5, &[14]);
+    for (index, blocks) in [(0, 14), (1, 15)] {
         let bytes = fleet.shards[0].header_bytes + blocks * BLOCK_BYTES;
         let file = std::fs::File::options().write(true).open(fleet.path(index)).unwrap();
         file.set_len(bytes as u64).unwrap();

@@ -40,10 +40,11 @@ async fn a_source_that_hangs_or_is_away_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_rebuild_at_a_time_and_none_goes_on_for_nobody() {
+async fn no_more_rebuilds_at_a_time_than_allowed_and_none_goes_on_for_nobody() {
     let world = World::new().await;
     let fleet = fleet_with(&world, (2, 1), 1 << 20, |_, config| {
         config.limits.busy_wait = Duration::ZERO;
+        config.limits.rebuilds = 1;
     });
     let fleet = fleet.await;
     fleet.remove(2);

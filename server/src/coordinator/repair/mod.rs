@@ -56,6 +56,9 @@ const SHUNNED: Duration = Duration::from_secs(2 * 60);
 const AT_ONCE: u32 = 4;
 /// More would only wait for each other.
 const AT_ONCE_MAX: u32 = 64;
+/// Rebuilds of a kind that one server does at once, as many as it takes: one reads while another
+/// waits for the disk.
+const OF_A_SERVER: usize = 2;
 
 /// What all repairs share.
 pub(super) struct Repairs {
@@ -75,8 +78,8 @@ pub(super) struct Repairs {
 struct Inner {
     settings: RepairSettings,
     stripes: BTreeSet<StripeId>,
-    /// Servers with work to do, urgent or not: they do one of each at a time.
-    targets: BTreeSet<(ServerId, bool)>,
+    /// Servers with work to do, urgent or not, and how many rebuilds of that kind.
+    targets: BTreeMap<(ServerId, bool), usize>,
     /// How many stripes are being repaired or moved.
     at_once: u32,
     /// How many stripes are being repaired that have nothing to spare.
@@ -100,7 +103,7 @@ impl Repairs {
             inner: Mutex::new(Inner {
                 settings,
                 stripes: BTreeSet::new(),
-                targets: BTreeSet::new(),
+                targets: BTreeMap::new(),
                 at_once: 0,
                 urgent_at_once: 0,
                 shunned: BTreeMap::new(),
@@ -177,8 +180,8 @@ impl Repairs {
         *self.run() = None;
     }
 
-    /// The server that does the work: the first of `places` that has none of the kind to do; none
-    /// if all have. One that has a damaged shard of its own to mend stands first.
+    /// The server that does the work: the first of `places` that has the least of the kind to do;
+    /// none if all have enough. One that has a damaged shard of its own to mend stands first.
     fn target(&self, places: &[(u8, ServerId)], urgent: bool) -> Option<Target<'_>> {
         let server = self.lock().take_target(places, urgent)?;
         Some(Target { repairs: self, server, urgent })
@@ -221,8 +224,14 @@ impl Inner {
     }
 
     fn take_target(&mut self, places: &[(u8, ServerId)], urgent: bool) -> Option<ServerId> {
-        let mut servers = places.iter().map(|(_, server)| *server);
-        servers.find(|server| self.targets.insert((*server, urgent)))
+        let load = |server| self.targets.get(&(server, urgent)).copied().unwrap_or(0);
+        let servers = places.iter().map(|(_, server)| *server);
+        let server = servers.min_by_key(|server| load(*server))?;
+        let is_free = load(server) < OF_A_SERVER;
+        if is_free {
+            *self.targets.entry((server, urgent)).or_default() += 1;
+        }
+        is_free.then_some(server)
     }
 }
 
@@ -261,7 +270,9 @@ struct Target<'a> {
 
 impl Drop for Target<'_> {
     fn drop(&mut self) {
-        self.repairs.lock().targets.remove(&(self.server, self.urgent));
+        if let Some(load) = self.repairs.lock().targets.get_mut(&(self.server, self.urgent)) {
+            *load -= 1;
+        }
         self.repairs.freed.notify_waiters();
     }
 }
@@ -379,17 +390,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_server_does_one_rebuild_of_a_kind_at_a_time_and_the_next_waits_for_its_end() {
+    fn a_server_does_two_rebuilds_of_a_kind_at_a_time_and_the_next_waits_for_an_end() {
         let repairs = Repairs::new(&[]);
         let places = [(0, ServerId(7))];
         let paced = repairs.target(&places, false).unwrap();
+        // The one with the least to do is taken.
+        let both = [(0, ServerId(7)), (1, ServerId(8))];
+        let other = repairs.target(&both, false).unwrap();
+        assert_eq!(other.server, ServerId(8));
+        let second = repairs.target(&both, false).unwrap();
+        assert_eq!(second.server, ServerId(7));
         assert!(repairs.target(&places, false).is_none());
         let mut next = std::pin::pin!(repairs.idle_target(&places, false));
         assert!(next.as_mut().now_or_never().is_none());
-        // What is urgent goes past it; another server is taken where there is one.
+        // What is urgent goes past it.
         assert!(repairs.target(&places, true).is_some());
-        let other = repairs.target(&[(0, ServerId(7)), (1, ServerId(8))], false).unwrap();
-        assert_eq!(other.server, ServerId(8));
         drop(paced);
         assert_eq!(next.now_or_never().map(|t| t.server), Some(ServerId(7)));
     }

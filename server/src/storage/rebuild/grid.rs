@@ -1,7 +1,8 @@
 //! Which blocks of a group of columns to read from which source: decided from
-//! what has been read of them so far, without touching any of it.
+//! what has been read and checked of them so far, without touching any of it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -9,6 +10,8 @@ use bytes::Bytes;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cell {
     Unread,
+    /// Its hash is still to be looked at.
+    Read(Bytes),
     /// Its hash holds.
     Good(Bytes),
     /// Its hash does not.
@@ -18,37 +21,45 @@ pub(super) enum Cell {
 }
 
 /// The blocks of a group of columns, by block and source.
-pub(super) struct Grid<'a> {
-    needed: usize,
-    wanted: &'a [u8],
-    /// The index of each source.
-    indexes: Vec<u8>,
+pub(super) struct Grid {
+    needs: Needs,
     cells: Vec<Vec<Cell>>,
 }
 
-/// One column: the blocks by index of their shards.
-pub(super) type Column = Vec<Option<Vec<u8>>>;
+/// What a column needs.
+pub(super) struct Needs {
+    /// So many blocks of different shards, for a code.
+    data: usize,
+    /// Or those of these shards.
+    wanted: Arc<[u8]>,
+    /// The index of each source.
+    indexes: Vec<u8>,
+}
 
-impl<'a> Grid<'a> {
-    /// For the shards `wanted` of a code that needs `needed` of a column's blocks.
-    pub(super) fn new(needed: usize, wanted: &'a [u8], indexes: Vec<u8>, blocks: usize) -> Self {
+/// One column: the blocks by index of their shards.
+pub(super) type Column = Vec<Option<Bytes>>;
+
+impl Grid {
+    /// For the shards `wanted` of a code that needs `data` of a column's blocks.
+    pub(super) fn new(data: usize, wanted: Arc<[u8]>, indexes: Vec<u8>, blocks: usize) -> Self {
         let cells = vec![vec![Cell::Unread; indexes.len()]; blocks];
-        Self { needed, wanted, indexes, cells }
+        Self { needs: Needs { data, wanted, indexes }, cells }
     }
 
     /// Which further blocks of `sources`, the preferred ones first, would be enough for every
     /// column, or as many as they have. Empty: none are needed, or none are left.
     pub(super) fn plan(&self, sources: &[usize]) -> Vec<(usize, Vec<usize>)> {
-        let mut good: Vec<BTreeSet<u8>> = (0..self.cells.len()).map(|at| self.good(at)).collect();
+        let mut good: Vec<BTreeSet<u8>> =
+            self.cells.iter().map(|cells| self.needs.good(cells)).collect();
         let mut plan = Vec::new();
         // What is wanted and still somewhere is copied: one block for k.
-        let is_wanted = |source: &usize| self.wanted.contains(&self.indexes[*source]);
+        let is_wanted = |source: &usize| self.needs.wanted.contains(&self.needs.indexes[*source]);
         let (wanted, others): (Vec<usize>, Vec<usize>) = sources.iter().partition(|s| is_wanted(s));
         for source in wanted.into_iter().chain(others) {
-            let index = self.indexes[source];
+            let index = self.needs.indexes[source];
             let blocks: Vec<usize> = (0..self.cells.len())
                 .filter(|&block| self.cells[block][source] == Cell::Unread)
-                .filter(|&block| !self.is_enough(&good[block]) && good[block].insert(index))
+                .filter(|&block| !self.needs.are_met(&good[block]) && good[block].insert(index))
                 .collect();
             if !blocks.is_empty() {
                 plan.push((source, blocks));
@@ -68,32 +79,36 @@ impl<'a> Grid<'a> {
         });
     }
 
-    /// The columns, if every one has enough blocks for the code.
-    pub(super) fn columns(&self, shards: usize) -> Option<Vec<Column>> {
-        if !(0..self.cells.len()).all(|block| self.is_enough(&self.good(block))) {
+    /// The cells of each column, one for each source.
+    pub(super) fn columns(&mut self) -> (&Needs, &mut [Vec<Cell>]) {
+        (&self.needs, &mut self.cells)
+    }
+}
+
+impl Needs {
+    /// The column of a code of so many `shards`, if there are enough blocks for it.
+    pub(super) fn column(&self, cells: &[Cell], shards: usize) -> Option<Column> {
+        if !self.are_met(&self.good(cells)) {
             return None;
         }
-        let column = |cells: &Vec<Cell>| {
-            let mut column = vec![None; shards];
-            for (cell, &index) in cells.iter().zip(&self.indexes) {
-                if let Cell::Good(block) = cell {
-                    column[usize::from(index)] = Some(block.to_vec());
-                }
+        let mut column = vec![None; shards];
+        for (cell, &index) in cells.iter().zip(&self.indexes) {
+            if let Cell::Good(block) = cell {
+                column[usize::from(index)] = Some(block.clone());
             }
-            column
-        };
-        Some(self.cells.iter().map(column).collect())
+        }
+        Some(column)
     }
 
-    /// The shards whose block of that column is at hand.
-    fn good(&self, block: usize) -> BTreeSet<u8> {
-        let cells = self.cells[block].iter().zip(&self.indexes);
+    /// The shards whose block is at hand.
+    fn good(&self, cells: &[Cell]) -> BTreeSet<u8> {
+        let cells = cells.iter().zip(&self.indexes);
         cells.filter(|(cell, _)| matches!(cell, Cell::Good(_))).map(|(_, &index)| index).collect()
     }
 
     /// What is there already need not be computed.
-    fn is_enough(&self, good: &BTreeSet<u8>) -> bool {
-        good.len() >= self.needed || self.wanted.iter().all(|index| good.contains(index))
+    fn are_met(&self, good: &BTreeSet<u8>) -> bool {
+        good.len() >= self.data || self.wanted.iter().all(|index| good.contains(index))
     }
 }
 
@@ -117,20 +132,30 @@ mod tests {
         Cell::Good(Bytes::from_static(b"x"))
     }
 
+    fn column(grid: &mut Grid, block: usize) -> Option<Vec<bool>> {
+        let (needs, cells) = grid.columns();
+        let column = needs.column(&cells[block], 4)?;
+        Some(column.iter().map(Option::is_some).collect())
+    }
+
+    fn is_complete(grid: &mut Grid) -> bool {
+        (0..3).all(|block| column(grid, block).is_some())
+    }
+
     #[test]
     fn what_is_wanted_and_still_there_is_all_that_is_read() {
         let mut moved = grid(&[0, 1, 3]);
         assert_eq!(moved.plan(&[0, 1, 2]), [(2, vec![0, 1, 2])]);
         (0..3).for_each(|block| moved.set(block, 2, good()));
-        assert!(moved.plan(&[0, 1, 2]).is_empty() && moved.columns(4).is_some());
+        assert!(moved.plan(&[0, 1, 2]).is_empty() && is_complete(&mut moved));
         // A block of it that is bad costs its column.
         moved.set(1, 2, Cell::Bad);
         assert_eq!(moved.plan(&[0, 1, 2]), [(0, vec![1]), (1, vec![1])]);
     }
 
     /// 2+2 with shard 3 wanted, three blocks.
-    fn grid(indexes: &[u8]) -> Grid<'static> {
-        Grid::new(2, &[3], indexes.to_vec(), 3)
+    fn grid(indexes: &[u8]) -> Grid {
+        Grid::new(2, [3].into(), indexes.to_vec(), 3)
     }
 
     #[test]
@@ -143,13 +168,12 @@ mod tests {
         }
         assert_eq!(grid.plan(&[2]), []);
         grid.set(1, 0, Cell::Bad);
-        assert!(grid.columns(4).is_none());
+        assert!(!is_complete(&mut grid));
         assert_eq!(grid.plan(&[0, 1, 2]), [(2, vec![1])]);
         grid.set(1, 2, good());
-        let columns = grid.columns(4).unwrap();
-        let there = |block: usize| columns[block].iter().map(Option::is_some).collect::<Vec<_>>();
-        assert_eq!(there(0), [true, true, false, false]);
-        assert_eq!(there(1), [false, true, true, false]);
+        assert!(is_complete(&mut grid));
+        assert_eq!(column(&mut grid, 0).unwrap(), [true, true, false, false]);
+        assert_eq!(column(&mut grid, 1).unwrap(), [false, true, true, false]);
     }
 
     #[test]
@@ -167,7 +191,7 @@ mod tests {
         assert_eq!(grid.plan(&[0, 1, 2]), [(0, vec![0, 1, 2]), (2, vec![0, 1, 2])]);
         grid.set(0, 0, good());
         grid.set(0, 1, good());
-        assert!(grid.columns(4).is_none());
+        assert!(!is_complete(&mut grid));
         assert_eq!(grid.plan(&[1]), [(1, vec![1, 2])]);
     }
 

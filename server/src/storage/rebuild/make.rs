@@ -1,17 +1,19 @@
 //! Column by column: blocks of k shards in, the missing blocks out, and into
 //! the spools. Memory is bounded whatever the length of the shards.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use codec::Digest;
 use codec::digest::{self, BLOCK_BYTES};
 use codec::erasure::Code;
-use codec::shard::Ends;
-use codec::{Digest, Geometry};
+use codec::shard::{Ends, Header};
 use futures_util::future::join_all;
 use rayon::prelude::*;
 
-use super::grid::{Column, Grid, runs};
+use super::grid::{Cell, Column, Grid, runs};
 use super::pace::Pace;
 use super::sources::Sources;
 use super::spools::Spools;
@@ -21,9 +23,9 @@ use crate::wire::Outcome;
 use crate::{Result, cpu};
 
 /// What is read at once of all shards together, but a block of each at least and
-/// [`GROUP_BLOCKS_MAX`] at most. While one group is coded and written the next is read; with the
-/// copies that the code works on, four times this is in memory.
-const GROUP_BYTES: usize = 4 * 1024 * 1024;
+/// [`GROUP_BLOCKS_MAX`] at most. While one group is coded and written the next is read: twice
+/// this is in memory, and what is on its way.
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
 const GROUP_BLOCKS_MAX: usize = 16;
 
 /// The making of the shards `wanted`, one for each spool.
@@ -33,6 +35,17 @@ pub(super) struct Maker<'a> {
     pub(super) wanted: Arc<[u8]>,
     pub(super) pace: &'a Pace,
 }
+
+/// Some columns on their way.
+struct Group {
+    /// The number of the first one's block.
+    first: usize,
+    grid: Grid,
+    /// The wanted blocks of each column, once they were made, and their hashes.
+    made: Vec<Option<Made>>,
+}
+
+type Made = (Vec<Bytes>, Vec<Digest>);
 
 impl Maker<'_> {
     /// Fills the spools with whole shard files and gives the hashes of their headers; or says why
@@ -46,18 +59,15 @@ impl Maker<'_> {
         let step = step.clamp(1, GROUP_BLOCKS_MAX);
         let mut groups = (0..blocks).step_by(step).map(|first| first..blocks.min(first + step));
         let mut tables = vec![Vec::with_capacity(blocks); self.wanted.len()];
-        let mut group = groups.next();
-        let mut columns = self.gather(group.clone()).await;
+        let mut ahead = self.begin(groups.next()).await?;
         self.spools.reach(FailPoint::ColumnsRead);
-        while let Some(Range { start, .. }) = group {
-            let Some(read) = columns else { return Ok(Err(Outcome::TooFewSources)) };
-            group = groups.next();
-            let made = self.make_group(certified.geometry, start, read);
-            let (made, ahead) = tokio::join!(made, self.gather(group.clone()));
-            for hashes in made? {
+        while let Some(group) = ahead {
+            let (made, begun) = tokio::join!(self.finish(group), self.begin(groups.next()));
+            let Some(hashes) = made? else { return Ok(Err(Outcome::TooFewSources)) };
+            for hashes in hashes {
                 tables.iter_mut().zip(hashes).for_each(|(table, hash)| table.push(hash));
             }
-            columns = ahead;
+            ahead = begun?;
         }
         // Every block that went in was right, so a wrong root lies with the stripe.
         let ends = self.wanted.iter().zip(&tables);
@@ -71,79 +81,148 @@ impl Maker<'_> {
         Ok(Ok(header_hashes))
     }
 
-    /// The columns of a group, each with k checked blocks, or with those wanted; `None` when one
-    /// of them cannot be had, or there is no group.
-    async fn gather(&self, group: Option<Range<usize>>) -> Option<Vec<Column>> {
-        let group = group?;
-        let geometry = self.sources.order.geometry;
+    /// Reads what a group is made of, if no block is bad: of the own disk first, and of that it is
+    /// known.
+    async fn begin(&self, columns: Option<Range<usize>>) -> Result<Option<Group>> {
+        let Some(Range { start, end }) = columns else { return Ok(None) };
+        let data = self.sources.order.geometry.data();
         let indexes = self.sources.all.iter().map(|source| source.index).collect();
-        let mut grid = Grid::new(geometry.data(), &self.wanted, indexes, group.len());
-        // What could not be read at one go may be had block by block.
-        for longest in [group.len(), 1] {
-            loop {
-                let (own, peers) = self.sources.preferred();
-                let mut plan = grid.plan(&own);
-                if plan.is_empty() {
-                    plan = grid.plan(&peers);
-                }
-                if plan.is_empty() {
-                    break;
-                }
-                let reads = plan.iter().map(|(source, blocks)| async {
-                    let mut cells = Vec::with_capacity(blocks.len());
-                    for run in runs(blocks, longest) {
-                        let run = group.start + run.start..group.start + run.end;
-                        cells.extend(self.sources.read(*source, run).await);
-                    }
-                    cells
-                });
-                let read = join_all(reads).await;
-                for ((source, blocks), cells) in plan.iter().zip(read) {
-                    blocks.iter().zip(cells).for_each(|(&at, cell)| grid.set(at, *source, cell));
-                }
+        let grid = Grid::new(data, Arc::clone(&self.wanted), indexes, end - start);
+        let made = (start..end).map(|_| None).collect();
+        let mut group = Group { first: start, grid, made };
+        loop {
+            let (own, peers) = self.sources.preferred();
+            let plan = group.grid.plan(&own);
+            if plan.is_empty() {
+                let plan = group.grid.plan(&peers);
+                self.read(&mut group, plan, end - start, true).await;
+                return Ok(Some(group));
             }
-            if let Some(columns) = grid.columns(geometry.shards()) {
-                return Some(columns);
-            }
-            grid.forget_failures();
+            self.read(&mut group, plan, end - start, true).await;
+            group = self.code(group).await?;
         }
-        None
     }
 
-    /// Makes the missing blocks of columns that begin with block `first`, and gives their hashes.
-    async fn make_group(
-        &self,
-        geometry: Geometry,
-        first: usize,
-        columns: Vec<Column>,
-    ) -> Result<Vec<Vec<Digest>>> {
-        let (code, wanted) = (Code::new(geometry), Arc::clone(&self.wanted));
-        let make = move |column| make_column(&code, geometry, &wanted, column);
-        let made: codec::Result<Vec<_>> =
-            cpu::run(move || columns.into_par_iter().map(make).collect()).await;
-        let (blocks, hashes): (Vec<_>, Vec<_>) = made?.into_iter().unzip();
-        self.pace
-            .take(blocks.iter().flatten().map(|block: &Vec<u8>| block.len() as u64).sum())
-            .await;
+    /// Makes the missing blocks of a group, reading what its columns lack, and writes them. Gives
+    /// their hashes; `None` where a column cannot be had.
+    async fn finish(&self, mut group: Group) -> Result<Option<Vec<Vec<Digest>>>> {
+        let mut longest = Some(group.made.len());
+        loop {
+            group = self.code(group).await?;
+            if group.made.iter().all(Option::is_some) {
+                break;
+            }
+            let (own, peers) = self.sources.preferred();
+            let mut plan = group.grid.plan(&own);
+            if plan.is_empty() {
+                plan = group.grid.plan(&peers);
+            }
+            match (plan.is_empty(), longest) {
+                (true, None) => return Ok(None),
+                // What could not be read at one go may be had block by block.
+                (true, Some(_)) => {
+                    longest = None;
+                    group.grid.forget_failures();
+                }
+                (false, _) => self.read(&mut group, plan, longest.unwrap_or(1), false).await,
+            }
+        }
+        let (blocks, hashes): (Vec<_>, Vec<_>) = group.made.into_iter().flatten().unzip();
+        self.pace.take(blocks.iter().flatten().map(|block: &Bytes| block.len() as u64).sum()).await;
         let spools = Arc::clone(self.spools);
-        blocking(move || spools.write(first, &blocks)).await?;
-        Ok(hashes)
+        blocking(move || spools.write(group.first, &blocks)).await?;
+        Ok(Some(hashes))
+    }
+
+    /// Reads blocks of a group, in runs of `longest`. If `is_next`, what follows them is read next.
+    async fn read(&self, group: &mut Group, plan: Plan, longest: usize, is_next: bool) {
+        let (first, all) = (group.first, group.made.len());
+        let reads = plan.iter().map(|(source, blocks)| async {
+            let mut cells = Vec::with_capacity(blocks.len());
+            for run in runs(blocks, longest) {
+                let is_next = is_next && run == (0..all);
+                let run = first + run.start..first + run.end;
+                cells.extend(self.sources.read(*source, run, is_next).await);
+            }
+            cells
+        });
+        let read = join_all(reads).await;
+        for ((source, blocks), cells) in plan.iter().zip(read) {
+            blocks.iter().zip(cells).for_each(|(&at, cell)| group.grid.set(at, *source, cell));
+        }
+    }
+
+    /// Checks what was read of a group, and makes what can be made of it.
+    async fn code(&self, mut group: Group) -> Result<Group> {
+        let geometry = self.sources.order.geometry;
+        let (code, wanted) = (Code::new(geometry), Arc::clone(&self.wanted));
+        let headers: Vec<_> = self.sources.all.iter().map(|s| Arc::clone(&s.header)).collect();
+        let (group, bad) = cpu::run(move || {
+            let bad = group.code(&code, geometry.shards(), &wanted, &headers);
+            (group, bad)
+        })
+        .await;
+        for (source, errors) in bad? {
+            self.sources.note_bad(source, errors).await;
+        }
+        Ok(group)
     }
 }
 
+/// Blocks to be read, by their sources.
+type Plan = Vec<(usize, Vec<usize>)>;
+
+impl Group {
+    /// Column by column, while it is in the processor's cache. Gives what is bad of each source.
+    fn code(
+        &mut self,
+        code: &Code,
+        shards: usize,
+        wanted: &[u8],
+        headers: &[Arc<Header>],
+    ) -> codec::Result<BTreeMap<usize, Vec<codec::Error>>> {
+        let (needs, cells) = self.grid.columns();
+        let columns = cells.par_iter_mut().zip(&mut self.made).enumerate();
+        let coded = columns.map(|(at, (cells, made))| {
+            let bad = check(cells, headers, self.first + at);
+            if made.is_none()
+                && let Some(column) = needs.column(cells, shards)
+            {
+                *made = Some(make_column(code, wanted, column)?);
+            }
+            Ok(bad)
+        });
+        let coded: codec::Result<Vec<_>> = coded.collect();
+        let mut bad: BTreeMap<usize, Vec<codec::Error>> = BTreeMap::new();
+        for (source, error) in coded?.into_iter().flatten() {
+            bad.entry(source).or_default().push(error);
+        }
+        Ok(bad)
+    }
+}
+
+/// Looks at the hashes of what was read of column `number`; gives which sources' are wrong.
+fn check(cells: &mut [Cell], headers: &[Arc<Header>], number: usize) -> Vec<(usize, codec::Error)> {
+    let mut bad = Vec::new();
+    for (source, (cell, header)) in cells.iter_mut().zip(headers).enumerate() {
+        let Cell::Read(block) = cell else { continue };
+        *cell = match header.check_block(number, block) {
+            Ok(()) => Cell::Good(std::mem::take(block)),
+            Err(error) => {
+                bad.push((source, error));
+                Cell::Bad
+            }
+        };
+    }
+    bad
+}
+
 /// The wanted blocks of one column, and their hashes.
-fn make_column(
-    code: &Code,
-    geometry: Geometry,
-    wanted: &[u8],
-    mut column: Column,
-) -> codec::Result<(Vec<Vec<u8>>, Vec<Digest>)> {
-    let missing = || wanted.iter().map(|&index| usize::from(index));
-    let missing: Vec<usize> = missing().filter(|&index| column[index].is_none()).collect();
-    match missing.iter().max() {
-        None => {}
-        Some(&last) if last < geometry.data() => code.decode(&mut column)?,
-        Some(_) => code.rebuild(&mut column)?,
+fn make_column(code: &Code, wanted: &[u8], mut column: Column) -> codec::Result<Made> {
+    let is_wanted = |index| wanted.iter().any(|&wanted| usize::from(wanted) == index);
+    // What is all there may be of fewer shards than the code needs.
+    if wanted.iter().any(|&index| column[usize::from(index)].is_none()) {
+        code.fill(&mut column, is_wanted)?;
     }
     let blocks: Vec<_> =
         wanted.iter().filter_map(|&index| column[usize::from(index)].take()).collect();

@@ -6,6 +6,7 @@
 //! Nothing is visible before that: a rebuild that ends early, in whatever way,
 //! leaves temporary files, which are gone with it or with the next start.
 
+mod flow;
 mod grid;
 mod make;
 mod pace;

@@ -25,4 +25,9 @@ impl Pace {
         let share = bytes as f64 / self.pack_bytes.max(1) as f64;
         self.throttle.work(self.work, bytes, LONGEST.mul_f64(share.min(1.0))).await;
     }
+
+    /// Whether nothing is waited for just now.
+    pub(super) fn is_free(&self) -> bool {
+        self.work == Work::Urgent || self.throttle.is_free()
+    }
 }

@@ -1,5 +1,5 @@
-//! The shards that a rebuild reads: their headers first, then blocks, each
-//! checked against its shard's certified table before anyone gets it.
+//! The shards that a rebuild reads: their headers first, then blocks, which
+//! are checked against their shards' certified tables before they are used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,22 +12,25 @@ use bytes::Bytes;
 use codec::digest::{self, BLOCK_BYTES};
 use codec::shard::Header;
 use futures_util::{StreamExt as _, stream};
-use rayon::prelude::*;
 
+use super::flow::Flow;
 use super::grid::Cell;
 use super::pace::Pace;
 use crate::client::StorageClient;
 use crate::storage::address::Address;
+use crate::storage::buffers::Buffers;
 use crate::storage::fault::Fault;
 use crate::storage::inspect::{check_address, read_header, unreadable_is_damaged};
 use crate::storage::room::is_unreadable;
 use crate::storage::server::{Server, blocking};
 use crate::storage::shelf::Shelf;
 use crate::wire::{Code, Found, ReadTicket, RebuildRequest, ServerId};
-use crate::{Error, Result, cpu};
+use crate::{Error, Result};
 
 /// Headers that are fetched at once.
 const HEADERS_AT_ONCE: usize = 16;
+/// Shards whose rest is on its way at once: each takes up to 0.4 MiB.
+const FLOWS_MAX: usize = 16;
 
 /// The sources of one rebuild.
 pub(super) struct Sources {
@@ -37,6 +40,7 @@ pub(super) struct Sources {
     /// For what is read from other servers.
     peers: StorageClient,
     pace: Arc<Pace>,
+    buffers: Mutex<Buffers>,
     seen: Mutex<Seen>,
 }
 
@@ -45,13 +49,12 @@ pub(super) struct Source {
     pub(super) index: u8,
     holder: ServerId,
     at: At,
-    header: Arc<Header>,
+    pub(super) header: Arc<Header>,
 }
 
-#[derive(Clone)]
 enum At {
     Own(Arc<File>),
-    Peer(ReadTicket),
+    Peer(ReadTicket, Flow),
 }
 
 /// What was met so far.
@@ -71,7 +74,8 @@ impl Sources {
         order: Arc<RebuildRequest>,
         (peers, pace): (StorageClient, Arc<Pace>),
     ) -> Self {
-        Self { order, all: Vec::new(), server, peers, pace, seen: Mutex::default() }
+        let (buffers, seen) = (Mutex::default(), Mutex::default());
+        Self { order, all: Vec::new(), server, peers, pace, buffers, seen }
     }
 
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -133,7 +137,7 @@ impl Sources {
         });
         match (header, Header::peek_bytes(&bytes)) {
             (Ok(header), _) => {
-                let (holder, at) = (at.server, At::Peer(at.clone()));
+                let (holder, at) = (at.server, At::Peer(at.clone(), Flow::default()));
                 Some(Source { index, holder, at, header: Arc::new(header) })
             }
             // Lengths that fit each other, only not those of the order: no sign of damage.
@@ -203,7 +207,9 @@ impl Sources {
         let header = blocking(move || {
             let block = |number| {
                 let range = body_range(&certified, number..number + 1);
-                read_own(&shelf, address, &file, range).map(|block| digest::block_hash(&block))
+                let mut block = vec![0; (range.end - range.start) as usize];
+                let read = read_own(&shelf, address, &file, range.start, &mut block);
+                read.map(|()| digest::block_hash(&block))
             };
             let hashes =
                 (0..certified.block_hashes.len()).map(block).collect::<io::Result<Vec<_>>>();
@@ -231,41 +237,62 @@ impl Sources {
         sources.into_iter().partition(|&at| matches!(self.all[at].at, At::Own(_)))
     }
 
-    /// Blocks `run` of a source, each checked.
-    pub(super) async fn read(&self, source: usize, run: Range<usize>) -> Vec<Cell> {
-        let Source { index, holder, ref at, ref header } = self.all[source];
-        let blocks = match at {
-            At::Own(file) => self.read_own(index, file, header, run.clone()).await,
-            At::Peer(ticket) => {
-                let range = body_range(header, run.clone());
-                let bytes = self.read_peer(index, ticket, range).await;
-                let Some(bytes) = bytes else { return vec![Cell::Failed; run.len()] };
-                let block = |from| bytes.slice(from..bytes.len().min(from + BLOCK_BYTES));
-                (0..bytes.len()).step_by(BLOCK_BYTES).map(|from| Some(block(from))).collect()
+    /// Blocks `run` of a source, none of them checked. What comes after them `is_next`.
+    pub(super) async fn read(&self, source: usize, run: Range<usize>, is_next: bool) -> Vec<Cell> {
+        let Source { index, ref at, ref header, .. } = self.all[source];
+        let (ticket, flow) = match at {
+            At::Own(file) => return self.read_own(index, file, header, run).await,
+            At::Peer(ticket, flow) => (ticket, flow),
+        };
+        let flows = self.order.geometry.data() <= FLOWS_MAX && self.pace.is_free();
+        if is_next && flows && !self.is_gone(ticket) {
+            match self.read_on(source, ticket, flow, run.clone()).await {
+                Ok(Some(bytes)) => return blocks(&bytes),
+                Ok(None) => {}
+                Err(error) => {
+                    self.note(index, ticket.server, error);
+                    return vec![Cell::Failed; run.len()];
+                }
             }
-        };
-        let table = Arc::clone(header);
-        let check = move |(number, block): (usize, Option<Bytes>)| match block {
-            None => (Cell::Failed, None),
-            Some(block) => match table.check_block(number, &block) {
-                Ok(()) => (Cell::Good(block), None),
-                Err(error) => (Cell::Bad, Some(error)),
-            },
-        };
-        let numbered: Vec<_> = run.zip(blocks).collect();
-        let checked: Vec<_> = cpu::run(move || numbered.into_par_iter().map(check).collect()).await;
-        if let (At::Own(file), Some(error)) = (at, checked.iter().find_map(|(_, e)| e.as_ref())) {
+        }
+        match self.read_peer(index, ticket, body_range(header, run.clone())).await {
+            Some(bytes) => blocks(&bytes),
+            None => vec![Cell::Failed; run.len()],
+        }
+    }
+
+    /// Blocks of a peer's shard out of what it sends of all that is left; `None` where that has
+    /// ended early.
+    async fn read_on(
+        &self,
+        source: usize,
+        at: &ReadTicket,
+        flow: &Flow,
+        run: Range<usize>,
+    ) -> Result<Option<Bytes>> {
+        let Source { index, ref header, .. } = self.all[source];
+        let blocks = header.block_hashes.len();
+        let (all, part) = (body_range(header, 0..blocks), body_range(header, run));
+        let bytes = part.end - part.start;
+        let mut buffer = self.buffers().empty(bytes as usize);
+        let rest = self.peers.open_range(at, self.order.stripe, index, part.start..all.end);
+        if !flow.read(part.start, bytes as usize, &mut buffer, rest).await? {
+            return Ok(None);
+        }
+        self.pace.take(bytes).await;
+        self.seen().read_bytes += bytes;
+        Ok(Some(self.buffers().give(buffer)))
+    }
+
+    /// Takes note that blocks of a source are not what they should be.
+    pub(super) async fn note_bad(&self, source: usize, errors: Vec<codec::Error>) {
+        let Source { index, holder, ref at, .. } = self.all[source];
+        if let (At::Own(file), Some(error)) = (at, errors.first()) {
             let (shelf, file) = (Arc::clone(&self.server.shelf), Arc::clone(file));
             let (address, why) = (self.address(index), error.to_string());
             blocking(move || shelf.note_bad(address, Some(&file), &why)).await;
         }
-        let noted = |(cell, error): (Cell, Option<codec::Error>)| {
-            if let Some(error) = error {
-                self.note(index, holder, error.into());
-            }
-            cell
-        };
-        checked.into_iter().map(noted).collect()
+        errors.into_iter().for_each(|error| self.note(index, holder, error.into()));
     }
 
     /// Blocks of a file here, one by one: an unreadable sector costs its block only.
@@ -275,35 +302,38 @@ impl Sources {
         file: &Arc<File>,
         header: &Header,
         run: Range<usize>,
-    ) -> Vec<Option<Bytes>> {
-        let range = body_range(header, run.clone());
-        self.pace.take(range.end - range.start).await;
-        let ranges: Vec<_> = run.map(|number| body_range(header, number..number + 1)).collect();
+    ) -> Vec<Cell> {
+        let range = body_range(header, run);
+        let bytes = range.end - range.start;
+        self.pace.take(bytes).await;
+        let mut buffer = self.buffers().full(bytes as usize);
         let (file, shelf) = (Arc::clone(file), Arc::clone(&self.server.shelf));
         let address = self.address(index);
-        let blocks = blocking(move || {
-            ranges
-                .into_iter()
-                .map(|range| read_own(&shelf, address, &file, range))
-                .collect::<Vec<_>>()
-        });
+        let (read, buffer) = blocking(move || {
+            let blocks = (range.start..).step_by(BLOCK_BYTES).zip(buffer.chunks_mut(BLOCK_BYTES));
+            let read = blocks.map(|(at, block)| read_own(&shelf, address, &file, at, block));
+            (read.collect::<Vec<_>>(), buffer)
+        })
+        .await;
         let own = self.server.gate.identity.server;
-        let taken = |block: io::Result<Bytes>| match block {
-            Ok(block) => {
+        let taken = |(cell, read): (Cell, io::Result<()>)| match (cell, read) {
+            (Cell::Read(block), Ok(())) => {
                 self.seen().own_bytes += block.len() as u64;
-                Some(block)
+                Cell::Read(block)
             }
-            Err(error) => {
+            (_, Err(error)) => {
                 let why = format!("it cannot be read: {error}");
                 self.note(index, own, codec::Error::damaged("shard file", why).into());
-                None
+                Cell::Failed
             }
+            (cell, Ok(())) => cell,
         };
-        blocks.await.into_iter().map(taken).collect()
+        let bytes = self.buffers().give(buffer);
+        blocks(&bytes).into_iter().zip(read).map(taken).collect()
     }
 
     async fn read_peer(&self, index: u8, at: &ReadTicket, range: Range<u64>) -> Option<Bytes> {
-        if self.seen().gone.contains(&at.server) {
+        if self.is_gone(at) {
             return None;
         }
         let bytes = range.end - range.start;
@@ -318,6 +348,14 @@ impl Sources {
                 None
             }
         }
+    }
+
+    fn is_gone(&self, at: &ReadTicket) -> bool {
+        self.seen().gone.contains(&at.server)
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Buffers> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers why a read gave nothing, and what that says of the shard or of its server.
@@ -362,13 +400,23 @@ fn body_range(header: &Header, blocks: Range<usize>) -> Range<u64> {
     at(blocks.start)..at(blocks.end)
 }
 
-fn read_own(shelf: &Shelf, address: Address, file: &File, range: Range<u64>) -> io::Result<Bytes> {
-    let mut block = vec![0; (range.end - range.start) as usize];
+/// What was read, as blocks that nobody has checked.
+fn blocks(bytes: &Bytes) -> Vec<Cell> {
+    let block = |from| bytes.slice(from..bytes.len().min(from + BLOCK_BYTES));
+    (0..bytes.len()).step_by(BLOCK_BYTES).map(|from| Cell::Read(block(from))).collect()
+}
+
+fn read_own(
+    shelf: &Shelf,
+    address: Address,
+    file: &File,
+    at: u64,
+    block: &mut [u8],
+) -> io::Result<()> {
     let planted = shelf.reach_read(Fault::ReadFails, address);
-    planted.and_then(|()| file.read_exact_at(&mut block, range.start)).inspect_err(|error| {
+    planted.and_then(|()| file.read_exact_at(block, at)).inspect_err(|error| {
         if is_unreadable(error) {
             shelf.note_unreadable(address, file, error);
         }
-    })?;
-    Ok(block.into())
+    })
 }
