@@ -90,7 +90,8 @@ fn what_has_nothing_to_spare_goes_past_the_pace_and_all_else_does_not() {
 
 #[test]
 fn what_becomes_urgent_waits_for_no_end_of_what_goes_at_a_pace() {
-    let coordinator = &["--repair-every=20ms"];
+    // A server that is slow for a while would leave all stripes nothing to spare.
+    let coordinator = &["--repair-every=20ms", "--misses=1000"];
     let fleet = Fleet::of(Setup { code: "4+2", servers: 6, coordinator, ..Setup::default() });
     let large = fleet.sandbox.path("large");
     write(large.join("file"), noise(83, 12_000_000));
