@@ -107,9 +107,9 @@ def packages(m, out):
 
 
 def rebuild(m, out):
-    seconds, made = m.middle("wall_s", "op", op="rebuild"), m.middle("rebuilt", "rebuild")
+    took_ms, made = m.middle("took_ms", "rebuild"), m.middle("rebuilt", "rebuild")
     moved = m.middle("over_network", "rebuild")
-    rate = made / seconds / 1e6 if seconds and made else None
+    rate = made / took_ms / 1e3 if took_ms and made else None
     out.least("rebuild of a lost server, per second", rate, 300, "{:.0f} MB")
     out.most("rebuild, bytes over the network per lost byte", moved / made if made else None, 4.1, "{:.2f}")
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""wait-rebuild.py ARC: lets repair begin, stays until nothing waits for it, and prints how many
-bytes of shards it made, and how many went over the network for them."""
+"""wait-rebuild.py ARC FOLDER: lets repair begin, stays until the empty server in FOLDER has all the
+shards that wait for it, and prints how long that took, how many bytes of shards were made, and how
+many went over the network for them. It looks at the folder: asking arc would be work beside it."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,13 +15,28 @@ def repair(*command):
     return next(line for line in map(json.loads, run.stdout.splitlines()) if line["type"] == "summary")
 
 
+def shards():
+    """Shard files that are whole: the others have other names."""
+    with os.scandir(os.path.join(sys.argv[2], "shards")) as folders:
+        return sum(name.count(".") == 1 for folder in folders if folder.is_dir() for name in os.listdir(folder))
+
+
 before = repair()
 if not before["counts"]["waiting"]:
     sys.exit("error: nothing waits to be made again")
+wanted = shards() + before["counts"]["waiting"]
+began = time.monotonic()
 repair("resume")
+while shards() < wanted:
+    time.sleep(0.01)
+took = time.monotonic() - began
 while True:
     now = repair()
     if not now["running"] and not any(now["counts"][state] for state in ("waiting", "failed", "unknown")):
         break
-    time.sleep(0.05)
-print(json.dumps({"rebuilt": now["made_bytes"] - before["made_bytes"], "over_network": now["read_bytes"] - before["read_bytes"]}))
+    time.sleep(0.1)
+print(json.dumps({
+    "rebuilt": now["made_bytes"] - before["made_bytes"],
+    "over_network": now["read_bytes"] - before["read_bytes"],
+    "rebuild_ms": round(took * 1000),
+}))
