@@ -348,6 +348,7 @@ fn serve_coordinator(sandbox: &Sandbox, listen: &str, options: &[String]) -> Ser
         options.iter().any(|option| option.split('=').next() == Some(name))
     };
     let idle = ["--repair-every=0s", "--backup-every=0s"];
-    let usual = fast.into_iter().chain(idle).filter(|option| !is_set(option));
-    sandbox.serve(line.into_iter().chain(usual).chain(options.iter().map(String::as_str)))
+    let idle = idle.into_iter().filter(|option| !is_set(option));
+    sandbox
+        .serve(line.into_iter().chain(fast).chain(idle).chain(options.iter().map(String::as_str)))
 }

@@ -2,10 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::fleet::{Fleet, Setup, eventually};
-use crate::sandbox::text;
+use crate::fleet::{Fleet, eventually};
 use crate::source;
-use crate::trees::{noise, write};
 
 fn throttle(fleet: &Fleet, line: &[&str]) -> Value {
     let line = ["--json", "throttle"].iter().chain(line).copied();
@@ -86,37 +84,4 @@ fn what_has_nothing_to_spare_goes_past_the_pace_and_all_else_does_not() {
     assert!(made > 2 && urgent == made, "{urgent} of {made}");
     let (made, urgent) = mended("4+2", 6);
     assert!(made > 2 && urgent == 0, "{urgent} of {made}");
-}
-
-#[test]
-fn what_becomes_urgent_waits_for_no_end_of_what_goes_at_a_pace() {
-    // A server that is slow for a while would leave all stripes nothing to spare.
-    let coordinator = &["--repair-every=20ms", "--misses=1000"];
-    let fleet = Fleet::of(Setup { code: "4+2", servers: 6, coordinator, ..Setup::default() });
-    let large = fleet.sandbox.path("large");
-    write(large.join("file"), noise(83, 12_000_000));
-    fleet.sandbox.arc(["push", text(&large), "--pack-size=6M"]).exits(0);
-    // A stripe takes minutes, and only one is repaired at once.
-    fleet.sandbox.arc(["throttle", "--per-server=64K", "--at-once=1"]).exits(0);
-    let shards = fleet.shards();
-    let is_large = |file: &&crate::fleet::ShardFile| file.bytes > 1_000_000;
-    let mut stripes: Vec<&str> =
-        shards.iter().filter(is_large).map(|file| file.stripe.as_str()).collect();
-    stripes.dedup();
-    let (paced, urgent) =
-        (stripes[0], *stripes.iter().find(|other| **other != stripes[0]).unwrap());
-    let lose = |stripe: &str, indexes: &[u8]| {
-        let of_it = shards.iter().filter(|f| f.stripe == stripe && indexes.contains(&f.index));
-        of_it.for_each(|file| std::fs::remove_file(&file.path).unwrap());
-        fleet.sandbox.arc(["verify"]).exits(4);
-    };
-    let stored = |stripe: &str| fleet.shards().iter().filter(|file| file.stripe == stripe).count();
-    lose(paced, &[0]);
-    eventually("it is being repaired", || {
-        let status = fleet.sandbox.arc(["--json", "repair"]).json_of("summary");
-        status["running"].as_array().is_some_and(|running| running.contains(&json!(paced)))
-    });
-    lose(urgent, &[0, 1]);
-    eventually("what is urgent is made", || stored(urgent) == 6);
-    assert_eq!(stored(paced), 5);
 }

@@ -1,13 +1,12 @@
 //! Keeps the vault whole: finds what lacks shards, and has it repaired, worst first.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
 use codec::StripeId;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::Instant;
 
 use super::entry::{Ended, Entry};
 use super::rebalance::{Balance, rebalance};
@@ -27,8 +26,6 @@ use crate::{Error, Result};
 const PAGE_ENTRIES: usize = 1000;
 /// Entries repaired before the ledger is looked at again.
 const BATCH: usize = 512;
-/// While stripes are repaired it is looked at this often, or a tenth of the time.
-const LOOK_MEANWHILE: Duration = Duration::from_secs(10);
 /// The ledger is looked at this often when nothing happens.
 const LOOK_EVERY_MS: u64 = 60_000;
 
@@ -52,14 +49,12 @@ pub(super) struct Tried {
 
 /// What a look at the ledger found.
 struct Looked {
-    /// The worst first.
-    urgent: VecDeque<Urgent>,
+    urgent: Worst<Urgent>,
     /// When the first that waits is due.
     due_ms: u64,
+    /// Entries of stripes that lack nothing.
+    whole: Vec<i64>,
 }
-
-/// The entries that are being tried, and which of them are urgent.
-type Running = BTreeMap<i64, bool>;
 
 /// The servers as they were in the last round.
 #[derive(Default)]
@@ -105,13 +100,18 @@ pub(in crate::coordinator) async fn repair_due(core: &Core) -> Result<()> {
 /// One round; gives how long to rest if nothing happens, or nothing where more may be due.
 async fn look_after(core: &Core, known: &mut Known) -> Result<Option<Duration>> {
     core.fleet.probed(core.timings.probe_timeout).await;
-    notice(core, known).await?;
+    note_servers(core, known).await?;
+    if core.catalog.note_deficits().await? {
+        core.planted.reach(FailPoint::DeficitsNoted);
+    }
     if core.repairs.settings().paused {
         return Ok(Some(Duration::from_millis(LOOK_EVERY_MS)));
     }
-    let looked = look(core, &BTreeMap::new()).await?;
-    if !looked.urgent.is_empty() {
-        repair_all(core, known, looked.urgent).await?;
+    let looked = look(core).await?;
+    core.catalog.settle_ledger(looked.whole, Vec::new()).await?;
+    let urgent: Vec<Urgent> = looked.urgent.into_sorted().collect();
+    if !urgent.is_empty() {
+        repair_all(core, urgent).await?;
         return Ok(None);
     }
     sweep(core).await?;
@@ -126,15 +126,6 @@ async fn look_after(core: &Core, known: &mut Known) -> Result<Option<Duration>> 
     let due_ms = core.catalog.next_repair_ms(now_ms).await?.unwrap_or(u64::MAX).min(looked.due_ms);
     let rest = Duration::from_millis(due_ms.saturating_sub(now_ms).min(LOOK_EVERY_MS));
     Ok(Some(rest))
-}
-
-/// Has the ledger know of all that is lacking now.
-async fn notice(core: &Core, known: &mut Known) -> Result<()> {
-    note_servers(core, known).await?;
-    if core.catalog.note_deficits().await? {
-        core.planted.reach(FailPoint::DeficitsNoted);
-    }
-    Ok(())
 }
 
 /// Takes the stripes of servers that went away into the ledger, and lets those be tried again
@@ -191,20 +182,19 @@ pub(super) async fn note_servers(core: &Core, known: &mut Known) -> Result<()> {
     Ok(())
 }
 
-/// Looks at all entries that may be tried now, but for those that are; what lacks nothing is struck
-/// out.
-async fn look(core: &Core, running: &Running) -> Result<Looked> {
+/// Looks at all entries that may be tried now.
+async fn look(core: &Core) -> Result<Looked> {
     let now_ms = core.catalog.clock.now_ms();
-    let (mut urgent, mut due_ms, mut whole) = (Worst::new(BATCH), u64::MAX, Vec::new());
+    let mut looked = Looked { urgent: Worst::new(BATCH), due_ms: u64::MAX, whole: Vec::new() };
     let mut after = 0;
     loop {
         let page = core.catalog.ledgered(Which::Open, after, PAGE_ENTRIES).await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(looked) };
         after = last.key;
-        for entry in page.into_iter().filter(|entry| !running.contains_key(&entry.key)) {
+        for entry in page {
             let look = look_at(core, &entry);
             if look.is_whole() {
-                whole.push(entry.key);
+                looked.whole.push(entry.key);
                 continue;
             }
             if entry.due_ms > now_ms {
@@ -212,22 +202,21 @@ async fn look(core: &Core, running: &Running) -> Result<Looked> {
             }
             let wait = core.fleet.waits(look.deficit(), now_ms);
             match wait {
-                Wait::Until(ms) | Wait::Braked(ms) if look.leaving == 0 => due_ms = due_ms.min(ms),
+                Wait::Until(ms) | Wait::Braked(ms) if look.leaving == 0 => {
+                    looked.due_ms = looked.due_ms.min(ms);
+                }
                 // The next probe says that its server is lost.
-                _ if !look.has_work() => due_ms = due_ms.min(now_ms),
+                _ if !look.has_work() => looked.due_ms = looked.due_ms.min(now_ms),
                 _ => {
                     let Ledgered { key, stripe, attempts, found_ms, tried_ms, .. } = entry;
                     let thin = wait == Wait::Urgent && look.is_thin();
                     let risk = Risk::new(&look, found_ms, tried_ms);
-                    let is_urgent = look.is_thin();
-                    let one = Urgent { key, stripe, attempts, thin, urgent: is_urgent };
-                    urgent.add(risk, key, one);
+                    let urgent = look.is_thin();
+                    looked.urgent.add(risk, key, Urgent { key, stripe, attempts, thin, urgent });
                 }
             }
         }
     }
-    core.catalog.settle_ledger(whole, Vec::new()).await?;
-    Ok(Looked { urgent: urgent.into_sorted().collect(), due_ms })
 }
 
 pub(super) fn look_at(core: &Core, entry: &Ledgered) -> Look {
@@ -246,44 +235,22 @@ pub(super) fn standing(
     Some(Standing { state, mode, zone })
 }
 
-/// Repairs these, in their order, and what is found to be lacking meanwhile, until there is nothing
-/// more to do. What is urgent waits for no end of what is not.
-async fn repair_all(core: &Core, known: &mut Known, mut urgent: VecDeque<Urgent>) -> Result<()> {
-    let mut changed = core.fleet.changed();
-    let mut tries = FuturesUnordered::new();
-    let mut running = Running::new();
-    let mut look_again = Instant::now() + LOOK_MEANWHILE;
+/// Repairs these, in their order, as long as no server's state changes that the order goes by.
+async fn repair_all(core: &Core, urgent: Vec<Urgent>) -> Result<()> {
+    let changed = core.fleet.changed();
+    let mut urgent = urgent.into_iter();
+    let mut running = FuturesUnordered::new();
     loop {
         let settings = core.repairs.settings();
-        let begins = |running: &Running, one: &Urgent| {
-            let of_its_kind = running.values().filter(|urgent| **urgent == one.urgent).count();
-            !settings.paused && of_its_kind < settings.at_once as usize
-        };
-        while let Some(at) = urgent.iter().position(|one| begins(&running, one))
-            && let Some(next) = urgent.remove(at)
-        {
-            running.insert(next.key, next.urgent);
-            tries.push(async move { (next.key, try_one(core, next).await) });
+        let goes_on = || !settings.paused && !changed.has_changed().unwrap_or(true);
+        while running.len() < settings.at_once as usize && goes_on() {
+            let Some(next) = urgent.next() else { break };
+            running.push(try_one(core, next));
         }
-        let is_over = tokio::select! {
-            tried = tries.next() => match tried {
-                // What cannot be noted would be tried again at once.
-                Some((key, noted)) => {
-                    noted?;
-                    running.remove(&key);
-                    urgent.is_empty()
-                }
-                None => return Ok(()),
-            },
-            // Another order may be right, of more than there was.
-            changed = changed.changed() => changed.is_ok(),
-            () = tokio::time::sleep_until(look_again) => true,
-        };
-        if is_over && !settings.paused {
-            let began = Instant::now();
-            notice(core, known).await?;
-            urgent = look(core, &running).await?.urgent;
-            look_again = Instant::now() + LOOK_MEANWHILE.max(began.elapsed() * 10);
+        match running.next().await {
+            // What cannot be noted would be tried again at once.
+            Some(noted) => drop(noted?),
+            None => return Ok(()),
         }
     }
 }
