@@ -7,17 +7,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::{hkdf, hmac};
-use sha2::Digest as _;
-use sha2::Sha256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::seal::Aead;
 use crate::{ChunkId, Digest};
 
+mod chunk_id;
 mod recovery;
 mod secret;
 mod vault_record;
 
+use chunk_id::ChunkIdKey;
 pub use recovery::RecoveryKey;
 pub use secret::{Argon2Cost, KEY_FILE_BYTES_MIN, Secret};
 pub use vault_record::{SLOTS_MAX, VAULT_RECORD_BYTES_MAX, VaultRandom, VaultRecord};
@@ -82,6 +82,21 @@ impl VaultKeys {
         self.0.chunk_id.of(plaintext)
     }
 
+    /// The ids of chunks, in their order: those of two chunks of about one length take little more
+    /// time than that of one.
+    pub fn chunk_ids(&self, chunks: &[&[u8]]) -> Vec<ChunkId> {
+        let mut ids = vec![ChunkId::default(); chunks.len()];
+        let mut order: Vec<usize> = (0..chunks.len()).collect();
+        order.sort_unstable_by_key(|&at| chunks[at].len());
+        for pair in order.chunks(2) {
+            match *pair {
+                [a, b] => [ids[a], ids[b]] = self.0.chunk_id.of_two([chunks[a], chunks[b]]),
+                _ => pair.iter().for_each(|&at| ids[at] = self.chunk_id(chunks[at])),
+            }
+        }
+        ids
+    }
+
     /// The chunker's seed.
     pub fn chunker_seed(&self) -> u64 {
         *self.0.chunker_seed
@@ -106,28 +121,6 @@ impl VaultKeys {
 
     pub(crate) fn private_key(&self) -> Option<&[u8; 32]> {
         self.0.private_key.as_deref()
-    }
-}
-
-/// HMAC-SHA-256 with both padded keys hashed once, not per chunk.
-struct ChunkIdKey {
-    inner: Sha256,
-    outer: Sha256,
-}
-
-impl ChunkIdKey {
-    fn new(key: &[u8; 32]) -> Self {
-        let padded = |pad: u8| {
-            let mut block = Zeroizing::new([pad; 64]);
-            block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
-            Sha256::new_with_prefix(block.as_slice())
-        };
-        Self { inner: padded(0x36), outer: padded(0x5c) }
-    }
-
-    fn of(&self, plaintext: &[u8]) -> ChunkId {
-        let inner = self.inner.clone().chain_update(plaintext).finalize();
-        ChunkId(self.outer.clone().chain_update(inner).finalize().into())
     }
 }
 

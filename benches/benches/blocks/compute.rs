@@ -33,7 +33,7 @@ pub(crate) fn on_noise() -> Vec<Block> {
     let data = Rc::new(noise(DATA_BYTES));
     let mut blocks = vec![copy(data.clone())];
     blocks.extend(hash(data.clone()));
-    blocks.push(id(data.clone()));
+    blocks.extend(id(data.clone()));
     blocks.extend(seal_and_open());
     blocks.push(cut(data));
     blocks.extend(stripe_and_parse());
@@ -72,17 +72,25 @@ fn hash(data: Rc<Vec<u8>>) -> [Block; 2] {
     ]
 }
 
-fn id(data: Rc<Vec<u8>>) -> Block {
+fn id(data: Rc<Vec<u8>>) -> [Block; 2] {
     let keys = keys();
-    let what = "chunk id (HMAC-SHA-256), 1 MiB";
-    Block::new("id", what, "SHA-256: 1.78").runs(move || {
+    let (two_keys, two) = (keys.clone(), Rc::clone(&data));
+    let one = move || {
         let name = || {
             for chunk in data.chunks(1 << 20) {
                 black_box(keys.chunk_id(chunk));
             }
         };
         Run::of(data.len(), name)
-    })
+    };
+    let two = move || {
+        let chunks: Vec<&[u8]> = two.chunks(1 << 20).collect();
+        Run::of(two.len(), || drop(black_box(two_keys.chunk_ids(&chunks))))
+    };
+    [
+        Block::new("id", "chunk id (HMAC-SHA-256), 1 MiB, two at once", "SHA-256: 1.78").runs(two),
+        Block::new("id_one", "chunk id, one by itself", "SHA-256: 1.78").runs(one),
+    ]
 }
 
 fn seal_and_open() -> [Block; 2] {

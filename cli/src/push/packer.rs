@@ -20,8 +20,8 @@ use crate::exit::Failure;
 const CHUNKS_PER_PACK: usize = 64 * 1024;
 const _: () = assert!(CHUNKS_PER_PACK <= server::wire::CHUNKS_PER_STRIPE_MAX);
 
-/// Plaintext that is being compressed at once, so that no processor waits for another's last frame;
-/// a single frame may be longer.
+/// Plaintext, chunk tables included, that is being compressed at once, so that no processor waits
+/// for another's last frame; a single frame may be longer.
 const COMPRESSING_BYTES: usize = 8 * 1024 * 1024;
 
 /// Plaintext that is new to the vault.
@@ -166,7 +166,7 @@ impl Packer {
     /// Begins a frame on the rayon pool.
     fn compress(&mut self, kind: FrameKind, chunks: Vec<Chunk>) {
         let rows: Vec<_> = chunks.iter().map(|c| (c.id, c.bytes.len() as u32)).collect();
-        let bytes = chunks.iter().map(|c| c.bytes.len()).sum();
+        let bytes = chunks.iter().map(|c| c.bytes.len() + frame::TABLE_ROW_BYTES).sum();
         let encoded = cpu::begin(move || encode(&chunks));
         self.compressing_bytes += bytes;
         self.compressing.push_back(Compressing { kind, rows, bytes, encoded });

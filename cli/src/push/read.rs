@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use codec::ChunkId;
 use codec::chunker::{CHUNK_BYTES_MAX, Chunker};
 use codec::keys::VaultKeys;
 use codec::manifest::{ChunkRef, Content, ContentBuilder, Entry, Node};
@@ -147,14 +148,17 @@ pub fn cut(chunker: &Chunker, bytes: Bytes, end: bool) -> (Vec<Bytes>, Bytes) {
     (pieces, rest)
 }
 
-/// Names chunks, several at once.
+/// Names chunks, several at once: two of about one length in little more time than one.
 pub fn name(keys: &VaultKeys, pieces: Vec<Bytes>) -> Vec<Chunk> {
-    let name = |bytes: Bytes| Chunk { id: keys.chunk_id(&bytes), bytes };
-    if pieces.len() > 1 {
-        pieces.into_par_iter().map(name).collect()
-    } else {
-        pieces.into_iter().map(name).collect()
-    }
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    order.sort_unstable_by_key(|&at| pieces[at].len());
+    let named = order.par_chunks(2).flat_map_iter(|pair| {
+        let chunks: Vec<&[u8]> = pair.iter().map(|&at| &pieces[at][..]).collect();
+        pair.iter().copied().zip(keys.chunk_ids(&chunks))
+    });
+    let mut ids: Vec<(usize, ChunkId)> = named.collect();
+    ids.sort_unstable_by_key(|(at, _)| *at);
+    pieces.into_iter().zip(ids).map(|(bytes, (_, id))| Chunk { id, bytes }).collect()
 }
 
 /// Names a page and keeps it with the others.
