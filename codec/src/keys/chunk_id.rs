@@ -132,6 +132,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
+    #[allow(clippy::print_stderr)]
     fn two_at_once_give_what_each_gives_alone() {
         if !pair::is_available() {
             eprintln!("skipped: this processor has no SHA instructions");
