@@ -58,6 +58,9 @@ const SPANS_BYTES_MAX: u32 = 32 * 1024 * 1024;
 /// Spans of one stripe that are under way at once.
 const SPANS_AT_ONCE: usize = 4;
 
+/// Memory of a frame that is longer is not kept: most have 1 MiB and a chunk.
+const PLAINTEXT_KEPT_MAX: usize = 2 * 1024 * 1024;
+
 thread_local! {
     /// The memory of the last frame that the thread opened: fresh memory costs as much as filling it.
     static PLAINTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -396,7 +399,9 @@ impl Fetcher {
                     .and_then(|opened| Frame::decode_in(opened, PLAINTEXT.take()));
                 let made = frame.map(|frame| {
                     let made = each(number, &frame);
-                    PLAINTEXT.set(frame.bytes);
+                    if frame.bytes.capacity() <= PLAINTEXT_KEPT_MAX {
+                        PLAINTEXT.set(frame.bytes);
+                    }
                     made
                 });
                 made.map_err(|error| {
