@@ -115,6 +115,7 @@ fn decompress_in(
     buffer.clear();
     let plaintext = match codec {
         STORED if payload.len() <= bytes_max => {
+            buffer.reserve_exact(payload.len());
             buffer.extend_from_slice(payload);
             buffer
         }

@@ -1,9 +1,9 @@
 //! The two ways to the bytes of a span: straight from the data shards, or by
 //! columns of any k shards, checked and decoded.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use codec::StripeId;
@@ -18,10 +18,24 @@ use super::span::{Piece, Span, shard_bytes};
 use super::trouble::Doubt;
 use super::{FetchError, Fetcher, Result};
 
-/// Stripes whose decoded columns are kept for the next span.
-const CACHED_STRIPES: usize = 2;
+/// Bytes of decoded columns that are kept for the next spans, with those that are being read. Two
+/// windows of a pull want 48 MiB at once, of packs of less than twice that, or all of two packs of
+/// a verify. A stripe of 64 MiB that is decoded takes as much again where it has as many data
+/// shards as parity shards: all in all 192 MiB.
+const CACHED_BYTES_MAX: u64 = 2 * WHOLE_BYTES_MAX;
 /// Longer packs are never decoded as a whole where a part will do.
-const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How far the reading of a span goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Where a data shard must be made of others, all of the stripe: the rest is wanted as well.
+    Stripe,
+    /// What is wanted, and its columns.
+    Span,
+    /// The same for a frame that cannot be had with others: whatever may still have it is asked.
+    Frame,
+}
 
 /// The data bodies of a stripe, or the same columns of each, decoded and checked.
 #[derive(Debug)]
@@ -32,13 +46,14 @@ struct Columns {
 }
 
 impl Columns {
-    /// The span's bytes, which lie in these columns.
-    fn bytes(&self, map: &StripeMap, span: &Span) -> Vec<u8> {
-        let parts = span.pieces(map).into_iter().map(|Piece { index, body }| {
-            &self.bodies[index as usize]
-                [(body.start - self.range.start) as usize..(body.end - self.range.start) as usize]
-        });
-        parts.collect::<Vec<_>>().concat()
+    /// The bytes of a piece, which lies in these columns.
+    fn of(&self, Piece { index, body }: &Piece) -> &[u8] {
+        let (start, end) = (body.start - self.range.start, body.end - self.range.start);
+        &self.bodies[*index as usize][start as usize..end as usize]
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bodies.iter().map(|body| body.len() as u64).sum()
     }
 }
 
@@ -46,7 +61,11 @@ impl Columns {
 #[derive(Debug, Default)]
 pub(super) struct ColumnCache {
     turn: tokio::sync::Mutex<()>,
+    /// Taken before that one, by whoever wants all of a stripe.
+    stripe_turn: tokio::sync::Mutex<()>,
     kept: Mutex<VecDeque<Arc<Columns>>>,
+    /// Stripes that cannot be decoded as a whole, and why.
+    broken: Mutex<HashMap<StripeId, FetchError>>,
 }
 
 impl ColumnCache {
@@ -59,15 +78,35 @@ impl ColumnCache {
             .map(Arc::clone)
     }
 
-    /// Drops the oldest, so that it is gone before the next is read.
-    fn make_room(&self) {
+    /// The bytes of a span, if all of its pieces are here.
+    fn bytes(&self, map: &StripeMap, span: &Span) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for piece in span.pieces(map) {
+            bytes.extend_from_slice(self.find(map.stripe, &piece.body)?.of(&piece));
+        }
+        Some(bytes)
+    }
+
+    /// Drops the oldest, so that they are gone before so many bytes are read.
+    fn make_room(&self, bytes: u64) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.truncate(CACHED_STRIPES - 1);
+        let mut room = CACHED_BYTES_MAX.saturating_sub(bytes);
+        let fits = kept.iter().take_while(|columns| {
+            let left = room.checked_sub(columns.bytes());
+            room = left.unwrap_or(room);
+            left.is_some()
+        });
+        let fits = fits.count();
+        kept.truncate(fits);
     }
 
     fn keep(&self, columns: Arc<Columns>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push_front(columns);
+    }
+
+    fn broken(&self) -> MutexGuard<'_, HashMap<StripeId, FetchError>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -77,17 +116,18 @@ impl Fetcher {
         &self,
         map: &StripeMap,
         span: &Span,
+        reach: Reach,
     ) -> Result<Option<Vec<u8>>> {
-        let wanted = self.columns_of(map, span);
-        if let Some(columns) = self.cache.find(map.stripe, &wanted) {
-            return Ok(Some(columns.bytes(map, span)));
+        if let Some(bytes) = self.cache.bytes(map, span) {
+            return Ok(Some(bytes));
         }
         let tickets = self.trouble.tickets().await?;
         let mut candidates = self.candidates(map, &tickets);
-        candidates.retain(|c| c.doubt == Doubt::None);
+        let is_last = reach == Reach::Frame;
+        candidates.retain(|c| c.doubt == Doubt::None || is_last);
         let holder = |index| candidates.iter().find(|c| c.holder.index == index).map(|c| c.holder);
         // Where one data shard is to be made of others, these are read once, for all.
-        if wanted.end - wanted.start == shard_bytes(map)
+        if reach == Reach::Stripe
             && (0..map.geometry.data() as u8).any(|index| holder(index).is_none())
         {
             return Ok(None);
@@ -95,8 +135,10 @@ impl Fetcher {
         let pieces = span.pieces(map);
         let holders = pieces.iter().map(|piece| holder(piece.index)).collect::<Option<Vec<_>>>();
         let Some(holders) = holders else { return Ok(None) };
-        let reads =
-            pieces.iter().zip(&holders).map(|(piece, holder)| self.read_piece(map, holder, piece));
+        let reads = pieces
+            .iter()
+            .zip(&holders)
+            .map(|(piece, holder)| self.read_piece(map, holder, piece, is_last));
         match try_join_all(reads).await {
             // Mostly it is one, which stays where it is.
             Ok(mut parts) if parts.len() == 1 => Ok(parts.pop().map(Vec::from)),
@@ -110,17 +152,30 @@ impl Fetcher {
         &self,
         map: &Arc<StripeMap>,
         span: &Span,
+        reach: Reach,
     ) -> Result<Vec<u8>> {
-        let columns = self.cached_columns(map, self.columns_of(map, span)).await?;
-        Ok(columns.bytes(map, span))
+        let mut bytes = Vec::new();
+        for piece in span.pieces(map) {
+            let columns = match reach {
+                Reach::Stripe => self.cached_stripe(map).await?,
+                Reach::Span | Reach::Frame => self.cached_columns(map, piece.body.clone()).await?,
+            };
+            bytes.extend_from_slice(columns.of(&piece));
+        }
+        Ok(bytes)
     }
 
-    /// The columns that are read for a span: all of them where the rest is wanted as well.
-    fn columns_of(&self, map: &StripeMap, span: &Span) -> Range<u64> {
-        match self.reads_all && map.pack_bytes <= WHOLE_BYTES_MAX {
-            true => 0..shard_bytes(map),
-            false => span.columns(map),
+    /// All columns. That they cannot be had is found out once.
+    async fn cached_stripe(&self, map: &Arc<StripeMap>) -> Result<Arc<Columns>> {
+        let _turn = self.cache.stripe_turn.lock().await;
+        if let Some(error) = self.cache.broken().get(&map.stripe) {
+            return Err(error.clone());
         }
+        let columns = self.cached_columns(map, 0..shard_bytes(map)).await;
+        if let Err(error) = &columns {
+            self.cache.broken().insert(map.stripe, error.clone());
+        }
+        columns
     }
 
     /// One at a time: a stripe takes its size in memory, and whoever waits may want the same one.
@@ -133,7 +188,7 @@ impl Fetcher {
         if let Some(columns) = self.cache.find(map.stripe, &wanted) {
             return Ok(columns);
         }
-        self.cache.make_room();
+        self.cache.make_room((wanted.end - wanted.start) * map.geometry.data() as u64);
         let columns = Arc::new(self.decode_columns(map, wanted).await?);
         self.cache.keep(Arc::clone(&columns));
         Ok(columns)
@@ -194,9 +249,10 @@ impl Fetcher {
         map: &StripeMap,
         holder: &Holder,
         piece: &Piece,
+        patient: bool,
     ) -> Result<Bytes, Failed> {
         let start = header_bytes(map);
         let range = start + piece.body.start..start + piece.body.end;
-        self.read_range(map, holder, range, false).await
+        self.read_range(map, holder, range, patient).await
     }
 }

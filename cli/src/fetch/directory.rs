@@ -9,6 +9,7 @@ use codec::seal::PackKey;
 use codec::shard::Kind;
 use server::wire::StripeMap;
 
+use super::columns::Reach;
 use super::span::Span;
 use super::{FetchError, Fetcher, Result};
 
@@ -52,8 +53,8 @@ impl Fetcher {
         loop {
             let span = Span { pack: start..map.pack_bytes, frames: Vec::new() };
             let tail = match through_columns {
-                true => Some(self.read_through_columns(map, &span).await?),
-                false => self.read_direct(map, &span).await?,
+                true => Some(self.read_through_columns(map, &span, Reach::Span).await?),
+                false => self.read_direct(map, &span, Reach::Span).await?,
             };
             let Some(tail) = tail else { return Ok(None) };
             match Directory::range(map.pack_bytes, &tail) {

@@ -43,7 +43,7 @@ use crate::rescue::Folders;
 use crate::ui::Counters;
 use crate::vault::Vault;
 
-use self::columns::ColumnCache;
+use self::columns::{ColumnCache, Reach, WHOLE_BYTES_MAX};
 pub use self::directory::pack_key;
 pub use self::error::{FetchError, Result};
 use self::origin::{Origin, STALL, Services};
@@ -57,6 +57,9 @@ use self::withhold::Withholding;
 const SPANS_BYTES_MAX: u32 = 32 * 1024 * 1024;
 /// Spans of one stripe that are under way at once.
 const SPANS_AT_ONCE: usize = 4;
+
+/// Memory of a frame that is longer is not kept: most have 1 MiB and a chunk.
+const PLAINTEXT_KEPT_MAX: usize = 2 * 1024 * 1024;
 
 thread_local! {
     /// The memory of the last frame that the thread opened: fresh memory costs as much as filling it.
@@ -130,7 +133,7 @@ impl Fetcher {
         Self { withholding: Some(Withholding::default()), ..self }
     }
 
-    /// Of a stripe that must be decoded in part, decodes all: nearly all of it will be asked for.
+    /// Of a stripe that must be decoded in part, decodes all where most of it is wanted.
     pub fn reading_all(self) -> Self {
         Self { reads_all: true, ..self }
     }
@@ -280,7 +283,8 @@ impl Fetcher {
                 };
             }
         };
-        let read = |span| self.frames_of_span(kind, &want.map, span, each);
+        let reach = self.reach(kind, &want.map, &spans);
+        let read = |span| self.frames_of_span(kind, &want.map, span, reach, each);
         let mut read = std::pin::pin!(
             futures_util::stream::iter(spans).map(read).buffer_unordered(SPANS_AT_ONCE)
         );
@@ -291,26 +295,37 @@ impl Fetcher {
         frames
     }
 
+    /// All of a stripe is decoded only for most of its frames; of metadata, a page is wanted here
+    /// and there.
+    fn reach(&self, kind: FrameKind, map: &StripeMap, spans: &[Span]) -> Reach {
+        let frames = spans.iter().flat_map(|span| &span.frames);
+        let wanted: u64 = frames.map(|(_, range)| range.end - range.start).sum();
+        let is_most = wanted >= map.pack_bytes / 2 && map.pack_bytes <= WHOLE_BYTES_MAX;
+        match self.reads_all && kind == FrameKind::Data && is_most {
+            true => Reach::Stripe,
+            false => Reach::Span,
+        }
+    }
+
     async fn frames_of_span<T: Send + 'static>(
         &self,
         kind: FrameKind,
         map: &Arc<StripeMap>,
         span: Span,
+        reach: Reach,
         each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
     ) -> Frames<T> {
         let bytes = (span.pack.end - span.pack.start).min(SPANS_BYTES_MAX.into()) as u32;
         // Nobody closes it.
         let _room = self.room.acquire_many(bytes).await;
         let mut frames = Frames { made: Vec::with_capacity(span.frames.len()), failed: Vec::new() };
-        let mut spans = vec![span];
-        while let Some(span) = spans.pop() {
-            match self.span_frames(kind, map, span, each, &mut frames.made).await {
-                Ok(()) => {}
-                // Perhaps some of its frames lie in shards that are whole.
-                Err((left, _)) if left.frames.len() > 1 => spans.extend(left.single_frames().rev()),
-                Err((left, error)) => {
-                    frames.failed.extend(left.frames.iter().map(|(n, _)| (*n, error.clone())))
-                }
+        let read = self.span_frames(kind, map, span, reach, each, &mut frames.made).await;
+        let Err((left, _)) = read else { return frames };
+        // Perhaps some of its frames lie in shards, or columns, that are whole.
+        for span in left.single_frames() {
+            let read = self.span_frames(kind, map, span, Reach::Frame, each, &mut frames.made);
+            if let Err((left, error)) = read.await {
+                frames.failed.extend(left.frames.iter().map(|(n, _)| (*n, error.clone())));
             }
         }
         frames
@@ -322,11 +337,12 @@ impl Fetcher {
         kind: FrameKind,
         map: &Arc<StripeMap>,
         span: Span,
+        reach: Reach,
         each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<(), (Span, FetchError)> {
         let mut left = span;
-        match self.read_direct(map, &left).await {
+        match self.read_direct(map, &left, reach).await {
             Ok(Some(bytes)) => left = self.open(kind, map, left, bytes, each, made).await?,
             Ok(None) => {}
             Err(error) => return Err((left, error)),
@@ -334,7 +350,7 @@ impl Fetcher {
         if left.frames.is_empty() {
             return Ok(());
         }
-        let bytes = match self.read_through_columns(map, &left).await {
+        let bytes = match self.read_through_columns(map, &left, reach).await {
             Ok(bytes) => bytes,
             Err(error) => return Err((left, error)),
         };
@@ -383,7 +399,9 @@ impl Fetcher {
                     .and_then(|opened| Frame::decode_in(opened, PLAINTEXT.take()));
                 let made = frame.map(|frame| {
                     let made = each(number, &frame);
-                    PLAINTEXT.set(frame.bytes);
+                    if frame.bytes.capacity() <= PLAINTEXT_KEPT_MAX {
+                        PLAINTEXT.set(frame.bytes);
+                    }
                     made
                 });
                 made.map_err(|error| {

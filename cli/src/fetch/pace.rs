@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use server::wire::ServerId;
 
-/// Shorter reads say more of the way to a server than of its speed.
+/// Shorter reads say more of the way to a server than of its speed: they do not count.
 const METERED_BYTES_MIN: u64 = 64 * 1024;
 /// When a server has given so much, what was long ago counts half.
 const REMEMBERED_BYTES: u64 = 64 * 1024 * 1024;
@@ -14,8 +14,6 @@ const REMEMBERED_BYTES: u64 = 64 * 1024 * 1024;
 const TIMES_SLOWER: u32 = 4;
 /// unless that is no longer than this: anything can hold up one read.
 const GRACE: Duration = Duration::from_millis(500);
-/// Bytes each second that are waited for while it is not known what others give.
-const UNKNOWN_PACE: u64 = 1024 * 1024;
 /// A slow server is not read from for this long, where others can serve.
 const AVOIDED_FOR: Duration = Duration::from_secs(60);
 
@@ -23,57 +21,67 @@ const AVOIDED_FOR: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     servers: HashMap<ServerId, Meter>,
+    /// Reads that are under way, of all servers: they may share one link.
+    under_way: u32,
 }
 
 #[derive(Debug, Default)]
 struct Meter {
     bytes: u64,
     took: Duration,
+    /// Bytes, each as often as there were reads under way with its own.
+    shared: u64,
     slow_since: Option<Instant>,
 }
 
+/// A read that is under way.
+#[derive(Debug)]
+pub(super) struct Asked {
+    server: ServerId,
+    bytes: u64,
+    /// Reads that were under way at once while this one was, at most.
+    at_once: u32,
+}
+
 impl Pace {
-    /// Notes that a server gave `bytes` in a time; true when that makes it a slow one.
-    pub(super) fn gave(
-        &mut self,
-        server: ServerId,
-        bytes: u64,
-        took: Duration,
-        now: Instant,
-    ) -> bool {
-        let is_late = took > self.patience(server, bytes);
-        let meter = self.servers.entry(server).or_default();
-        if bytes >= METERED_BYTES_MIN {
-            meter.bytes += bytes;
-            meter.took += took;
-            if meter.bytes > REMEMBERED_BYTES {
-                (meter.bytes, meter.took) = (meter.bytes / 2, meter.took / 2);
-            }
-        }
-        if is_late {
-            return self.is_late(server, now);
-        }
-        false
+    /// Notes that a server was asked for `bytes`. It is over at [`Pace::ended`].
+    pub(super) fn asked(&mut self, server: ServerId, bytes: u64) -> Asked {
+        self.under_way += u32::from(bytes >= METERED_BYTES_MIN);
+        Asked { server, bytes, at_once: self.under_way }
     }
 
-    /// How long a read may take before others are asked in the server's stead.
-    pub(super) fn patience(&self, server: ServerId, bytes: u64) -> Duration {
-        match self.others(server) {
-            Some(nanos) => {
-                let nanos = nanos.saturating_mul(u128::from(bytes)) >> SHIFT;
-                let expected = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-                GRACE.saturating_add(expected.saturating_mul(TIMES_SLOWER))
-            }
-            None => TIMES_SLOWER * GRACE + Duration::from_secs(bytes / UNKNOWN_PACE),
-        }
+    /// Notes that a read came to its end, whatever that was.
+    pub(super) fn ended(&mut self, asked: &Asked) {
+        self.under_way -= u32::from(asked.bytes >= METERED_BYTES_MIN);
     }
 
-    /// Notes that a server took longer than that; true when it was not known to be slow.
-    pub(super) fn is_late(&mut self, server: ServerId, now: Instant) -> bool {
-        let was_slow = self.is_slow(server, now);
-        // What it gave before says nothing any more.
-        let slow = Meter { slow_since: Some(now), ..Meter::default() };
-        self.servers.insert(server, slow);
+    /// Whether a read takes so long that others should be asked in the server's stead.
+    pub(super) fn is_late(&self, asked: &mut Asked, took: Duration) -> bool {
+        asked.at_once = asked.at_once.max(self.under_way);
+        self.patience(asked).is_some_and(|patience| took > patience)
+    }
+
+    /// Notes what a read took until it was done or cut off; true when that makes its server a slow
+    /// one.
+    pub(super) fn took(&mut self, asked: &mut Asked, took: Duration, now: Instant) -> bool {
+        let is_late = self.is_late(asked, took);
+        if asked.bytes < METERED_BYTES_MIN {
+            return false;
+        }
+        let meter = self.servers.entry(asked.server).or_default();
+        meter.bytes += asked.bytes;
+        meter.took += took;
+        meter.shared += asked.bytes * u64::from(asked.at_once);
+        if meter.bytes > REMEMBERED_BYTES {
+            meter.bytes /= 2;
+            meter.took /= 2;
+            meter.shared /= 2;
+        }
+        if !is_late {
+            return false;
+        }
+        let was_slow = self.is_slow(asked.server, now);
+        self.servers.entry(asked.server).or_default().slow_since = Some(now);
         !was_slow
     }
 
@@ -83,19 +91,30 @@ impl Pace {
         since.is_some_and(|since| now.saturating_duration_since(since) < AVOIDED_FOR)
     }
 
-    /// What the server in the middle of all others takes for a byte, in parts of a nanosecond.
-    fn others(&self, server: ServerId) -> Option<u128> {
-        let others = self.servers.iter().filter(|(id, meter)| **id != server && meter.bytes > 0);
-        let mut times: Vec<u128> = others
-            .map(|(_, meter)| (meter.took.as_nanos() << SHIFT) / u128::from(meter.bytes))
-            .collect();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied()
+    /// How long a read may take; `None` where nothing says how fast it should be.
+    fn patience(&self, asked: &Asked) -> Option<Duration> {
+        if asked.bytes < METERED_BYTES_MIN {
+            return None;
+        }
+        let expected = asked.bytes as f64 * self.others(asked)? * f64::from(TIMES_SLOWER);
+        let expected = Duration::try_from_secs_f64(expected).unwrap_or(Duration::MAX);
+        Some(GRACE.saturating_add(expected))
+    }
+
+    /// What the server in the middle of all others takes for a byte, in seconds, with as many
+    /// reads under way.
+    fn others(&self, asked: &Asked) -> Option<f64> {
+        let others = self.servers.iter().filter(|(id, _)| **id != asked.server);
+        let seconds = |(_, meter): (_, &Meter)| {
+            let bytes = meter.bytes as f64;
+            let at_once = meter.shared as f64 / bytes;
+            meter.took.as_secs_f64() / bytes * (f64::from(asked.at_once) / at_once).max(1.0)
+        };
+        let mut seconds: Vec<f64> = others.map(seconds).collect();
+        seconds.sort_unstable_by(f64::total_cmp);
+        seconds.get(seconds.len().saturating_sub(1) / 2).copied()
     }
 }
-
-/// Parts of a nanosecond, as a power of two.
-const SHIFT: u32 = 20;
 
 #[cfg(test)]
 mod tests {
@@ -107,17 +126,46 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    /// One read alone; whether it makes its server slow.
+    fn gave(pace: &mut Pace, server: u32, bytes: u64, ms: u64, now: Instant) -> bool {
+        at_once(pace, &[(server, bytes, ms)], now)[0]
+    }
+
+    /// Reads that begin together, each of a server, bytes and milliseconds; which of them make
+    /// their server slow.
+    fn at_once(pace: &mut Pace, reads: &[(u32, u64, u64)], now: Instant) -> Vec<bool> {
+        let asked: Vec<_> = reads.iter().map(|r| pace.asked(ServerId(r.0), r.1)).collect();
+        let mut reads: Vec<_> = asked.into_iter().zip(reads).enumerate().collect();
+        // As the time goes by: all are looked at before the first is done.
+        for (_, (asked, _)) in &mut reads {
+            assert!(!pace.is_late(asked, Duration::ZERO));
+        }
+        reads.sort_by_key(|(_, (_, (_, _, ms)))| *ms);
+        let mut slow = vec![false; reads.len()];
+        for (number, (mut asked, (_, _, ms))) in reads {
+            slow[number] = pace.took(&mut asked, after(*ms), now);
+            pace.ended(&asked);
+        }
+        slow
+    }
+
+    fn patience(pace: &mut Pace, server: u32, bytes: u64) -> Option<Duration> {
+        let asked = pace.asked(ServerId(server), bytes);
+        pace.ended(&asked);
+        pace.patience(&asked)
+    }
+
     #[test]
     fn a_server_far_behind_the_others_is_slow_and_has_another_chance_later() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         for server in 1..=3 {
-            assert!(!pace.gave(ServerId(server), 4 * MIB, after(40), now));
+            assert!(!gave(&mut pace, server, 4 * MIB, 40, now));
         }
-        let slow = ServerId(4);
-        let patience = pace.patience(slow, 4 * MIB).as_micros();
+        let patience = patience(&mut pace, 4, 4 * MIB).unwrap().as_micros();
         assert!((659_000..661_000).contains(&patience), "four times 40 ms more: {patience}");
-        assert!(pace.gave(slow, 4 * MIB, after(700), now), "from here on");
-        assert!(!pace.is_late(slow, now), "that was known");
+        assert!(gave(&mut pace, 4, 4 * MIB, 700, now), "from here on");
+        assert!(!gave(&mut pace, 4, 4 * MIB, 700, now), "that was known");
+        let slow = ServerId(4);
         assert!(pace.is_slow(slow, now + after(59_000)) && !pace.is_slow(ServerId(1), now));
         assert!(!pace.is_slow(slow, now + after(60_000)));
     }
@@ -126,33 +174,81 @@ mod tests {
     fn where_all_are_slow_none_is() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         for server in (1..=6).cycle().take(30) {
-            assert!(!pace.gave(ServerId(server), 4 * MIB, after(4_000), now));
+            assert!(!gave(&mut pace, server, 4 * MIB, 4_000, now));
+        }
+        let mut pace = Pace::default();
+        let reads: Vec<_> = (0..8).map(|n| (n % 6, 4 * MIB, 7_000 + u64::from(n))).collect();
+        for _ in 0..10 {
+            assert_eq!(at_once(&mut pace, &reads, now), [false; 8]);
+        }
+    }
+
+    #[test]
+    fn reads_that_share_a_link_may_take_as_much_longer() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        for server in 0..6 {
+            assert!(!gave(&mut pace, server, 4 * MIB, 800, now));
+        }
+        let reads: Vec<_> = (0..8).map(|n| (n % 6, 4 * MIB, 6_400)).collect();
+        for _ in 0..10 {
+            assert_eq!(at_once(&mut pace, &reads, now), [false; 8]);
+        }
+    }
+
+    #[test]
+    fn one_at_a_tenth_of_the_others_is_slow_among_many_reads_too() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let ms = |n| if n == 5 { 7_000 } else { 700 };
+        let reads: Vec<_> = (0..8).map(|n| (n % 6, 4 * MIB, ms(n))).collect();
+        for round in 0..10 {
+            let slow = at_once(&mut pace, &reads, now);
+            assert_eq!(slow.iter().filter(|slow| **slow).count(), usize::from(round == 0));
+            assert_eq!(slow[5], round == 0);
+            assert!((0..6).all(|n| pace.is_slow(ServerId(n), now) == (n == 5)));
+        }
+    }
+
+    #[test]
+    fn when_all_become_slower_that_is_soon_what_is_expected() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        for server in (0..6).cycle().take(60) {
+            gave(&mut pace, server, 4 * MIB, 40, now);
+        }
+        for server in (0..6).cycle().take(60) {
+            gave(&mut pace, server, 4 * MIB, 4_000, now);
+        }
+        let later = now + AVOIDED_FOR;
+        for server in (0..6).cycle().take(60) {
+            assert!(!gave(&mut pace, server, 4 * MIB, 4_000, later));
         }
     }
 
     #[test]
     fn what_is_slow_does_not_say_how_fast_others_should_be() {
         let (mut pace, now) = (Pace::default(), Instant::now());
-        pace.gave(ServerId(1), 4 * MIB, after(10), now);
-        pace.gave(ServerId(2), 4 * MIB, after(60_000), now);
+        gave(&mut pace, 1, 4 * MIB, 10, now);
+        gave(&mut pace, 2, 4 * MIB, 60_000, now);
         assert!(pace.is_slow(ServerId(2), now));
-        assert!(pace.patience(ServerId(3), 4 * MIB) < after(600));
+        assert!(patience(&mut pace, 3, 4 * MIB).unwrap() < after(600));
     }
 
     #[test]
     fn little_reads_and_short_delays_make_no_server_slow() {
         let (mut pace, now) = (Pace::default(), Instant::now());
         for _ in 0..10 {
-            assert!(!pace.gave(ServerId(1), 4 * MIB, after(1), now));
-            assert!(!pace.gave(ServerId(2), 4 * MIB, after(400), now));
-            assert!(!pace.gave(ServerId(3), 100, after(400), now));
+            assert!(!gave(&mut pace, 1, 4 * MIB, 1, now));
+            assert!(!gave(&mut pace, 2, 4 * MIB, 400, now));
+            assert!(!gave(&mut pace, 3, 100, 400_000, now));
         }
-        assert!(pace.patience(ServerId(9), 1) >= GRACE);
+        assert!(!pace.servers.contains_key(&ServerId(3)), "nor do they say how fast it is");
+        assert!(patience(&mut pace, 9, METERED_BYTES_MIN).unwrap() >= GRACE);
     }
 
     #[test]
     fn a_server_that_nothing_can_be_held_against_is_waited_for() {
-        let pace = Pace::default();
-        assert_eq!(pace.patience(ServerId(1), 8 * MIB), after(10_000));
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        assert_eq!(patience(&mut pace, 1, 8 * MIB), None);
+        assert!(!gave(&mut pace, 1, 8 * MIB, 3_600_000, now));
+        assert_eq!(patience(&mut pace, 1, 8 * MIB), None, "it is no yardstick for itself");
     }
 }

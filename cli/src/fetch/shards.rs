@@ -25,8 +25,8 @@ const STAGES: [RangeInclusive<Doubt>; 4] = [
     Doubt::Damaged..=Doubt::Damaged,
 ];
 
-/// Parts that the patience with a server is counted in.
-const PATIENCE_PARTS: u32 = 8;
+/// The time of a read is counted in parts of this.
+const PART: Duration = Duration::from_millis(125);
 
 /// A shard that may be read, and what speaks against it.
 pub(super) struct Candidate {
@@ -209,10 +209,10 @@ impl Fetcher {
             let wait = wait && !tickets.is_lost(server);
             let wanted = range.end.saturating_sub(range.start);
             let read = self.origin.get_range(ticket, map, holder, range.clone(), wait);
-            let patience = self.trouble.patience(server, wanted);
-            let (read, took) = timed(read, patience, !patient).await;
+            let mut under_way = self.trouble.asked(server, wanted);
+            let (read, took) = timed(read, |took| !patient && under_way.is_late(took)).await;
             let Some(read) = read else {
-                if self.trouble.is_late(server) {
+                if under_way.took(took) {
                     self.tell_slow(&ticket.name);
                 }
                 return Err(Failed::Away);
@@ -220,7 +220,7 @@ impl Fetcher {
             let error = match read {
                 Ok(bytes) => {
                     self.counters.sent(&ticket.name, bytes.len() as u64);
-                    if self.trouble.gave(server, wanted, took) {
+                    if under_way.took(took) {
                         self.tell_slow(&ticket.name);
                     }
                     if patient {
@@ -230,6 +230,7 @@ impl Fetcher {
                 }
                 Err(error) => error,
             };
+            drop(under_way);
             tracing::debug!(%error, stripe = %map.stripe, index, "read failed");
             match error.code() {
                 Some(Refused::NotFound) => {
@@ -304,25 +305,22 @@ impl Fetcher {
     }
 }
 
-/// What a read gives, and how long it took; nothing if it `ends` and that is longer than
-/// `patience`. Counted in parts: while nobody polls, nothing can come, and all of that time is one
-/// part.
+/// What a read gives, or nothing when that `is_late`, and how long it took. Counted in parts: while
+/// nobody polls, nothing can come, and all of that time is one part.
 async fn timed<T>(
     read: impl Future<Output = T>,
-    patience: Duration,
-    ends: bool,
+    mut is_late: impl FnMut(Duration) -> bool,
 ) -> (Option<T>, Duration) {
     let began = Instant::now();
-    let part = patience / PATIENCE_PARTS;
     let mut waited = Duration::ZERO;
     let mut read = std::pin::pin!(read);
     loop {
-        if ends && waited >= part * PATIENCE_PARTS {
-            return (None, waited);
+        match tokio::time::timeout(PART, &mut read).await {
+            Ok(read) => return (Some(read), began.elapsed().min(waited + PART)),
+            Err(_) => waited += PART,
         }
-        match tokio::time::timeout(part, &mut read).await {
-            Ok(read) => return (Some(read), began.elapsed().min(waited + part)),
-            Err(_) => waited += part,
+        if is_late(waited) {
+            return (None, waited);
         }
     }
 }

@@ -88,19 +88,10 @@ impl Span {
     }
 
     /// Each frame as a span of its own.
-    pub(super) fn single_frames(self) -> impl DoubleEndedIterator<Item = Span> {
+    pub(super) fn single_frames(self) -> impl Iterator<Item = Span> {
         self.frames
             .into_iter()
             .map(|(number, range)| Span { pack: range.clone(), frames: vec![(number, range)] })
-    }
-
-    /// The columns of the stripe that hold the span: the bytes that each body must give.
-    pub(super) fn columns(&self, map: &StripeMap) -> Range<u64> {
-        match &self.pieces(map)[..] {
-            [only] => only.body.clone(),
-            // It crosses a border, so it has the end of one body and the start of the next.
-            _ => 0..shard_bytes(map),
-        }
     }
 }
 
@@ -149,10 +140,8 @@ mod tests {
     fn a_span_over_a_border_is_cut_into_pieces_of_each_shard() {
         let map = map(&[99_000, 301_000]);
         let span = &coalesce(&map, &[1]).unwrap()[0];
-        let len = shard_bytes(&map);
         let pieces = span.pieces(&map);
         assert_eq!(pieces.iter().map(|p| p.index).collect::<Vec<_>>(), [0, 1, 2, 3]);
         assert_eq!(pieces.iter().map(|p| p.body.end - p.body.start).sum::<u64>(), 202_000);
-        assert_eq!(span.columns(&map), 0..len);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::RwLock;
 
 use super::Result;
 use super::origin::Origin;
-use super::pace::Pace;
+use super::pace::{Asked, Pace};
 
 /// A server that was waited for in vain is not asked again for this long.
 const GIVEN_UP_FOR: Duration = Duration::from_secs(60);
@@ -264,20 +264,9 @@ impl Trouble {
         })
     }
 
-    /// How long a read may take before others are asked in the server's stead.
-    pub(super) fn patience(&self, server: ServerId, bytes: u64) -> Duration {
-        self.pace().patience(server, bytes)
-    }
-
-    /// Notes how long a server took to give `bytes`; true when it is slow from here on.
-    pub(super) fn gave(&self, server: ServerId, bytes: u64, took: Duration) -> bool {
-        self.pace().gave(server, bytes, took, Instant::now())
-    }
-
-    /// Notes that a read took too long to be waited for; true when its server is slow from here
-    /// on.
-    pub(super) fn is_late(&self, server: ServerId) -> bool {
-        self.pace().is_late(server, Instant::now())
+    /// Notes that a server is asked for `bytes`.
+    pub(super) fn asked(&self, server: ServerId, bytes: u64) -> UnderWay<'_> {
+        UnderWay { trouble: self, asked: self.pace().asked(server, bytes) }
     }
 
     fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
@@ -288,5 +277,29 @@ impl Trouble {
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         // Nothing panics while the lock is held; what stands there is whole in any case.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A read of a server, under way until this is dropped.
+pub(super) struct UnderWay<'a> {
+    trouble: &'a Trouble,
+    asked: Asked,
+}
+
+impl UnderWay<'_> {
+    /// Whether it takes so long that others should be asked in the server's stead.
+    pub(super) fn is_late(&mut self, took: Duration) -> bool {
+        self.trouble.pace().is_late(&mut self.asked, took)
+    }
+
+    /// Notes what it took until it was done or cut off; true when its server is slow from here on.
+    pub(super) fn took(&mut self, took: Duration) -> bool {
+        self.trouble.pace().took(&mut self.asked, took, Instant::now())
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.trouble.pace().ended(&self.asked);
     }
 }

@@ -10,8 +10,11 @@ use super::{is_taken, relative};
 use crate::fetch::FetchError;
 use crate::tree::{self, Begun, FileWriter, LinkWriter, Problem, Restorer};
 
-/// A window is closed when its chunks have this many bytes,
+/// A window is closed when its chunks and entries have this many bytes,
 const WINDOW_BYTES: u64 = 24 * 1024 * 1024;
+/// of which those of an entry count so often: they are held, in several windows, and more than
+/// once, which a chunk is not;
+const ENTRY_WEIGHT: u64 = 4;
 /// or this many chunks, which can be of a byte each,
 const WINDOW_PIECES: usize = 16_384;
 /// or this many files and links, which can be empty,
@@ -163,6 +166,7 @@ impl Windows {
             self.folder = folder.to_vec();
             self.window.open += 1;
         }
+        self.window.bytes += held_bytes(&entry) * ENTRY_WEIGHT;
         let path = entry.path.clone();
         match self.restorer.begin(entry) {
             Ok(Begun::Done) => self.made += 1,
@@ -234,12 +238,22 @@ impl Windows {
     }
 }
 
+/// What an entry takes beside its chunks.
+fn held_bytes(entry: &Entry) -> u64 {
+    let first = match &entry.node {
+        Node::Hardlink { first } => first.len(),
+        _ => 0,
+    };
+    let xattrs: usize = entry.xattrs.iter().map(|x| x.name.len() + x.value.len()).sum();
+    (entry.path.len() + first + xattrs) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use codec::ChunkId;
-    use codec::manifest::PageRef;
+    use codec::manifest::{PageRef, Xattr};
 
     use super::*;
     use crate::tree::Overwrite;
@@ -282,6 +296,20 @@ mod tests {
             vec![Item::Entry(Box::new(entry("f", long))), Item::Chunks(vec![chunk; 40_000])];
         let (pieces, _) = windows(dir.path(), items);
         assert_eq!(pieces, [WINDOW_PIECES, WINDOW_PIECES, 40_000 - 2 * WINDOW_PIECES]);
+    }
+
+    #[test]
+    fn a_window_of_long_attributes_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = Node::File { bytes: 0, content: Content::Chunks(vec![]), holes: vec![] };
+        let xattr = |bytes| vec![Xattr { name: b"user.a".to_vec(), value: vec![0; bytes] }];
+        let items = |bytes| {
+            let entry =
+                |n: u32| Entry { xattrs: xattr(bytes), ..entry(&n.to_string(), empty.clone()) };
+            (0..200).map(|n| Item::Entry(Box::new(entry(n)))).collect()
+        };
+        assert_eq!(windows(dir.path(), items(60_000)).0.len(), 2, "48 MB");
+        assert_eq!(windows(dir.path(), items(60)).0.len(), 1);
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Verify<'_> {
             return Err(FetchError::Lost("a frame of a record among those of chunks".to_owned()));
         }
         let directory = Arc::new(directory);
+        let mut failed = None;
         for kind in [FrameKind::Data, FrameKind::Metadata] {
             let numbers = (0..).zip(&directory.frames).filter(|(_, frame)| frame.0 == kind);
             let frames: Vec<u32> = numbers.map(|(number, _)| number).collect();
@@ -59,10 +60,12 @@ impl Verify<'_> {
             });
             let want = Want { map: Arc::clone(map), frames };
             let read = self.fetcher.frames(kind, &want, &each).await;
-            if let Some((_, error)) = read.failed.into_iter().next() {
-                return Err(error);
-            }
             read.made.into_iter().collect::<Result<(), String>>().map_err(FetchError::Lost)?;
+            failed =
+                worst(failed.into_iter().chain(read.failed.into_iter().map(|(_, error)| error)));
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         self.look_up(map, &directory.chunks).await
     }
@@ -103,6 +106,16 @@ impl Verify<'_> {
     }
 }
 
+/// What to say of a stripe some of whose frames cannot be read: that one is lost stays so whatever
+/// the servers say that do not answer now.
+fn worst(errors: impl Iterator<Item = FetchError>) -> Option<FetchError> {
+    errors.reduce(|worst, error| match (&worst, &error) {
+        (FetchError::Lost(_), _) => worst,
+        (_, FetchError::Lost(_)) => error,
+        _ => worst,
+    })
+}
+
 /// That a frame has the chunks that its directory says, each with the bytes of its id.
 fn check_frame(
     directory: &Directory,
@@ -140,6 +153,18 @@ mod tests {
 
     fn row(chunk: u8, frame: u32) -> DirectoryRow {
         DirectoryRow { chunk: ChunkId([chunk; 32]), frame, bytes: 1 }
+    }
+
+    #[test]
+    fn a_stripe_is_lost_where_one_frame_is_lost_and_servers_are_away_for_others() {
+        let lost = || FetchError::Lost("lost".to_owned());
+        let away = || FetchError::TooFewServers("away".to_owned());
+        for errors in [vec![away(), lost(), away()], vec![lost(), away()], vec![away(), lost()]] {
+            assert!(matches!(worst(errors.into_iter()), Some(FetchError::Lost(_))));
+        }
+        let errors = vec![away(), away()];
+        assert!(matches!(worst(errors.into_iter()), Some(FetchError::TooFewServers(_))));
+        assert!(worst(std::iter::empty()).is_none());
     }
 
     #[test]

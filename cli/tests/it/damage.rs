@@ -194,6 +194,72 @@ fn i7_more_than_m_shards_damaged_in_different_blocks_cost_nothing() {
     pull_the_rest(&sandbox, &tree, &back);
 }
 
+/// Pulls the whole newest snapshot, or gets it out of the disks; the files of `tree` that are said
+/// to be lost. All others are exact.
+fn all_but(sandbox: &Sandbox, tree: &Path, through: &str) -> BTreeSet<PathBuf> {
+    let to = sandbox.path(through);
+    let disks: Vec<PathBuf> =
+        (1..=6).map(|disk| sandbox.path(&format!("vault/disks/{disk}"))).collect();
+    let mut words = vec!["--json", through];
+    match through {
+        "pull" => words.push("latest"),
+        _ => words.extend(disks.iter().map(|disk| text(disk)).chain(["--snapshot", "latest"])),
+    }
+    let ran = sandbox.arc(words.into_iter().chain(["--to", text(&to)])).exits(5);
+    let below = tree.strip_prefix("/").unwrap();
+    let lost: BTreeSet<PathBuf> = ran
+        .json_lines("warning")
+        .iter()
+        .map(|warning| Path::new(warning["path"].as_str().unwrap()))
+        .map(|path| path.strip_prefix("/").unwrap_or(path).strip_prefix(below).unwrap().to_owned())
+        .collect();
+    for name in names(tree).into_iter().filter(|name| tree.join(name).is_file()) {
+        let came = fs::read(to.join(below).join(&name)).ok();
+        let is_lost = lost.contains(&name);
+        assert_eq!(came.is_none(), is_lost, "{} through {through}", name.display());
+        assert!(is_lost || came == fs::read(tree.join(&name)).ok(), "{}", name.display());
+    }
+    assert_no_parts(&to);
+    lost
+}
+
+/// A tree of files of 40,000 bytes in one stripe of ten blocks and more to a shard.
+fn one_stripe() -> (Sandbox, PathBuf, Vec<ShardFile>) {
+    let sandbox = Sandbox::with_vault("4+2");
+    let tree = sandbox.path("tree");
+    for n in 0..100 {
+        write(tree.join(format!("file {n:02}")), noise(n + 1, 40_000));
+    }
+    sandbox.arc(["push", text(&tree)]).exits(0);
+    let mut files = shards::all(&sandbox);
+    files.retain(|file| file.body_bytes > 10 * BLOCK_BYTES as u64);
+    assert_eq!(files.len(), 6, "the shards of one stripe");
+    (sandbox, tree, files)
+}
+
+#[test]
+fn i7_what_lies_in_sound_shards_of_a_lost_stripe_comes() {
+    let (sandbox, tree, stripe) = one_stripe();
+    for index in [0, 1, 4] {
+        fs::remove_file(&stripe[index].path).unwrap();
+    }
+    let pulled = all_but(&sandbox, &tree, "pull");
+    // A frame has about 26 of these files, and two of four shards are sound.
+    assert!((40..=80).contains(&pulled.len()), "{pulled:?}");
+    assert_eq!(all_but(&sandbox, &tree, "rescue"), pulled);
+}
+
+#[test]
+fn i7_a_row_of_blocks_that_is_lost_costs_its_files_and_no_other() {
+    let (sandbox, tree, stripe) = one_stripe();
+    let byte = 5 * BLOCK_BYTES as u64 + 7;
+    [0, 1, 4].iter().for_each(|&index| stripe[index].flip(stripe[index].header_bytes + byte, 0));
+    let pulled = all_but(&sandbox, &tree, "pull");
+    // The two frames that have these blocks.
+    assert!((20..=60).contains(&pulled.len()), "{pulled:?}");
+    assert_eq!(all_but(&sandbox, &tree, "rescue"), pulled);
+}
+
 #[test]
 fn names_of_a_lost_file_are_not_linked_to_what_stood_there_before() {
     let (sandbox, tree) = pushed("2+1");
