@@ -286,7 +286,7 @@ pub(super) fn storage_config(data: PathBuf, coordinator: String) -> storage::Con
         // The one client is this process, and all servers share its memory.
         limits: Limits {
             puts: 4,
-            gets: 4,
+            gets: 16,
             busy_wait: Duration::from_secs(60),
             ..Limits::default()
         },

@@ -103,15 +103,16 @@ pub struct Config {
     pub fail_at: Option<FailAt<FailPoint>>,
 }
 
-/// How much a server does at once: its memory is bounded by these.
+/// How much a server does at once: its memory is bounded by these. As they are usually, and with
+/// the 16 sources that all rebuilds together may have coming, each with up to 0.8 MiB, that is 59 MiB.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Shards being written: 16, each with up to about 1.5 MiB.
+    /// Shards being written: 16, each with up to 0.9 MiB.
     pub puts: usize,
     /// Shards being read: 16, each with up to 0.5 MiB.
     pub gets: usize,
     /// Stripes being rebuilt: 2, so that one is read while another is synced, and as many urgent
-    /// ones, each with up to 8 MiB and the tables of its shards (0.05 % of the stripe); one of 255
+    /// ones, each with up to 6 MiB and the tables of its shards (0.05 % of the stripe); one of 255
     /// shards with up to 32 MiB.
     pub rebuilds: usize,
     /// How long a request waits for its turn, and a rebuild (5 s at most) for a server that is

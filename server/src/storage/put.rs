@@ -18,7 +18,7 @@ use crate::{Error, Result};
 
 /// Pieces that wait for the disk; hyper makes them of up to 128 KiB. With several the writer is
 /// woken once for all of them.
-const PIECES_WAITING: usize = 8;
+const PIECES_WAITING: usize = 4;
 
 pub(super) async fn put(
     Open(server): Open,

@@ -18,6 +18,7 @@ use super::folder::Folder;
 use super::gate::Gate;
 use super::identity::{Identity, Keys};
 use super::papers::Papers;
+use super::rebuild::FLOWS_MAX;
 use super::room::Room;
 use super::scrub::Scrub;
 use super::shelf::Shelf;
@@ -57,6 +58,8 @@ pub(super) struct Server {
     gets: Arc<Semaphore>,
     rebuilds: Arc<Semaphore>,
     urgent_rebuilds: Arc<Semaphore>,
+    /// What rebuilds have coming from their sources.
+    pub(super) flows: Arc<Semaphore>,
     drains: Arc<Semaphore>,
     keys: Keys,
     papers: Arc<Papers>,
@@ -100,6 +103,7 @@ impl Server {
             gets: Arc::new(Semaphore::new(limits.gets)),
             rebuilds: Arc::new(Semaphore::new(limits.rebuilds)),
             urgent_rebuilds: Arc::new(Semaphore::new(limits.rebuilds)),
+            flows: Arc::new(Semaphore::new(FLOWS_MAX)),
             drains: Arc::new(Semaphore::new(DRAINS)),
             limits,
             keys,

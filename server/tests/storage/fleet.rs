@@ -8,11 +8,15 @@ use arc_server::serve;
 use arc_server::storage::Config;
 use arc_server::wire::*;
 use axum::Router;
+use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use codec::Geometry;
 use codec::digest::{self, BLOCK_BYTES};
+use futures_util::{StreamExt as _, stream};
+use reqwest::Method;
 use tokio::sync::watch;
 
 use super::support::*;
@@ -111,6 +115,18 @@ impl Fleet<'_> {
         order: &RebuildRequest,
     ) -> Result<RebuildAnswer, Refusal> {
         self.servers[usize::from(target)].post("/v1/rebuild", Grant::Control, order).await
+    }
+
+    /// The same, not waiting until no client has asked for anything for a while.
+    pub(crate) async fn rebuild_urgently(
+        &self,
+        target: u8,
+        order: &RebuildRequest,
+    ) -> Result<RebuildAnswer, Refusal> {
+        let target = &self.servers[usize::from(target)];
+        let request = target.request(Method::POST, "/v1/rebuild", &target.sign(Grant::Control));
+        let request = request.header(WORK_HEADER, "urgent").json(order);
+        answer(request.send().await.unwrap()).await
     }
 
     /// Holds that those shards, and no others, were stored as they were coded; that every receipt
@@ -226,15 +242,67 @@ pub(crate) async fn noting(
     let (file, asked) = (shard.file.clone(), Arc::new(Mutex::new(Vec::new())));
     let noted = Arc::clone(&asked);
     let answer = async move |headers: HeaderMap| {
-        let range = headers["range"].to_str().unwrap().to_owned();
-        let (first, last) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
-        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
-        noted.lock().unwrap().push(range);
-        let part = file[first..(last + 1).min(first.saturating_add(longest))].to_vec();
+        let (text, range) = asked_for(&headers);
+        noted.lock().unwrap().push(text);
+        let part = file[range.start..range.end.min(range.start.saturating_add(longest))].to_vec();
         (StatusCode::PARTIAL_CONTENT, part).into_response()
     };
     let router = Router::new().route("/v1/shards/{stripe}/{index}", get(answer));
     (serve::start(anywhere().address, None, router).await.unwrap(), asked)
+}
+
+/// Two servers with a shard each and one slot between them. The first begins at once with what is
+/// longer than `longest`, and keeps the slot as long as somebody wants more of that; the second gives
+/// its header at once, and all else once the first one's slot is free.
+pub(crate) async fn with_one_slot(shards: [&TestShard; 2], longest: usize) -> [serve::Running; 2] {
+    let (freed, is_free) = watch::channel(false);
+    let [first, second] = shards.map(|shard| Bytes::from(shard.file.clone()));
+    let freed = Arc::new(freed);
+    let first = async move |headers: HeaderMap| {
+        let part = first.slice(asked_for(&headers).1);
+        let mut body = Body::from(part.slice(..part.len().min(longest)));
+        if part.len() > longest {
+            let held = Held(Arc::clone(&freed));
+            let never = stream::once(async move {
+                let _held = held;
+                std::future::pending().await
+            });
+            body = Body::from_stream(body.into_data_stream().chain(never));
+        }
+        (StatusCode::PARTIAL_CONTENT, body).into_response()
+    };
+    let second = async move |headers: HeaderMap| {
+        let (_, range) = asked_for(&headers);
+        if range.start > 0 {
+            let _ = is_free.clone().wait_for(|&is_free| is_free).await;
+        }
+        (StatusCode::PARTIAL_CONTENT, second.slice(range)).into_response()
+    };
+    let path = "/v1/shards/{stripe}/{index}";
+    let (first, second) =
+        (Router::new().route(path, get(first)), Router::new().route(path, get(second)));
+    let address = anywhere().address;
+    [
+        serve::start(address, None, first).await.unwrap(),
+        serve::start(address, None, second).await.unwrap(),
+    ]
+}
+
+/// A slot that is free once this is dropped.
+struct Held(Arc<watch::Sender<bool>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
+}
+
+/// The range of a request, as it stands there and as bytes of the file.
+fn asked_for(headers: &HeaderMap) -> (String, std::ops::Range<usize>) {
+    let text = headers["range"].to_str().unwrap().to_owned();
+    let (first, last) = text.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+    let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+    (text, first..last + 1)
 }
 
 /// A server that has no shard, and says so as soon as `told` is true.

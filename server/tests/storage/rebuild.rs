@@ -1,5 +1,7 @@
 //! Shards that are made again out of their siblings on other servers.
 
+use std::time::Duration;
+
 use arc_server::auth::{Grant, Ticket};
 use arc_server::wire::*;
 use codec::digest::BLOCK_BYTES;
@@ -36,12 +38,7 @@ async fn a_source_is_asked_for_its_header_and_once_for_all_the_rest() {
         fleet.remove(5);
         let mut order = fleet.order(0..5, &[5]);
         order.sources[0].at.url = server.url();
-        let target = &fleet.servers[5];
-        let request = target.request(Method::POST, "/v1/rebuild", &target.sign(Grant::Control));
-        // Which does not wait until no client has asked for anything for a while.
-        let request = request.header(WORK_HEADER, "urgent").json(&order);
-        let answer: RebuildAnswer =
-            super::support::answer(request.send().await.unwrap()).await.unwrap();
+        let answer = fleet.rebuild_urgently(5, &order).await.unwrap();
         fleet.holds(5, &answer, &[5]).await;
         assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
         assert_eq!(answer.read_bytes, 4 * body + 5 * header);
@@ -50,6 +47,66 @@ async fn a_source_is_asked_for_its_header_and_once_for_all_the_rest() {
         let after = (5 - groups..5).map(|number| header + number * group);
         expected.extend(after.map(|at| format!("bytes={at}-{}", end.min(at + group) - 1)));
         assert_eq!(*asked.lock().unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_on_coming_once_anything_else_is_asked_for() {
+    let world = World::new().await;
+    let fleet = fleet(&world, (4, 2), PACK_BYTES).await;
+    let (header, body) = (fleet.header_bytes(), fleet.body_bytes());
+    let (server, asked) = noting(&fleet.shards[0], usize::MAX).await;
+    fleet.remove(5);
+    // Whose block is read of a fifth source.
+    fleet.damage(1, &[0]);
+    let mut order = fleet.order(0..5, &[5]);
+    order.sources[0].at.url = server.url();
+    let answer = fleet.rebuild_urgently(5, &order).await.unwrap();
+    fleet.holds(5, &answer, &[5]).await;
+    let (last, end) = (header + 20 * BLOCK_BYTES as u64, header + body - 1);
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked[1], format!("bytes={header}-{end}"));
+    assert_eq!(asked[asked.len() - 1], format!("bytes={last}-{end}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_without_a_free_slot_is_read_group_by_group_and_nothing_else_is_held() {
+    let world = World::new().await;
+    let fleet = fleet(&world, (4, 2), PACK_BYTES).await;
+    fleet.remove(5);
+    let mut order = fleet.order(0..4, &[5]);
+    // One group is read at a time.
+    let shards = [&fleet.shards[0], &fleet.shards[1]];
+    let servers = with_one_slot(shards, 5 * BLOCK_BYTES).await;
+    order
+        .sources
+        .iter_mut()
+        .zip(&servers)
+        .for_each(|(source, server)| source.at.url = server.url());
+    let answer = fleet.rebuild_urgently(5, &order).await.unwrap();
+    fleet.holds(5, &answer, &[5]).await;
+    assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
+    assert_eq!(answer.read_bytes, 4 * (fleet.body_bytes() + fleet.header_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_rebuilds_than_a_source_has_slots_all_end_well() {
+    let world = World::new().await;
+    let fleet = fleet_with(&world, (3, 4), 3 * 64 * BLOCK_BYTES, |_, config| {
+        config.limits.gets = 1;
+        config.limits.busy_wait = Duration::from_secs(20);
+    });
+    let fleet = fleet.await;
+    let targets = [3, 4, 5, 6];
+    targets.iter().for_each(|&index| fleet.remove(index));
+    let rebuilds = targets.map(async |index| {
+        let order = fleet.order(0..3, &[index]);
+        fleet.rebuild_urgently(index, &order).await.unwrap()
+    });
+    let answers = futures_util::future::join_all(rebuilds).await;
+    for (index, answer) in targets.into_iter().zip(answers) {
+        fleet.holds(index, &answer, &[index]).await;
+        assert_eq!((&answer.found[..], &answer.unreachable[..]), (&[][..], &[][..]));
     }
 }
 

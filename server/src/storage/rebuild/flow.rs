@@ -1,59 +1,96 @@
-//! The rest of a peer's shard on its way here, asked for once: what a rebuild reads next is
+//! The rest of the peers' shards on its way here, asked for once: what a rebuild reads next is
 //! coming while it works on what it has.
+//!
+//! Each flow holds a slot of the server that it comes from. Rebuilds that wait for a slot and hold
+//! others may wait for each other, so all flows of one end before it asks for anything else.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::ShardRange;
 use crate::{Error, Result};
 
-#[derive(Default)]
-pub(super) struct Flow(Mutex<State>);
+/// Flows of all rebuilds of a server at once: each takes up to 0.8 MiB.
+pub(in crate::storage) const FLOWS_MAX: usize = 16;
 
-#[derive(Default)]
-enum State {
-    #[default]
-    NotAsked,
-    /// What is to come, and where in the file it begins.
-    Coming(Box<ShardRange>, u64),
-    /// It broke off, or something else was read.
-    Over,
+/// A server that has not begun by then has no slot to spare.
+const BEGINS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The flows of one rebuild, by source; `None` once they are over.
+pub(super) struct Flows(Mutex<Option<BTreeMap<usize, Flow>>>);
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self(Mutex::new(Some(BTreeMap::new())))
+    }
 }
 
-impl Flow {
-    /// Reads the `bytes` from `at` on of a file; `false` where they do not come: they are to be asked
-    /// for by themselves. `open` asks for all from there on.
-    ///
-    /// # Errors
-    ///
-    /// The server does not answer, or nothing moves.
-    pub(super) async fn read(
-        &self,
-        at: u64,
-        bytes: usize,
-        buffer: &mut BytesMut,
-        open: impl Future<Output = Result<ShardRange>>,
-    ) -> Result<bool> {
-        // Over, unless all goes well.
-        let state = std::mem::replace(&mut *self.lock(), State::Over);
-        let read = async {
-            let mut range = match state {
-                State::NotAsked => Box::new(open.await?),
-                State::Coming(range, next) if next == at => range,
-                State::Coming(..) | State::Over => return Ok(false),
-            };
-            range.read(buffer, bytes).await?;
-            *self.lock() = State::Coming(range, at + bytes as u64);
-            Ok(true)
-        };
-        match read.await {
-            Err(error @ Error::Unreachable { .. }) => Err(error),
-            read => Ok(read.unwrap_or(false)),
+impl Flows {
+    pub(super) fn are_over(&self) -> bool {
+        self.lock().is_none()
+    }
+
+    /// What comes of `source`, if it goes on from `at`.
+    pub(super) fn take(&self, source: usize, at: u64) -> Option<Flow> {
+        self.lock().as_mut()?.remove(&source).filter(|flow| flow.next == at)
+    }
+
+    /// Leaves what is still to come of `source` to the next read, unless all are over.
+    pub(super) fn leave(&self, source: usize, flow: Flow) {
+        if let Some(flows) = &mut *self.lock() {
+            flows.insert(source, flow);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Ends all that nobody reads just now, and these as soon as they were read; `false` if they
+    /// are over already.
+    pub(super) fn end(&self) -> bool {
+        self.lock().take().is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<usize, Flow>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to come of a file.
+pub(super) struct Flow {
+    range: ShardRange,
+    /// Where in the file it goes on.
+    next: u64,
+    _one_of_all: OwnedSemaphorePermit,
+}
+
+impl Flow {
+    /// One that begins at `at`, as `range` opens it; `None` where it does not begin at once, for
+    /// whatever reason: who asks again learns that.
+    pub(super) async fn open(
+        all: &Arc<Semaphore>,
+        at: u64,
+        range: impl Future<Output = Result<ShardRange>>,
+    ) -> Option<Self> {
+        let one_of_all = Arc::clone(all).try_acquire_owned().ok()?;
+        let range = tokio::time::timeout(BEGINS_WITHIN, range).await.ok()?.ok()?;
+        Some(Self { range, next: at, _one_of_all: one_of_all })
+    }
+
+    /// Adds the next `bytes` to `buffer`; `false` where they do not come.
+    ///
+    /// # Errors
+    ///
+    /// Nothing moves.
+    pub(super) async fn read(&mut self, buffer: &mut BytesMut, bytes: usize) -> Result<bool> {
+        match self.range.read(buffer, bytes).await {
+            Err(error @ Error::Unreachable { .. }) => Err(error),
+            Err(_) => Ok(false),
+            Ok(()) => {
+                self.next += bytes as u64;
+                Ok(true)
+            }
+        }
     }
 }

@@ -21,6 +21,7 @@ use axum::http::HeaderMap;
 use codec::Digest;
 use futures_util::{StreamExt as _, stream};
 
+pub(super) use self::flow::FLOWS_MAX;
 use self::make::Maker;
 use self::pace::Pace;
 use self::sources::Sources;
@@ -104,7 +105,11 @@ async fn follow(
     sources.open(own_place.map(|place| place.index)).await?;
     planted.reach(FailPoint::HeadersRead);
     let maker = Maker { sources: &sources, spools: &spools, wanted, pace: &pace };
-    match maker.make().await? {
+    let made = maker.make().await?;
+    let seen = std::mem::take(&mut *sources.seen());
+    // No server holds a slot for what is read no further.
+    drop(sources);
+    match made {
         Err(outcome) => answer.outcome = outcome,
         Ok(header_hashes) => {
             let (server, order, spools, pace) = (&server, &order, &spools, &pace);
@@ -112,7 +117,6 @@ async fn follow(
             store.all(&places, &header_hashes, &mut answer).await;
         }
     }
-    let seen = std::mem::take(&mut *sources.seen());
     answer.found = seen.found.into_iter().map(|((index, at), found)| (index, at, found)).collect();
     answer.unreachable = seen.unreachable.into_iter().collect();
     (answer.read_bytes, answer.own_bytes) = (seen.read_bytes, seen.own_bytes);

@@ -13,7 +13,7 @@ use codec::digest::{self, BLOCK_BYTES};
 use codec::shard::Header;
 use futures_util::{StreamExt as _, stream};
 
-use super::flow::Flow;
+use super::flow::{FLOWS_MAX, Flow, Flows};
 use super::grid::Cell;
 use super::pace::Pace;
 use crate::client::StorageClient;
@@ -29,8 +29,6 @@ use crate::{Error, Result};
 
 /// Headers that are fetched at once.
 const HEADERS_AT_ONCE: usize = 16;
-/// Shards whose rest is on its way at once: each takes up to 0.4 MiB.
-const FLOWS_MAX: usize = 16;
 
 /// The sources of one rebuild.
 pub(super) struct Sources {
@@ -40,6 +38,7 @@ pub(super) struct Sources {
     /// For what is read from other servers.
     peers: StorageClient,
     pace: Arc<Pace>,
+    flows: Flows,
     buffers: Mutex<Buffers>,
     seen: Mutex<Seen>,
 }
@@ -54,7 +53,7 @@ pub(super) struct Source {
 
 enum At {
     Own(Arc<File>),
-    Peer(ReadTicket, Flow),
+    Peer(ReadTicket),
 }
 
 /// What was met so far.
@@ -74,8 +73,8 @@ impl Sources {
         order: Arc<RebuildRequest>,
         (peers, pace): (StorageClient, Arc<Pace>),
     ) -> Self {
-        let (buffers, seen) = (Mutex::default(), Mutex::default());
-        Self { order, all: Vec::new(), server, peers, pace, buffers, seen }
+        let (flows, buffers, seen) = (Flows::default(), Mutex::default(), Mutex::default());
+        Self { order, all: Vec::new(), server, peers, pace, flows, buffers, seen }
     }
 
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -137,7 +136,7 @@ impl Sources {
         });
         match (header, Header::peek_bytes(&bytes)) {
             (Ok(header), _) => {
-                let (holder, at) = (at.server, At::Peer(at.clone(), Flow::default()));
+                let (holder, at) = (at.server, At::Peer(at.clone()));
                 Some(Source { index, holder, at, header: Arc::new(header) })
             }
             // Lengths that fit each other, only not those of the order: no sign of damage.
@@ -240,13 +239,13 @@ impl Sources {
     /// Blocks `run` of a source, none of them checked. What comes after them `is_next`.
     pub(super) async fn read(&self, source: usize, run: Range<usize>, is_next: bool) -> Vec<Cell> {
         let Source { index, ref at, ref header, .. } = self.all[source];
-        let (ticket, flow) = match at {
+        let ticket = match at {
             At::Own(file) => return self.read_own(index, file, header, run).await,
-            At::Peer(ticket, flow) => (ticket, flow),
+            At::Peer(ticket) => ticket,
         };
         let flows = self.order.geometry.data() <= FLOWS_MAX && self.pace.is_free();
         if is_next && flows && !self.is_gone(ticket) {
-            match self.read_on(source, ticket, flow, run.clone()).await {
+            match self.read_on(source, ticket, run.clone()).await {
                 Ok(Some(bytes)) => return blocks(&bytes),
                 Ok(None) => {}
                 Err(error) => {
@@ -255,30 +254,40 @@ impl Sources {
                 }
             }
         }
+        if self.flows.end() {
+            *self.buffers() = Buffers::default();
+        }
         match self.read_peer(index, ticket, body_range(header, run.clone())).await {
             Some(bytes) => blocks(&bytes),
             None => vec![Cell::Failed; run.len()],
         }
     }
 
-    /// Blocks of a peer's shard out of what it sends of all that is left; `None` where that has
-    /// ended early.
+    /// Blocks of a peer's shard out of what it sends of all that is left, which it is asked for
+    /// once; `None` where they do not come.
     async fn read_on(
         &self,
         source: usize,
         at: &ReadTicket,
-        flow: &Flow,
         run: Range<usize>,
     ) -> Result<Option<Bytes>> {
         let Source { index, ref header, .. } = self.all[source];
         let blocks = header.block_hashes.len();
         let (all, part) = (body_range(header, 0..blocks), body_range(header, run));
         let bytes = part.end - part.start;
+        let flow = match self.flows.take(source, part.start) {
+            None if part.start == all.start && !self.flows.are_over() => {
+                let all = self.peers.open_range(at, self.order.stripe, index, all);
+                Flow::open(&self.server.flows, part.start, all).await
+            }
+            flow => flow,
+        };
+        let Some(mut flow) = flow else { return Ok(None) };
         let mut buffer = self.buffers().empty(bytes as usize);
-        let rest = self.peers.open_range(at, self.order.stripe, index, part.start..all.end);
-        if !flow.read(part.start, bytes as usize, &mut buffer, rest).await? {
+        if !flow.read(&mut buffer, bytes as usize).await? {
             return Ok(None);
         }
+        self.flows.leave(source, flow);
         self.pace.take(bytes).await;
         self.seen().read_bytes += bytes;
         Ok(Some(self.buffers().give(buffer)))
