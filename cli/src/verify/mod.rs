@@ -12,6 +12,7 @@
 mod chunks;
 mod data;
 mod draw;
+mod ids;
 mod select;
 mod shards;
 
