@@ -256,3 +256,28 @@ impl Fetcher {
         self.read_range(map, holder, range, patient).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_read_last_are_kept_beside_those_that_come() {
+        let cache = ColumnCache::default();
+        let stripe = |n: u8| StripeId([n; 32]);
+        let has = |n| cache.find(stripe(n), &(5..10)).is_some();
+        for n in 0..4 {
+            let bodies = vec![vec![0; 10]; 2];
+            cache.keep(Arc::new(Columns { stripe: stripe(n), range: 0..10, bodies }));
+        }
+        cache.make_room(CACHED_BYTES_MAX - 80);
+        assert_eq!([0, 1, 2, 3].map(has), [true; 4]);
+        cache.make_room(CACHED_BYTES_MAX - 79);
+        assert_eq!([0, 1, 2, 3].map(has), [false, true, true, true]);
+        assert!(cache.find(stripe(3), &(5..11)).is_none(), "other columns");
+        cache.make_room(CACHED_BYTES_MAX - 20);
+        assert_eq!([1, 2, 3].map(has), [false, false, true]);
+        cache.make_room(CACHED_BYTES_MAX + 1);
+        assert!(!has(3));
+    }
+}

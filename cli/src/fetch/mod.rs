@@ -283,7 +283,11 @@ impl Fetcher {
                 };
             }
         };
-        let reach = self.reach(kind, &want.map, &spans);
+        // Of metadata, a page is wanted here and there.
+        let is_most = kind == FrameKind::Data
+            && want.map.pack_bytes <= WHOLE_BYTES_MAX
+            && span::are_most(&want.map, &spans);
+        let reach = if self.reads_all && is_most { Reach::Stripe } else { Reach::Span };
         let read = |span| self.frames_of_span(kind, &want.map, span, reach, each);
         let mut read = std::pin::pin!(
             futures_util::stream::iter(spans).map(read).buffer_unordered(SPANS_AT_ONCE)
@@ -293,18 +297,6 @@ impl Fetcher {
             frames.failed.extend(failed);
         }
         frames
-    }
-
-    /// All of a stripe is decoded only for most of its frames; of metadata, a page is wanted here
-    /// and there.
-    fn reach(&self, kind: FrameKind, map: &StripeMap, spans: &[Span]) -> Reach {
-        let frames = spans.iter().flat_map(|span| &span.frames);
-        let wanted: u64 = frames.map(|(_, range)| range.end - range.start).sum();
-        let is_most = wanted >= map.pack_bytes / 2 && map.pack_bytes <= WHOLE_BYTES_MAX;
-        match self.reads_all && kind == FrameKind::Data && is_most {
-            true => Reach::Stripe,
-            false => Reach::Span,
-        }
     }
 
     async fn frames_of_span<T: Send + 'static>(

@@ -71,6 +71,13 @@ fn frame_range(map: &StripeMap, number: u32) -> Result<Range<u64>> {
     }
 }
 
+/// Whether the frames of these spans are half of the pack or more.
+pub(super) fn are_most(map: &StripeMap, spans: &[Span]) -> bool {
+    let frames = spans.iter().flat_map(|span| &span.frames);
+    let wanted: u64 = frames.map(|(_, range)| range.end - range.start).sum();
+    wanted >= map.pack_bytes.div_ceil(2)
+}
+
 impl Span {
     /// The parts of data shards that make up the span, in order.
     pub(super) fn pieces(&self, map: &StripeMap) -> Vec<Piece> {
@@ -134,6 +141,16 @@ mod tests {
         assert!(coalesce(&map, &[1]).is_err(), "too long");
         assert!(coalesce(&map, &[2]).is_err(), "it ends before it begins");
         assert!(coalesce(&map, &[3]).is_err());
+    }
+
+    #[test]
+    fn half_of_a_pack_is_most_of_it_and_gaps_between_frames_do_not_count() {
+        let map = map(&[60_000, 120_000, 180_000, 240_000, 300_000, 400_000]);
+        let are_most = |frames: &[u32]| are_most(&map, &coalesce(&map, frames).unwrap());
+        assert!(are_most(&[1, 3, 5]));
+        assert!(are_most(&[0, 1, 2, 3, 4, 5]));
+        assert!(!are_most(&[0, 2, 4]), "one span over 300,000 bytes, of which 180,000 are wanted");
+        assert!(!are_most(&[5]));
     }
 
     #[test]
