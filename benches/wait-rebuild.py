@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""wait-rebuild.py ARC FOLDER: lets repair begin, stays until the empty server in FOLDER has all the
-shards that wait for it, and prints how long that took, how many bytes of shards were made, and how
-many went over the network for them. It looks at the folder: asking arc would be work beside it."""
+"""wait-rebuild.py ARC FOLDER…: lets repair begin, stays until the servers in these folders have all
+the shards that wait to be made again, and prints how long that took, how many bytes of shards were
+made, and how many went over the network for them. It looks at the folders: asking arc would be work
+beside it."""
 
 import json
 import os
@@ -17,8 +18,11 @@ def repair(*command):
 
 def shards():
     """Shard files that are whole: the others have other names."""
-    with os.scandir(os.path.join(sys.argv[2], "shards")) as folders:
-        return sum(name.count(".") == 1 for folder in folders if folder.is_dir() for name in os.listdir(folder))
+    count = 0
+    for server in sys.argv[2:]:
+        with os.scandir(os.path.join(server, "shards")) as folders:
+            count += sum(name.count(".") == 1 for folder in folders if folder.is_dir() for name in os.listdir(folder))
+    return count
 
 
 before = repair()

@@ -127,10 +127,20 @@ impl Packer {
             self.waiting.push(chunk);
             if self.waiting_bytes >= frame::FRAME_BYTES_TARGET {
                 self.compress_waiting();
-                self.append_down_to(COMPRESSING_BYTES, deliver)?;
+                while self.compressing_bytes > COMPRESSING_BYTES {
+                    self.append_oldest(deliver)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Puts the oldest frame that is being compressed into a pack; `false` where there is none.
+    pub fn append_oldest(&mut self, deliver: Deliver<'_>) -> Result<bool, Failure> {
+        let Some(oldest) = self.compressing.pop_front() else { return Ok(false) };
+        self.compressing_bytes -= oldest.bytes;
+        self.append(oldest, deliver)?;
+        Ok(true)
     }
 
     /// How long it has waited for packs before this one to be stored.
@@ -143,7 +153,7 @@ impl Packer {
         if other.open.is_none() && other.compressing.is_empty() && !other.waiting.is_empty() {
             self.compress_waiting();
             self.compress(other.kind, std::mem::take(&mut other.waiting));
-            self.append_down_to(0, deliver)?;
+            self.append_all(deliver)?;
         }
         Ok(())
     }
@@ -151,7 +161,7 @@ impl Packer {
     /// Closes and delivers what is left.
     pub fn finish(mut self, deliver: Deliver<'_>) -> Result<(), Failure> {
         self.compress_waiting();
-        self.append_down_to(0, deliver)?;
+        self.append_all(deliver)?;
         self.close(deliver)
     }
 
@@ -172,13 +182,8 @@ impl Packer {
         self.compressing.push_back(Compressing { kind, rows, bytes, encoded });
     }
 
-    /// Puts frames into packs, the oldest first, until no more than `bytes` are being compressed.
-    fn append_down_to(&mut self, bytes: usize, deliver: Deliver<'_>) -> Result<(), Failure> {
-        while bytes == 0 || self.compressing_bytes > bytes {
-            let Some(oldest) = self.compressing.pop_front() else { break };
-            self.compressing_bytes -= oldest.bytes;
-            self.append(oldest, deliver)?;
-        }
+    fn append_all(&mut self, deliver: Deliver<'_>) -> Result<(), Failure> {
+        while self.append_oldest(deliver)? {}
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use codec::seal::FrameKind;
 use codec::shard::Kind;
 use codec::snapshot::Stats;
 use server::wire::{Lease, PageQuery};
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
@@ -203,7 +204,19 @@ impl Push<'_> {
             let mut work = Duration::ZERO;
             loop {
                 let began = Instant::now();
-                let Some((kind, chunks)) = chunks.blocking_recv() else { break };
+                // Nothing more may come for a long time: what is compressed is sent meanwhile.
+                let next = match chunks.try_recv() {
+                    Err(TryRecvError::Empty)
+                        if data.append_oldest(&mut deliver_data)?
+                            || metadata.append_oldest(&mut deliver_metadata)? =>
+                    {
+                        work += began.elapsed();
+                        continue;
+                    }
+                    Err(TryRecvError::Empty) => chunks.blocking_recv(),
+                    next => next.ok(),
+                };
+                let Some((kind, chunks)) = next else { break };
                 source += began.elapsed();
                 match kind {
                     FrameKind::Data => data.add(chunks, &mut deliver_data)?,

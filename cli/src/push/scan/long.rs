@@ -27,7 +27,7 @@ impl Scan {
         let now = now();
         let entry = stream_entry(path, now);
         let read = self
-            .read_pieces(&mut input, READ_BYTES)
+            .read_pieces(&mut input, READ_BYTES, false)
             .map_err(Failure::io("cannot read", "standard input"))?;
         let Some((content, bytes)) = read else { return Ok(self.stats) };
         let node = Node::File { bytes, content, holes: Vec::new() };
@@ -49,7 +49,7 @@ impl Scan {
         let read = read_file(&found, |file, before| {
             // No further than it was: one that grows as fast as it is read would never end.
             let read_bytes = READ_BYTES.min(before.bytes as usize + 1);
-            let read = self.read_pieces(&mut file.take(before.bytes), read_bytes)?;
+            let read = self.read_pieces(&mut file.take(before.bytes), read_bytes, true)?;
             let all = read.as_ref().is_none_or(|(_, bytes)| *bytes == before.bytes);
             Ok((read, all))
         });
@@ -70,12 +70,13 @@ impl Scan {
         self.send(Batch { entries: vec![entry], ..Batch::default() })
     }
 
-    /// Reads to the end, cuts, names and sends chunks; `None` when nobody takes them. While chunks
-    /// are named the next are read.
+    /// Reads to the end, cuts, names and sends chunks; `None` when nobody takes them. `ahead` reads
+    /// the next while they are named: not of what may give nothing more for a long time.
     fn read_pieces(
         &mut self,
         input: &mut impl Read,
         read_bytes: usize,
+        ahead: bool,
     ) -> io::Result<Option<(Content, u64)>> {
         let mut content = ContentBuilder::new();
         let mut rest: Bytes = Bytes::new();
@@ -91,7 +92,8 @@ impl Scan {
             let keys = self.keys.clone();
             let next = cpu::begin(move || name(&keys, pieces));
             self.counters.read_bytes.fetch_add(read as u64, Relaxed);
-            if let Some(named) = naming.replace(next)
+            let named = if ahead { naming.replace(next) } else { Some(next) };
+            if let Some(named) = named
                 && self.send_named(named.wait(), &mut content)?.is_err()
             {
                 return Ok(None);

@@ -83,6 +83,10 @@ impl FileWriter {
         let Node::File { bytes, content, .. } = &entry.node else {
             return Err(Problem::new(&entry.path, "write", io::Error::other("it is not a file")));
         };
+        if i64::try_from(*bytes).is_err() {
+            let why = format!("{bytes} bytes are more than a file can have");
+            return Err(Problem::new(&entry.path, "create", io::Error::other(why)));
+        }
         let is_one = match content {
             Content::Chunks(chunks) => {
                 *bytes == 0 || matches!(chunks[..], [chunk] if u64::from(chunk.bytes) == *bytes)
