@@ -19,10 +19,10 @@ use super::trouble::Doubt;
 use super::{FetchError, Fetcher, Result};
 
 /// Bytes of decoded columns that are kept for the next spans, with those that are being read. Two
-/// windows of a pull want 48 MiB at once, of packs of less than twice that, or all of two packs of
+/// windows of a pull want 48 MiB at once, of packs of less than twice that, or all of one pack of
 /// a verify. A stripe of 64 MiB that is decoded takes as much again where it has as many data
-/// shards as parity shards: all in all 192 MiB.
-const CACHED_BYTES_MAX: u64 = 2 * WHOLE_BYTES_MAX;
+/// shards as parity shards: all in all 160 MiB.
+const CACHED_BYTES_MAX: u64 = WHOLE_BYTES_MAX * 3 / 2;
 /// Longer packs are never decoded as a whole where a part will do.
 pub(super) const WHOLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
