@@ -78,7 +78,7 @@ with_fleet() {
 
 push_and_pull() {
   measure push "$@" -- "$ARC" push --quiet "$input"
-  measure pull "$@" -- "$ARC" pull --quiet "latest:$input" --to "$scratch/work/out"
+  measure pull "$@" -- "$ARC" pull --quiet "latest:$input" --to "$work/out"
 }
 
 # The generator needs less memory than arc, so the peak is arc's.
