@@ -60,6 +60,44 @@ impl ShardRange {
         }
     }
 
+    /// The next parts, of `lengths` bytes each. A part that came in one piece is not copied: it
+    /// keeps the whole piece in memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::read`].
+    pub async fn parts(&mut self, lengths: &[usize]) -> Result<Vec<Bytes>> {
+        let moved = AtomicU64::new(0);
+        let (name, stall) = (self.name.clone(), self.stall);
+        let parts = async {
+            let mut parts = Vec::with_capacity(lengths.len());
+            for &bytes in lengths {
+                parts.push(self.part(bytes, &moved).await?);
+            }
+            Ok(parts)
+        };
+        tokio::select! {
+            biased;
+            parts = parts => parts,
+            () = stalled(&moved, stall) => Err(stall_error(&name, stall)),
+        }
+    }
+
+    async fn part(&mut self, bytes: usize, moved: &AtomicU64) -> Result<Bytes> {
+        if self.piece.is_empty()
+            && let Some(piece) = self.next(moved).await?
+        {
+            self.piece = piece;
+        }
+        let mut part = BytesMut::new();
+        if self.piece.len() <= bytes {
+            part.reserve(bytes);
+            self.take(&mut part, bytes, moved).await?;
+            return Ok(part.freeze());
+        }
+        Ok(self.piece.split_to(bytes))
+    }
+
     async fn take(&mut self, buffer: &mut BytesMut, bytes: usize, moved: &AtomicU64) -> Result<()> {
         let mut wanted = bytes;
         while wanted > 0 {

@@ -7,16 +7,8 @@ use bytes::{Bytes, BytesMut};
 pub(super) struct Buffers(Vec<Bytes>);
 
 impl Buffers {
-    /// An empty one with room for `bytes`.
-    pub(super) fn empty(&mut self, bytes: usize) -> BytesMut {
-        let mut buffer = self.free();
-        buffer.clear();
-        buffer.reserve(bytes);
-        buffer
-    }
-
     /// One of `bytes` to be written over: they mean nothing.
-    pub(super) fn full(&mut self, bytes: usize) -> BytesMut {
+    pub(super) fn of(&mut self, bytes: usize) -> BytesMut {
         let mut buffer = self.free();
         buffer.resize(bytes, 0);
         buffer
@@ -44,9 +36,9 @@ mod tests {
     fn a_buffer_is_taken_again_once_no_part_of_it_is_in_use() {
         let mut buffers = Buffers::default();
         let mut filled = |byte: u8| {
-            let mut buffer = buffers.empty(1000);
-            assert!(buffer.is_empty() && buffer.capacity() >= 1000);
-            buffer.resize(1000, byte);
+            let mut buffer = buffers.of(1000);
+            assert_eq!(buffer.len(), 1000);
+            buffer.fill(byte);
             buffers.give(buffer)
         };
         let first = filled(1);
@@ -60,6 +52,6 @@ mod tests {
         assert_eq!(third.as_ptr(), at);
         assert_eq!((&second[..], &third[..]), (&[2; 1000][..], &[3; 1000][..]));
         drop(second);
-        assert_eq!(buffers.full(900).len(), 900);
+        assert_eq!(buffers.of(900).len(), 900);
     }
 }

@@ -30,7 +30,10 @@ use crate::{Error, Result};
 
 /// Bytes that are read at a time. Each read is handed to another thread: that costs more than the
 /// reading where they are few.
-const PIECE_BYTES: u64 = 256 * 1024;
+const PIECE_BYTES_MAX: u64 = 1024 * 1024;
+/// The pieces of all GETs of one moment. There are three times that in memory: one is read, one
+/// waits, one is sent.
+const PIECES_BYTES: u64 = 4 * 1024 * 1024;
 
 pub(super) async fn get(
     Open(server): Open,
@@ -71,7 +74,7 @@ pub(super) async fn get(
     };
     let body = match method {
         Method::HEAD => Body::empty(),
-        _ => stream(&server, address, opened.file, range, (slot, work(&headers))),
+        _ => stream(server, address, opened.file, range, (slot, work(&headers))),
     };
     answer.body(body).map_err(|error| Error::refuse(Code::Internal, error.to_string()))
 }
@@ -127,7 +130,7 @@ fn not_satisfiable(text: &str, file_bytes: u64) -> Response {
 /// Reads `range` one piece ahead of the client. Ends early, and so cuts the connection, when the
 /// file does, or when the client takes nothing for too long.
 fn stream(
-    server: &Server,
+    server: Arc<Server>,
     address: Address,
     file: Arc<File>,
     range: Range<u64>,
@@ -143,10 +146,11 @@ fn stream(
         let (mut at, mut buffers) = (range.start, Buffers::default());
         while at < range.end {
             let Ok(Ok(place)) = tokio::time::timeout(silence, feed.reserve()).await else { return };
-            let wanted = (range.end - at).min(PIECE_BYTES);
+            let piece_bytes = PIECE_BYTES_MAX.min(PIECES_BYTES / server.gets_now().max(1));
+            let wanted = (range.end - at).min(piece_bytes);
             throttle.work(work, wanted, longest).await;
             let (shelf, source) = (Arc::clone(&shelf), Arc::clone(&file));
-            let buffer = buffers.full(wanted as usize);
+            let buffer = buffers.of(wanted as usize);
             let piece = blocking(move || read_piece(&shelf, address, &source, at, buffer)).await;
             let failed = piece.is_err();
             place.send(piece.map(|piece| buffers.give(piece)));

@@ -123,6 +123,11 @@ impl Server {
         self.slot(&self.gets, "too many shards are being read here").await
     }
 
+    /// How many GETs are answered just now.
+    pub(super) fn gets_now(&self) -> u64 {
+        (self.limits.gets - self.gets.available_permits()) as u64
+    }
+
     /// A slot for a rebuild, or a refusal after a while. What is urgent does not wait for one that
     /// goes at a pace.
     pub(super) async fn rebuild_slot(&self, work: Work) -> Result<OwnedSemaphorePermit> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::ShardRange;
@@ -78,18 +78,18 @@ impl Flow {
         Some(Self { range, next: at, _one_of_all: one_of_all })
     }
 
-    /// Adds the next `bytes` to `buffer`; `false` where they do not come.
+    /// The next blocks, of these lengths; `None` where they do not come.
     ///
     /// # Errors
     ///
     /// Nothing moves.
-    pub(super) async fn read(&mut self, buffer: &mut BytesMut, bytes: usize) -> Result<bool> {
-        match self.range.read(buffer, bytes).await {
+    pub(super) async fn read(&mut self, lengths: &[usize]) -> Result<Option<Vec<Bytes>>> {
+        match self.range.parts(lengths).await {
             Err(error @ Error::Unreachable { .. }) => Err(error),
-            Err(_) => Ok(false),
-            Ok(()) => {
-                self.next += bytes as u64;
-                Ok(true)
+            Err(_) => Ok(None),
+            Ok(blocks) => {
+                self.next += lengths.iter().sum::<usize>() as u64;
+                Ok(Some(blocks))
             }
         }
     }

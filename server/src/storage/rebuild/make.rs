@@ -11,16 +11,15 @@ use codec::digest::{self, BLOCK_BYTES};
 use codec::erasure::Code;
 use codec::shard::{Ends, Header};
 use futures_util::future::join_all;
-use rayon::prelude::*;
 
 use super::grid::{Cell, Column, Grid, runs};
 use super::pace::Pace;
 use super::sources::Sources;
 use super::spools::Spools;
+use crate::Result;
 use crate::storage::fail_points::FailPoint;
 use crate::storage::server::blocking;
 use crate::wire::Outcome;
-use crate::{Result, cpu};
 
 /// What is read at once of all shards together, but a block of each at least and
 /// [`GROUP_BLOCKS_MAX`] at most. While one group is coded and written the next is read: twice
@@ -43,6 +42,8 @@ struct Group {
     grid: Grid,
     /// The wanted blocks of each column, once they were made, and their hashes.
     made: Vec<Option<Made>>,
+    /// All of them are in the spools.
+    is_written: bool,
 }
 
 type Made = (Vec<Bytes>, Vec<Digest>);
@@ -89,7 +90,7 @@ impl Maker<'_> {
         let indexes = self.sources.all.iter().map(|source| source.index).collect();
         let grid = Grid::new(data, Arc::clone(&self.wanted), indexes, end - start);
         let made = (start..end).map(|_| None).collect();
-        let mut group = Group { first: start, grid, made };
+        let mut group = Group { first: start, grid, made, is_written: false };
         loop {
             let (own, peers) = self.sources.preferred();
             let plan = group.grid.plan(&own);
@@ -107,10 +108,12 @@ impl Maker<'_> {
     /// their hashes; `None` where a column cannot be had.
     async fn finish(&self, mut group: Group) -> Result<Option<Vec<Vec<Digest>>>> {
         let mut longest = Some(group.made.len());
+        self.pace.take((group.made.len() * self.wanted.len() * BLOCK_BYTES) as u64).await;
         loop {
             group = self.code(group).await?;
-            if group.made.iter().all(Option::is_some) {
-                break;
+            if group.is_written {
+                let made = group.made.into_iter().flatten();
+                return Ok(Some(made.map(|(_, hashes)| hashes).collect()));
             }
             let (own, peers) = self.sources.preferred();
             let mut plan = group.grid.plan(&own);
@@ -127,11 +130,6 @@ impl Maker<'_> {
                 (false, _) => self.read(&mut group, plan, longest.unwrap_or(1), false).await,
             }
         }
-        let (blocks, hashes): (Vec<_>, Vec<_>) = group.made.into_iter().flatten().unzip();
-        self.pace.take(blocks.iter().flatten().map(|block: &Bytes| block.len() as u64).sum()).await;
-        let spools = Arc::clone(self.spools);
-        blocking(move || spools.write(group.first, &blocks)).await?;
-        Ok(Some(hashes))
     }
 
     /// Reads blocks of a group, in runs of `longest`. If `is_next`, what follows them is read next.
@@ -152,17 +150,20 @@ impl Maker<'_> {
         }
     }
 
-    /// Checks what was read of a group, and makes what can be made of it.
+    /// Checks what was read of a group, makes what can be made of it, and writes it once that is all.
+    /// One thread does this to the end, column by column: handing them to others would cost more.
     async fn code(&self, mut group: Group) -> Result<Group> {
         let geometry = self.sources.order.geometry;
-        let (code, wanted) = (Code::new(geometry), Arc::clone(&self.wanted));
+        let code = Code::new(geometry);
+        let (spools, wanted) = (Arc::clone(self.spools), Arc::clone(&self.wanted));
         let headers: Vec<_> = self.sources.all.iter().map(|s| Arc::clone(&s.header)).collect();
-        let (group, bad) = cpu::run(move || {
-            let bad = group.code(&code, geometry.shards(), &wanted, &headers);
-            (group, bad)
+        let (group, bad) = blocking(move || -> Result<_> {
+            let bad = group.code(&code, geometry.shards(), &wanted, &headers)?;
+            group.write(&spools)?;
+            Ok((group, bad))
         })
-        .await;
-        for (source, errors) in bad? {
+        .await?;
+        for (source, errors) in bad {
             self.sources.note_bad(source, errors).await;
         }
         Ok(group)
@@ -182,22 +183,29 @@ impl Group {
         headers: &[Arc<Header>],
     ) -> codec::Result<BTreeMap<usize, Vec<codec::Error>>> {
         let (needs, cells) = self.grid.columns();
-        let columns = cells.par_iter_mut().zip(&mut self.made).enumerate();
-        let coded = columns.map(|(at, (cells, made))| {
-            let bad = check(cells, headers, self.first + at);
+        let mut bad: BTreeMap<usize, Vec<codec::Error>> = BTreeMap::new();
+        for (number, (cells, made)) in (self.first..).zip(cells.iter_mut().zip(&mut self.made)) {
+            for (source, error) in check(cells, headers, number) {
+                bad.entry(source).or_default().push(error);
+            }
             if made.is_none()
                 && let Some(column) = needs.column(cells, shards)
             {
                 *made = Some(make_column(code, wanted, column)?);
             }
-            Ok(bad)
-        });
-        let coded: codec::Result<Vec<_>> = coded.collect();
-        let mut bad: BTreeMap<usize, Vec<codec::Error>> = BTreeMap::new();
-        for (source, error) in coded?.into_iter().flatten() {
-            bad.entry(source).or_default().push(error);
         }
         Ok(bad)
+    }
+
+    /// Writes the columns into the spools, if all are made.
+    fn write(&mut self, spools: &Spools) -> Result<()> {
+        if self.is_written || !self.made.iter().all(Option::is_some) {
+            return Ok(());
+        }
+        let columns = self.made.iter().flatten().map(|(blocks, _)| blocks.as_slice());
+        spools.write(self.first, columns)?;
+        self.is_written = true;
+        Ok(())
     }
 }
 

@@ -246,7 +246,7 @@ impl Sources {
         let flows = self.order.geometry.data() <= FLOWS_MAX && self.pace.is_free();
         if is_next && flows && !self.is_gone(ticket) {
             match self.read_on(source, ticket, run.clone()).await {
-                Ok(Some(bytes)) => return blocks(&bytes),
+                Ok(Some(blocks)) => return blocks.into_iter().map(Cell::Read).collect(),
                 Ok(None) => {}
                 Err(error) => {
                     self.note(index, ticket.server, error);
@@ -254,9 +254,7 @@ impl Sources {
                 }
             }
         }
-        if self.flows.end() {
-            *self.buffers() = Buffers::default();
-        }
+        self.flows.end();
         match self.read_peer(index, ticket, body_range(header, run.clone())).await {
             Some(bytes) => blocks(&bytes),
             None => vec![Cell::Failed; run.len()],
@@ -270,11 +268,10 @@ impl Sources {
         source: usize,
         at: &ReadTicket,
         run: Range<usize>,
-    ) -> Result<Option<Bytes>> {
+    ) -> Result<Option<Vec<Bytes>>> {
         let Source { index, ref header, .. } = self.all[source];
         let blocks = header.block_hashes.len();
         let (all, part) = (body_range(header, 0..blocks), body_range(header, run));
-        let bytes = part.end - part.start;
         let flow = match self.flows.take(source, part.start) {
             None if part.start == all.start && !self.flows.are_over() => {
                 let all = self.peers.open_range(at, self.order.stripe, index, all);
@@ -283,14 +280,14 @@ impl Sources {
             flow => flow,
         };
         let Some(mut flow) = flow else { return Ok(None) };
-        let mut buffer = self.buffers().empty(bytes as usize);
-        if !flow.read(&mut buffer, bytes as usize).await? {
-            return Ok(None);
-        }
+        let bytes = part.end - part.start;
+        let length = |at: u64| (part.end - at).min(BLOCK_BYTES as u64) as usize;
+        let lengths: Vec<usize> = part.clone().step_by(BLOCK_BYTES).map(length).collect();
+        let Some(blocks) = flow.read(&lengths).await? else { return Ok(None) };
         self.flows.leave(source, flow);
         self.pace.take(bytes).await;
         self.seen().read_bytes += bytes;
-        Ok(Some(self.buffers().give(buffer)))
+        Ok(Some(blocks))
     }
 
     /// Takes note that blocks of a source are not what they should be.
@@ -315,7 +312,7 @@ impl Sources {
         let range = body_range(header, run);
         let bytes = range.end - range.start;
         self.pace.take(bytes).await;
-        let mut buffer = self.buffers().full(bytes as usize);
+        let mut buffer = self.buffers().of(bytes as usize);
         let (file, shelf) = (Arc::clone(file), Arc::clone(&self.server.shelf));
         let address = self.address(index);
         let (read, buffer) = blocking(move || {

@@ -60,7 +60,11 @@ impl Spools {
     }
 
     /// Writes the columns of blocks from number `first` on: one block of each spool.
-    pub(super) fn write(&self, first: usize, columns: &[Vec<Bytes>]) -> Result<()> {
+    pub(super) fn write<'a>(
+        &self,
+        first: usize,
+        columns: impl Iterator<Item = &'a [Bytes]>,
+    ) -> Result<()> {
         for (number, column) in (first as u64..).zip(columns) {
             let at = self.header_bytes + number * BLOCK_BYTES as u64;
             for ((_, file), block) in self.spools.iter().zip(column) {
