@@ -7,6 +7,7 @@ use std::time::Duration;
 use codec::StripeId;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
 
 use super::entry::{Ended, Entry};
 use super::rebalance::{Balance, rebalance};
@@ -82,11 +83,13 @@ pub(in crate::coordinator) async fn keep(core: Weak<Core>) {
         };
         let every = here.timings.repair_every;
         drop(here);
-        if !rest.is_zero() {
-            tokio::time::sleep(every).await;
+        if rest.is_zero() {
+            continue;
         }
-        // What changed since the round began is looked at again at once.
+        let next = Instant::now() + every;
+        // What changed since the round began is looked at again.
         let _ = tokio::time::timeout(rest, changed.changed()).await;
+        tokio::time::sleep_until(next).await;
     }
 }
 
