@@ -2,9 +2,8 @@
 """Makes the inputs of the measurements, the same ones each time on one machine.
 
   packages DIR  1.5 to 2 GB of real files from Debian packages, got with apt-get download
-  mixed FILE    one file of text, binaries, random bytes, runs of zeros and repetitions
+  mixed FILE    text, binaries, random bytes, runs of zeros and repetitions; - is standard output
   small DIR     very many files of 20 to 200 bytes, or of --size, each different
-  stream -      writes --bytes to standard output, each MiB new and 128 KiB of it repeated
   count DIR     prints files and bytes
 """
 
@@ -91,62 +90,80 @@ def make_packages(folder):
 
 
 class Files:
-    """The contents of many files, one after the other; made-up words when they are used up."""
+    """The contents of many files, one after the other, and again with other values for all bytes."""
 
-    def __init__(self, roots, wanted, seed):
-        self.paths = (path for root in roots for path in regular_files(root))
-        self.wanted, self.rest, self.made_up_bytes = wanted, bytearray(), 0
-        self.rng = random.Random(seed)
-        self.words = [self.rng.randbytes(self.rng.randint(1, 5)).hex().encode() for _ in range(5000)]
+    def __init__(self, roots, wanted):
+        self.roots, self.wanted, self.rest = roots, wanted, bytearray()
+        self.turn = -1
+        self.begin()
+
+    def begin(self):
+        self.pieces, self.turn = self.once(), self.turn + 1
+        # A multiple by an odd number and a sum: no two values become one.
+        self.values = bytes((2 * self.turn + 1) * byte + self.turn & 255 for byte in range(256))
+
+    def once(self):
+        for root in self.roots:
+            for path in regular_files(root):
+                if path.endswith(COMPRESSED):
+                    continue
+                with open(path, "rb") as file:
+                    piece = file.read(4096)
+                    while piece and (file.tell() > 4096 or self.wanted(piece)):
+                        yield piece
+                        piece = file.read(4 * MIB)
 
     def read(self, count):
         while len(self.rest) < count:
-            path = next(self.paths, None)
-            if path is None:
-                made_up = b" ".join(self.rng.choices(self.words, k=count // 6 + 1))
-                self.made_up_bytes += len(made_up)
-                self.rest += made_up
-            elif not path.endswith(COMPRESSED):
-                with open(path, "rb") as file:
-                    start = file.read(4096)
-                    if self.wanted(start):
-                        self.rest += start + file.read(64 * MIB)
+            piece = next(self.pieces, None)
+            if piece is None:
+                if not self.rest and not self.turn:
+                    sys.exit(f"error: no such files below {', '.join(self.roots)}")
+                self.begin()
+                continue
+            self.rest += piece.translate(self.values)
         piece = bytes(self.rest[:count])
         del self.rest[:count]
         return piece
 
 
-def make_mixed(path, size, seed):
+def mixed(size, seed):
+    """Pieces of 1 to 16 MiB."""
     rng = random.Random(seed)
     text_roots = ["/usr/share", "/usr/include", cargo_sources(), os.path.join(rust_sysroot(), "share")]
-    text = Files(text_roots, lambda start: start and b"\0" not in start, seed + 1)
-    binaries = Files(["/usr/lib", "/usr/bin"], lambda start: b"\0" in start, seed + 2)
+    text = Files(text_roots, lambda start: b"\0" not in start)
+    binaries = Files(["/usr/lib", "/usr/bin"], lambda start: b"\0" in start)
     kinds = {"text": 30, "binaries": 30, "random": 20, "zeros": 10, "repeated": 10}
-    written, digest = dict.fromkeys(kinds, 0), hashlib.sha256()
-    with open(path + ".part", "w+b") as file:
-        at = 0
-        while at < size:
-            # The kind that is furthest behind its share, so that any size has the same mixture.
-            kind = max(kinds, key=lambda kind: at * kinds[kind] - written[kind] * 100)
-            count = min(size - at, rng.choice([1, 2, 4, 8, 16]) * MIB + rng.randrange(4096))
-            if kind == "repeated":
-                file.seek(rng.randrange(at) if at else 0)
-                piece = file.read(count) or bytes(count)
-                file.seek(at)
-            elif kind == "random":
-                piece = rng.randbytes(count)
-            elif kind == "zeros":
-                piece = bytes(count)
-            else:
-                piece = (text if kind == "text" else binaries).read(count)
+    written, at, last = dict.fromkeys(kinds, 0), 0, []
+    while at < size:
+        # The kind that is furthest behind its share, so that any size has the same mixture.
+        kind = max(kinds, key=lambda kind: at * kinds[kind] - written[kind] * 100)
+        count = min(size - at, rng.choice([1, 2, 4, 8, 16]) * MIB + rng.randrange(4096))
+        if kind == "repeated":
+            earlier = rng.choice(last)
+            piece = earlier[rng.randrange(len(earlier)) :][:count]
+        elif kind == "random":
+            piece = rng.randbytes(count)
+        elif kind == "zeros":
+            piece = bytes(count)
+        else:
+            piece = (text if kind == "text" else binaries).read(count)
+        if kind in ("text", "binaries", "random"):
+            last = (last + [piece])[-3:]
+        yield piece
+        written[kind] += len(piece)
+        at += len(piece)
+
+
+def make_mixed(path, size, seed):
+    digest = hashlib.sha256()
+    with open(sys.stdout.fileno() if path == "-" else path + ".part", "wb", closefd=path != "-") as file:
+        for piece in mixed(size, seed):
             file.write(piece)
             digest.update(piece)
-            written[kind] += len(piece)
-            at += len(piece)
-    os.rename(path + ".part", path)
-    shares = ", ".join(f"{kind} {100 * count / size:.0f} %" for kind, count in written.items())
-    made_up = (text.made_up_bytes + binaries.made_up_bytes) // MIB
-    print(f"{shares}; {made_up} MiB of made-up words; sha256 {digest.hexdigest()[:16]}")
+    if path != "-":
+        os.rename(path + ".part", path)
+    print(digest.hexdigest(), file=sys.stderr)
 
 
 # ---------------------------------------------------------------- small
@@ -168,13 +185,6 @@ def make_small(folder, files, per_folder, size):
             file.write(content[: size or rng.randint(20, 200)])
 
 
-def stream(size, seed):
-    rng = random.Random(seed)
-    while size > 0:
-        sys.stdout.buffer.write((rng.randbytes(MIB // 8) * 8)[:size])
-        size -= MIB
-
-
 def count(folder):
     files = sizes = 0
     for parent, _, names in os.walk(folder):
@@ -187,7 +197,7 @@ def count(folder):
 
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("what", choices=["packages", "mixed", "small", "stream", "count"])
+    args.add_argument("what", choices=["packages", "mixed", "small", "count"])
     args.add_argument("path")
     args.add_argument("--files", type=int, default=1_000_000, help="of small")
     args.add_argument("--size", type=int, help="bytes of each of them")
@@ -201,8 +211,6 @@ def main():
         make_mixed(args.path, args.bytes, args.seed)
     elif args.what == "small":
         make_small(args.path, args.files, args.per_folder, args.size)
-    elif args.what == "stream":
-        stream(args.bytes, args.seed)
     else:
         count(args.path)
 

@@ -70,7 +70,7 @@ measure() {
     --label "op=$1" "${@:2}"
 }
 
-large_file() { py make-set.py mixed --bytes "$c_bytes" "$input.part/large" >"$inputs/large.txt"; }
+large_file() { py make-set.py mixed --bytes "$c_bytes" "$input.part/large" 2>"$inputs/large.txt"; }
 small_files() { py make-set.py small --files "$files" "$input.part"; }
 
 make_set() {
@@ -80,7 +80,7 @@ make_set() {
   need_space "$scratch" $((wanted_bytes * 4 + (256 << 20))) $((wanted_files * 2 + 20000))
   if [ "$set" = c ]; then
     make_input "$inputs" large large_file || die "cannot make input c"
-    what="one file; $(cat "$inputs/large.txt")"
+    what="one file; SHA-256 $(cut -c -16 "$inputs/large.txt")"
   else
     make_input "$inputs" small small_files || die "cannot make input small"
     what='folders of 1,000 files of 20 to 200 bytes'

@@ -99,14 +99,13 @@ make_set() {
   read -r files bytes < <(py make-set.py count "$input")
   [ "${files:-0}" -gt 0 ] || die "the set $set has no files"
   add kind=input "set=$set" "files=$files" "bytes=$bytes"
-  # A repository with parity, a restore, and half of one for what is temporary.
-  need_space "$scratch" $((bytes * 5 / 2 + files * 8192 + (256 << 20))) $((files * 3 + 10000))
+  # A repository with parity, a restore, and half of one for what is temporary; 2 GiB with parity.
+  need_space "$scratch" $((bytes * 5 / 2 + files * 8192 + (3328 << 20))) $((files * 3 + 10000))
 }
 
 # What one core does at each stage of a push, with these files and this file system.
 measure_stages() {
   if [ -z "$rates" ]; then
-    [ -e "$here/benches/blocks" ] || return 0
     say "measuring what one core does at each stage"
     rates=$scratch/rates.jsonl
     BENCH_SET=$input BENCH_WHERE=$scratch interruptible cargo bench --locked -q -p arc-benches --bench blocks \

@@ -12,7 +12,7 @@ usage: benches/scaling.sh --where DIR --set DIR [options]
   --set DIR        what is pushed and pulled, as made by `make-set.py packages`
   --figures LIST   of cores,servers,memory (default all)
   --codes LIST     the codes of the figure by servers (default 2+1,4+2,6+3,8+4)
-  --sizes LIST     MiB through standard input (default 64,256,1024,4096,8192)
+  --sizes LIST     MiB through standard input (default 64,256,1024,4096,20480)
   --runs N         runs of each, in turns (default 3)
   --limit SECONDS  for any one command (default 3600)
   --to FILE        where what was measured goes, as JSON lines (default benches/measured/scaling.jsonl)
@@ -21,7 +21,7 @@ usage: benches/scaling.sh --where DIR --set DIR [options]
 TEXT
 }
 
-where='' set='' figures=cores,servers,memory codes=2+1,4+2,6+3,8+4 sizes=64,256,1024,4096,8192
+where='' set='' figures=cores,servers,memory codes=2+1,4+2,6+3,8+4 sizes=64,256,1024,4096,20480
 runs=3 limit=3600 to=$here/measured/scaling.jsonl note=''
 while [ $# -gt 0 ]; do
   case $1 in
@@ -81,12 +81,17 @@ push_and_pull() {
   measure pull "$@" -- "$ARC" pull --quiet "latest:$input" --to "$work/out"
 }
 
-# The generator needs less memory than arc, so the peak is arc's.
-push_stream() {
+# The generator and sha256sum need less memory than arc, so the peak is arc's.
+push_and_pull_stream() {
   # shellcheck disable=SC2016
   measure push "$@" -- bash -c '
     set -o pipefail
-    python3 "$0/make-set.py" stream - --bytes "$1" | "$2" push --quiet --as stream -' "$here" "${1#bytes=}" "$ARC"
+    python3 "$0/make-set.py" mixed - --bytes "$1" 2>"$3" | "$2" push --quiet --as stream -' \
+    "$here" "${1#bytes=}" "$ARC" "$work/pushed"
+  # shellcheck disable=SC2016
+  measure pull "$@" -- bash -c 'set -o pipefail; "$0" pull --quiet latest:stream --to - | sha256sum >"$1"' \
+    "$ARC" "$work/pulled"
+  [ "$(cut -c -64 "$work/pulled")" = "$(cat "$work/pushed")" ] || die "what was pulled is not what was pushed"
 }
 
 run_cores() {
@@ -107,7 +112,7 @@ run_servers() {
 
 run_memory() {
   local size
-  for size in ${sizes//,/ }; do with_fleet 6 4+2 push_stream "bytes=$((size << 20))"; done
+  for size in ${sizes//,/ }; do with_fleet 6 4+2 push_and_pull_stream "bytes=$((size << 20))"; done
 }
 
 read -r files bytes < <(py make-set.py count "$input")

@@ -54,9 +54,11 @@ arc_pull() {
   restored "$work/out"
 }
 
-# A server is killed and its folder wiped; an empty one takes its name, then the clock starts.
+# A server is killed and its folder wiped; an empty one takes its name, then the clock starts. It
+# had more than the set's shards: they are made again in the time that a second rebuild would begin.
 arc_rebuild() {
   local try
+  head -c 2G /dev/urandom | "$ARC" push --quiet --as more - >>"$log" 2>&1 || return 1
   "$ARC" repair pause >>"$log" 2>&1 || return 1
   kill_server 3 && remove "$fleet/server3-data"
   # Until the coordinator has missed it, it is not given up.

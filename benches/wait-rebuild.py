@@ -32,7 +32,7 @@ wanted = shards() + before["counts"]["waiting"]
 began = time.monotonic()
 repair("resume")
 while shards() < wanted:
-    time.sleep(0.01)
+    time.sleep(0.025)
 took = time.monotonic() - began
 while True:
     now = repair()
