@@ -99,11 +99,22 @@ def packages(m, out):
     out.ratio("pull, two of six servers dead", m.wall("pull-two-dead", "arc"), "pull, all there", m.wall("pull", "arc"), 0.8)
     out.ratio("verify --level data", m.wall("verify-data", "arc"), "rustic check --read-data, HTTP", m.wall("verify-data", "rustic_http"), 1.5)
     out.given("verify (shards, on the servers)", m.wall("verify", "arc"))
+    verify(m, push, out)
     rebuild(m, out)
     for tool in ("restic", "borg"):
         mine, theirs = m.stored("arc"), m.stored(tool)
         ratio = theirs / mine if mine and theirs else None
         out.add("bytes stored, before parity", mine and mine / 1e6, tool, theirs and theirs / 1e6, ratio, "fewer", ratio and ratio > 1, *["{:.1f} MB"] * 2)
+
+
+def verify(m, push, out):
+    """The servers read and hash: what they do in a second of one core, beside the hash alone."""
+    spent, hashed = m.middle("services_cpu_s", "op", op="verify", tool="arc"), m.rates.get("hash")
+    rate = push and spent and push["bytes_on_servers"] / spent
+    ratio = rate / hashed if rate and hashed else None
+    out.add("verify (shards), in one core-second of servers", rate and rate / 1e9, "hash alone", hashed and hashed / 1e9,
+            ratio, "", True, *["{:.1f} GB"] * 2)
+    out.rows[-1][-1] = ""
 
 
 def rebuild(m, out):
