@@ -52,9 +52,9 @@ const PACK_BYTES: [u64; 7] = [64 << 20, 48 << 20, 32 << 20, 24 << 20, 16 << 20, 
 /// How long a push waits for its lease to be ended.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How late a server may be beside the others before a spare takes its shard, where that is less than
-/// a third of the stall: on a disk, a sync takes longer now and then.
-const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// How late a server may be beside the others, several times in a row together, before a spare takes
+/// its shard; never more than a third of the stall. Now and then a disk takes longer over a sync.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
 
 /// What to push.
 pub enum Source {

@@ -25,7 +25,7 @@ struct Known {
     has_failed: bool,
     forges: bool,
     silent_since: Option<Instant>,
-    /// How much of the patience it has used up.
+    /// How much of the patience its last PUTs in a row have used up.
     late: Duration,
 }
 
@@ -35,7 +35,8 @@ impl Standing {
         Self { patience, ..Self::default() }
     }
 
-    /// How much longer than it should at most a server may take: the less, the later it was before.
+    /// How much longer than it should at most a server may take: the less, the later it was
+    /// the last times in a row.
     pub fn patience(&self, server: ServerId) -> Duration {
         let late = self.known().get(&server).map(|known| known.late);
         self.patience - late.unwrap_or_default()
@@ -48,7 +49,7 @@ impl Standing {
         let late = &mut known.entry(server).or_default().late;
         *late = match took.checked_sub(at_most) {
             Some(more) => late.saturating_add(more).min(self.patience),
-            None => *late / 2,
+            None => Duration::ZERO,
         };
     }
 
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(took(a, 700), 700, "it was 300 ms late");
         assert_eq!(took(a, 700), 400);
         assert_eq!(took(a, 5000), 0);
-        assert_eq!(took(a, 300), 500, "in time once");
+        assert_eq!(took(a, 300), 1000, "in time once");
         assert_eq!(took(b, 400), 1000);
         standing.took(b, ms(60_000), None);
         assert_eq!(standing.patience(b), ms(1000), "nothing says what it should have taken");
