@@ -295,7 +295,7 @@ impl Sender {
             let bound = far.zip(patience).filter(|_| can_do_without).map(|(far, p)| far + p);
             let rest = bound.map(|bound| bound.saturating_sub(began.elapsed()));
             let put = tokio::time::timeout(rest.unwrap_or(Duration::MAX), puts.next()).await;
-            if !places.is_empty() && !matches!(put, Ok(None)) {
+            if !matches!(put, Ok(None)) {
                 alone = began.elapsed() - took;
                 took += alone;
             }
