@@ -40,6 +40,10 @@ bench-scaling SET *ARGS: build
 plots:
     benches/plots.py benches/measured/scaling.jsonl docs
 
+# push, pull and verify where one server has a tenth of its speed
+bench-slow SET *ARGS: build
+    benches/slow.sh --where /dev/shm --set {{SET}} {{ARGS}}
+
 # Reed-Solomon at every level of this processor beside reed-solomon-erasure (and ISAL=libisal.so.2)
 bench-kernel:
     cargo bench --locked -p arc-benches --bench kernel

@@ -109,11 +109,13 @@ start_service() {
   return 1
 }
 
-# start_server NUMBER: on its folder, and where it listened before if it did.
+# start_server NUMBER: on its folder, and where it listened before if it did; with what
+# server_options[NUMBER] has besides.
 start_server() {
+  # shellcheck disable=SC2086
   start_service "server$1" "$ARC" serve storage --data "$fleet/server$1-data" --name "s$1" --zone "z$1" \
     --listen "${server_address[$1]:-127.0.0.1:0}" --coordinator "$url" \
-    --join-token-file "$fleet/coordinator-data/join.token" || return 1
+    --join-token-file "$fleet/coordinator-data/join.token" ${server_options[$1]:-} || return 1
   server_pid[$1]=$service_pid server_address[$1]=$service_address
 }
 
@@ -169,4 +171,4 @@ stop_services() {
   service_pids=()
   unset ARC_VAULT
 }
-service_pids=()
+service_pids=() server_options=()

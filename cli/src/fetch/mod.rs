@@ -11,6 +11,7 @@
 mod columns;
 mod directory;
 mod error;
+mod limit;
 mod origin;
 mod pace;
 mod shards;
@@ -22,7 +23,7 @@ mod withhold;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use codec::frame::Frame;
 use codec::keys::VaultKeys;
@@ -46,6 +47,7 @@ use crate::vault::Vault;
 use self::columns::{ColumnCache, Reach, WHOLE_BYTES_MAX};
 pub use self::directory::pack_key;
 pub use self::error::{FetchError, Result};
+use self::limit::Limit;
 use self::origin::{Origin, STALL, Services};
 use self::span::Span;
 pub use self::tree::{ChunkList, Entries, Pages};
@@ -78,6 +80,7 @@ pub struct Fetcher {
     withholding: Option<Withholding>,
     reads_all: bool,
     counters: Arc<Counters>,
+    limit: Limit,
 }
 
 /// The frames of one stripe that hold wanted chunks.
@@ -124,6 +127,7 @@ impl Fetcher {
             room: Semaphore::new(SPANS_BYTES_MAX as usize),
             withholding: None,
             reads_all: false,
+            limit: Limit::new(Arc::clone(&counters)),
             counters,
         }
     }
@@ -258,7 +262,9 @@ impl Fetcher {
 
     /// All places of each chunk: stripe and frame.
     pub async fn locate(&self, ids: &[ChunkId]) -> Result<Places> {
+        let began = Instant::now();
         let mut places = self.origin.locate(ids).await?;
+        self.limit.located(began.elapsed());
         // Anybody can make a record: no chunk is in one.
         places.values_mut().for_each(|rows| rows.retain(|(map, _)| map.kind != Kind::Record));
         Ok(places)
@@ -334,7 +340,10 @@ impl Fetcher {
         made: &mut Vec<T>,
     ) -> Result<(), (Span, FetchError)> {
         let mut left = span;
-        match self.read_direct(map, &left, reach).await {
+        let began = Instant::now();
+        let direct = self.read_direct(map, &left, reach).await;
+        self.limit.read(began.elapsed());
+        match direct {
             Ok(Some(bytes)) => left = self.open(kind, map, left, bytes, each, made).await?,
             Ok(None) => {}
             Err(error) => return Err((left, error)),
@@ -342,7 +351,10 @@ impl Fetcher {
         if left.frames.is_empty() {
             return Ok(());
         }
-        let bytes = match self.read_through_columns(map, &left, reach).await {
+        let began = Instant::now();
+        let through_columns = self.read_through_columns(map, &left, reach).await;
+        self.limit.read(began.elapsed());
+        let bytes = match through_columns {
             Ok(bytes) => bytes,
             Err(error) => return Err((left, error)),
         };
@@ -404,7 +416,10 @@ impl Fetcher {
             sealed.into_par_iter().map(open).collect::<Vec<Result<T, u32>>>()
         });
         let mut closed = Vec::new();
-        for result in opened.await {
+        let began = Instant::now();
+        let opened = opened.await;
+        self.limit.opened(began.elapsed());
+        for result in opened {
             match result {
                 Ok(value) => made.push(value),
                 Err(number) => closed.push(number),

@@ -12,7 +12,7 @@ const METERED_BYTES_MIN: u64 = 64 * 1024;
 const REMEMBERED_BYTES: u64 = 64 * 1024 * 1024;
 /// A server that takes so many times as long as the others is slow,
 const TIMES_SLOWER: u32 = 4;
-/// unless that is no longer than this: anything can hold up one read.
+/// unless that is no longer than this, of reads in a row together: anything can hold up one read.
 const GRACE: Duration = Duration::from_millis(500);
 /// A slow server is not read from for this long, where others can serve.
 const AVOIDED_FOR: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ struct Meter {
     took: Duration,
     /// Bytes, each as often as there were reads under way with its own.
     shared: u64,
+    /// How much of the grace the last reads in a row have used up.
+    late: Duration,
     slow_since: Option<Instant>,
 }
 
@@ -68,7 +70,12 @@ impl Pace {
         if asked.bytes < METERED_BYTES_MIN {
             return false;
         }
+        let at_most = self.at_most(asked);
         let meter = self.servers.entry(asked.server).or_default();
+        meter.late = match at_most.and_then(|at_most| took.checked_sub(at_most)) {
+            Some(late) => meter.late.saturating_add(late).min(GRACE),
+            None => Duration::ZERO,
+        };
         meter.bytes += asked.bytes;
         meter.took += took;
         meter.shared += asked.bytes * u64::from(asked.at_once);
@@ -85,6 +92,11 @@ impl Pace {
         !was_slow
     }
 
+    /// Until when a server that is slow from `now` on is to be avoided.
+    pub(super) fn avoided_until(now: Instant) -> Instant {
+        now + AVOIDED_FOR
+    }
+
     /// Whether a server is to be avoided.
     pub(super) fn is_slow(&self, server: ServerId, now: Instant) -> bool {
         let since = self.servers.get(&server).and_then(|meter| meter.slow_since);
@@ -93,12 +105,18 @@ impl Pace {
 
     /// How long a read may take; `None` where nothing says how fast it should be.
     fn patience(&self, asked: &Asked) -> Option<Duration> {
+        let late = self.servers.get(&asked.server).map(|meter| meter.late);
+        let grace = GRACE.saturating_sub(late.unwrap_or_default());
+        Some(grace.saturating_add(self.at_most(asked)?))
+    }
+
+    /// How long a read takes at most that is not far slower than those of others.
+    fn at_most(&self, asked: &Asked) -> Option<Duration> {
         if asked.bytes < METERED_BYTES_MIN {
             return None;
         }
-        let expected = asked.bytes as f64 * self.others(asked)? * f64::from(TIMES_SLOWER);
-        let expected = Duration::try_from_secs_f64(expected).unwrap_or(Duration::MAX);
-        Some(GRACE.saturating_add(expected))
+        let at_most = asked.bytes as f64 * self.others(asked)? * f64::from(TIMES_SLOWER);
+        Some(Duration::try_from_secs_f64(at_most).unwrap_or(Duration::MAX))
     }
 
     /// What the server in the middle of all others takes for a byte, in seconds, with as many
@@ -238,10 +256,22 @@ mod tests {
         for _ in 0..10 {
             assert!(!gave(&mut pace, 1, 4 * MIB, 1, now));
             assert!(!gave(&mut pace, 2, 4 * MIB, 400, now));
+            assert!(!gave(&mut pace, 2, 4 * MIB, 3, now));
             assert!(!gave(&mut pace, 3, 100, 400_000, now));
         }
         assert!(!pace.servers.contains_key(&ServerId(3)), "nor do they say how fast it is");
         assert!(patience(&mut pace, 9, METERED_BYTES_MIN).unwrap() >= GRACE);
+    }
+
+    #[test]
+    fn short_delays_that_do_not_end_make_a_server_slow() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        gave(&mut pace, 1, MIB, 10, now);
+        let slow = (0..10).map(|_| gave(&mut pace, 2, MIB, 100, now)).position(|slow| slow);
+        assert_eq!(slow, Some(8), "60 ms late each time, and 500 ms are forgiven");
+        assert!(gave(&mut pace, 2, MIB, 100, now + AVOIDED_FOR), "it is what it was");
+        assert!(!gave(&mut pace, 2, MIB, 30, now + AVOIDED_FOR));
+        assert!(!gave(&mut pace, 2, MIB, 100, now + 2 * AVOIDED_FOR), "it was better once");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use server::cpu;
 use server::wire::{Code as Refused, Found, Holder, ServerId, StripeMap};
 
+use super::pace::Pace;
 use super::span::shard_bytes;
 use super::trouble::{Doubt, Tickets, is_stale};
 use super::withhold::Withholding;
@@ -220,6 +221,7 @@ impl Fetcher {
             let error = match read {
                 Ok(bytes) => {
                     self.counters.sent(&ticket.name, bytes.len() as u64);
+                    self.limit.gave(&ticket.name, took);
                     if under_way.took(took) {
                         self.tell_slow(&ticket.name);
                     }
@@ -266,7 +268,7 @@ impl Fetcher {
 
     fn tell_slow(&self, server: &str) {
         tracing::info!(server, "it is far slower than the others, which are read in its stead");
-        self.counters.limited_by(format!("network to {server} (others are read in its stead)"));
+        self.limit.without(server, Pace::avoided_until(Instant::now()));
     }
 
     /// More than m shards known bad in these columns, or on servers that are lost: lost. Otherwise servers are away, and the data may be whole.

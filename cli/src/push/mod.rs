@@ -5,6 +5,7 @@
 //! packs) → `send` (two stripes at a time: encode, place, PUT, commit) → the
 //! snapshot record. A stage that fails ends the others by closing its channels.
 
+mod limit;
 mod packer;
 mod parent;
 mod read;
@@ -26,6 +27,7 @@ use codec::{Digest, Geometry, StripeId};
 use server::client::StorageClient;
 use server::wire::{BeginRequest, SnapshotRow};
 
+use self::limit::Limit;
 use self::read::now_ms;
 use self::renewal::Renewal;
 use self::send::Sender;
@@ -50,12 +52,26 @@ const PACK_BYTES: [u64; 7] = [64 << 20, 48 << 20, 32 << 20, 24 << 20, 16 << 20, 
 /// How long a push waits for its lease to be ended.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How late a server may be beside the others, several times in a row together, before a spare takes
+/// its shard; never more than a third of the stall. Now and then a disk takes longer over a sync.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
+
 /// What to push.
 pub enum Source {
     /// Files and folders.
     Paths(Vec<PathBuf>),
     /// Standard input, as a file of this path.
     Stdin(Vec<u8>),
+}
+
+impl Source {
+    /// What is said of it where the push waits for it.
+    fn limit(&self) -> &'static str {
+        match self {
+            Self::Paths(_) => "source disk",
+            Self::Stdin(_) => "source (standard input)",
+        }
+    }
 }
 
 /// How to push.
@@ -142,8 +158,8 @@ pub async fn push(
         storage,
         min_shards: options.min_shards,
         patience: Patience::new(options.wait_servers),
-        slow_after: options.stall / 3,
-        standing: Standing::default(),
+        standing: Standing::new(SLOW_AFTER.min(options.stall / 3)),
+        limit: Arc::new(Limit::new(Arc::clone(&counters), options.source.limit())),
         counters: Arc::clone(&counters),
         ui: ui.clone(),
     };

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use codec::ChunkId;
 use codec::keys::VaultKeys;
@@ -12,6 +13,7 @@ use server::client::CoordinatorClient;
 use server::wire::{CHUNKS_PER_REQUEST_MAX, LeaseId};
 use tokio::sync::mpsc;
 
+use super::limit::Limit;
 use super::packer::Chunk;
 use super::read::page_sink;
 use super::scan::Batch;
@@ -51,6 +53,8 @@ pub struct Router {
     pub pending: Pending,
     /// For the display.
     pub counters: Arc<Counters>,
+    /// What the push waits for.
+    pub limit: Arc<Limit>,
     /// Where new chunks go.
     pub out: mpsc::Sender<ToPacker>,
 }
@@ -87,7 +91,9 @@ impl Router {
         while !chunks.is_empty() {
             let rest = chunks.split_off(chunks.len().min(CHUNKS_PER_REQUEST_MAX));
             let ids = chunks.iter().map(|chunk| chunk.id).collect();
+            let began = Instant::now();
             let have = self.coordinator.have(self.lease, ids).await?;
+            self.limit.looked_up(began.elapsed());
             new.extend(
                 chunks.into_iter().zip(have).filter_map(|(chunk, have)| (!have).then_some(chunk)),
             );

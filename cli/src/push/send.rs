@@ -22,6 +22,7 @@ use server::wire::{
     Receipt, ServerId, SnapshotRow,
 };
 
+use super::limit::Limit;
 use super::packer::{BufferReturn, FinishedPack};
 use super::shards::Shards;
 use super::standing::{Patience, Standing};
@@ -32,7 +33,7 @@ use crate::ui::{Counters, Ui};
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A server may put a shard off this often (it has just started, it is busy); then it failed it.
 const PUT_OFFS_MAX: usize = 5;
-/// A server that takes this many times as long again as all the others did is done without.
+/// A server that takes this many times as long again as all the others did is far slower.
 const FAR_SLOWER: u32 = 4;
 
 /// Sends the stripes of one push.
@@ -51,10 +52,10 @@ pub struct Sender {
     pub min_shards: Option<u8>,
     /// How long to wait for servers that are away.
     pub patience: Patience,
-    /// A server is waited for at least so long after the others, however quick they were.
-    pub slow_after: Duration,
     /// How servers fared so far.
     pub standing: Standing,
+    /// What the push waits for.
+    pub limit: Arc<Limit>,
     /// For the display.
     pub counters: Arc<Counters>,
     /// For warnings.
@@ -81,7 +82,10 @@ impl Sender {
             self.encode(pack, pack_key, kind, geometry, Some(buffers)).await?;
         loop {
             self.put_shards(&shards, &mut stripe.receipts).await?;
-            match self.coordinator.commit_stripe(&stripe).await {
+            let began = Instant::now();
+            let committed = self.coordinator.commit_stripe(&stripe).await;
+            self.limit.asked(began.elapsed());
+            match committed {
                 Ok(committed) => return Ok(sent(&shards, &stripe, committed)),
                 Err(error) => self.distrust(error, &mut stripe.receipts)?,
             }
@@ -138,8 +142,10 @@ impl Sender {
     ) -> Result<(CommitStripe, Shards), Failure> {
         let Pack { bytes, frames, chunks } = pack;
         let vault = self.vault;
+        let began = Instant::now();
         let stripe =
             cpu::run(move || Stripe::encode(vault, kind, geometry, pack_key, bytes)).await?;
+        self.limit.encoded(began.elapsed());
         let (ids, chunk_frames) = chunks.into_iter().unzip();
         let commit = CommitStripe {
             lease: self.lease,
@@ -167,10 +173,11 @@ impl Sender {
         let mut errors: Vec<(Option<Code>, String)> = Vec::new();
         // The last time that there was no place says how things stand.
         let mut refused = None;
+        let mut slowest = None;
         loop {
             let placement = self.place(shards, stored, &avoid, enough, &mut refused).await?;
             let put_offs = put_off.len();
-            for (server, outcome) in self.put_all(&placement, shards).await {
+            for (server, outcome) in self.put_all(&placement, shards, &mut slowest).await {
                 match outcome {
                     Ok(receipt) => stored.push(receipt),
                     Err(error) if is_passing(&error) && may_put_off(&put_off, server) => {
@@ -233,7 +240,10 @@ impl Sender {
             avoid: avoid.to_vec(),
             min_shards: enough as u8,
         };
-        match self.coordinator.place(&request).await {
+        let began = Instant::now();
+        let placement = self.coordinator.place(&request).await;
+        self.limit.asked(began.elapsed());
+        match placement {
             Ok(placement) => Ok(placement),
             Err(error) if matches!(error.code(), Some(Code::TooFewServers | Code::NoSpace)) => {
                 *refused = Some((error.code(), error.to_string()));
@@ -261,45 +271,72 @@ impl Sender {
         }
     }
 
-    /// PUTs to all places at once. A server that takes far longer than the slowest of the others
-    /// is not waited for where spares can take what is left.
+    /// PUTs to all places at once. A server that takes far longer than the `slowest` of the others,
+    /// those of earlier rounds among them, is not waited for where spares can take what is left.
     async fn put_all(
         &self,
         placement: &Placement,
         shards: &Shards,
+        slowest: &mut Option<Duration>,
     ) -> Vec<(ServerId, server::Result<Receipt>)> {
         let Placement { epoch, places, spares } = placement;
         let began = Instant::now();
         let mut puts: FuturesUnordered<_> =
             places.iter().map(|place| self.put(place, *epoch, shards)).collect();
         let mut done: Vec<(ServerId, server::Result<Receipt>)> = Vec::with_capacity(places.len());
-        let mut slowest = None;
+        let (mut took, mut alone) = (Duration::ZERO, Duration::ZERO);
         loop {
-            let can_do_without = puts.len() <= shards.geometry.parity().min(*spares as usize);
-            let bound = slowest.filter(|_| can_do_without).map(|slowest: Duration| {
-                let waited = began.elapsed() - slowest;
-                (slowest * FAR_SLOWER).max(self.slow_after).saturating_sub(waited)
-            });
-            match tokio::time::timeout(bound.unwrap_or(Duration::MAX), puts.next()).await {
-                Ok(Some(put)) => {
-                    slowest = if put.1.is_ok() { Some(began.elapsed()) } else { slowest };
-                    done.push(put);
+            let is_rest = puts.len() <= shards.geometry.parity();
+            let far = slowest.filter(|_| is_rest).map(|slowest| slowest * FAR_SLOWER);
+            let patience = left(places, &done).map(|p| self.standing.patience(p.server)).max();
+            // Those that failed want spares too.
+            let failed = done.iter().filter(|(_, outcome)| outcome.is_err()).count();
+            let can_do_without = puts.len() + failed <= *spares as usize;
+            let bound = far.zip(patience).filter(|_| can_do_without).map(|(far, p)| far + p);
+            let rest = bound.map(|bound| bound.saturating_sub(began.elapsed()));
+            let put = tokio::time::timeout(rest.unwrap_or(Duration::MAX), puts.next()).await;
+            if !matches!(put, Ok(None)) {
+                alone = began.elapsed() - took;
+                took += alone;
+            }
+            match put {
+                Ok(Some((server, Ok(receipt)))) => {
+                    self.standing.took(server, took, far);
+                    *slowest = (*slowest).max(Some(took));
+                    done.push((server, Ok(receipt)));
                 }
-                Ok(None) => return done,
-                Err(_) => break,
+                Ok(Some(failed)) => done.push(failed),
+                Ok(None) => break,
+                Err(_) => {
+                    drop(puts);
+                    self.do_without(places, took, far, &mut done);
+                    break;
+                }
             }
         }
-        drop(puts);
-        let is_done = |place: &Place| done.iter().any(|(server, _)| *server == place.server);
-        let slow: Vec<&Place> = places.iter().filter(|place| !is_done(place)).collect();
-        for Place { server, name, url, .. } in slow {
-            let service = format!("{name} {url}");
-            let why = "it is far slower than the other servers".to_owned();
-            let outcome = Err(server::Error::Unreachable { service, why });
-            self.standing.note(*server, &outcome, began);
-            done.push((*server, outcome));
+        let last = done.last().and_then(|(s, _)| places.iter().find(|place| place.server == *s));
+        if let Some(last) = last {
+            self.limit.put(took, &last.name, alone);
         }
         done
+    }
+
+    /// What is not done after it `took` so long, which is more than `far`, goes to spares.
+    fn do_without(
+        &self,
+        places: &[Place],
+        took: Duration,
+        far: Option<Duration>,
+        done: &mut Vec<(ServerId, server::Result<Receipt>)>,
+    ) {
+        let slow: Vec<&Place> = left(places, done).collect();
+        for Place { server, name, url, .. } in slow {
+            self.standing.took(*server, took, far);
+            self.limit.without(name, self.standing.avoid(*server, Instant::now()));
+            let service = format!("{name} {url}");
+            let why = "it is far slower than the other servers".to_owned();
+            done.push((*server, Err(server::Error::Unreachable { service, why })));
+        }
     }
 
     async fn put(
@@ -355,6 +392,11 @@ impl Sender {
         };
         errors.into_iter().fold(failure, |failure, (_, line)| failure.why(line))
     }
+}
+
+/// Places that nothing came of yet.
+fn left<'a, T>(places: &'a [Place], done: &[(ServerId, T)]) -> impl Iterator<Item = &'a Place> {
+    places.iter().filter(|place| done.iter().all(|(server, _)| *server != place.server))
 }
 
 /// Whether to ask again: the coordinator started anew in between (`place` gives new tickets), or

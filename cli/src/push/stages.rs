@@ -109,6 +109,7 @@ impl Push<'_> {
             coordinator: self.sender.coordinator.clone(),
             pending: Arc::clone(&pending),
             counters: Arc::clone(&self.counters),
+            limit: Arc::clone(&self.sender.limit),
             out: to_packer,
         };
         let packing = self.pack(chunks, to_sender);
@@ -191,7 +192,7 @@ impl Push<'_> {
             let coded = geometry.shard_bytes(bytes) as usize * geometry.shards();
             Packer::new(vault, keys.clone(), kind, bytes, Buffers::new(buffers, coded))
         };
-        let counters = Arc::clone(&self.counters);
+        let limit = Arc::clone(&self.sender.limit);
         joined(tokio::task::spawn_blocking(move || {
             let mut data = packer(FrameKind::Data, data_bytes, STRIPES_IN_FLIGHT + 1);
             let mut metadata = packer(FrameKind::Metadata, metadata_bytes, 1);
@@ -223,9 +224,10 @@ impl Push<'_> {
                     _ => metadata.add(chunks, &mut deliver_metadata)?,
                 }
                 work += began.elapsed();
-                let servers = data.waited() + metadata.waited();
-                counters.limited_by(limit(source, servers, work.saturating_sub(source + servers)));
+                let stored = data.waited() + metadata.waited();
+                limit.packing(source, stored, work.saturating_sub(source + stored));
             }
+            limit.read();
             data.absorb(&mut metadata, &mut deliver_data)?;
             data.finish(&mut deliver_data)?;
             metadata.finish(&mut deliver_metadata)
@@ -274,15 +276,6 @@ impl Push<'_> {
 fn folder_ids(folders: &[PathBuf]) -> Vec<FileId> {
     let id = |folder: &PathBuf| fs::metadata(folder).ok().map(|m| (m.dev(), m.ino()));
     folders.iter().filter_map(id).collect()
-}
-
-/// Where the packing stage, which stands in the middle, spends most of its time.
-fn limit(source: Duration, servers: Duration, work: Duration) -> &'static str {
-    match source.max(servers).max(work) {
-        longest if longest == servers => "servers and the network to them",
-        longest if longest == work => "processor (compression)",
-        _ => "source disk",
-    }
 }
 
 async fn joined<T>(thread: tokio::task::JoinHandle<Result<T, Failure>>) -> Result<T, Failure> {

@@ -14,16 +14,52 @@ const SILENT_FOR: Duration = Duration::from_secs(60);
 
 /// What a push knows of its servers.
 #[derive(Default)]
-pub struct Standing(Mutex<BTreeMap<ServerId, Known>>);
+pub struct Standing {
+    /// A server that was never late may be so late: anything can hold up one shard.
+    patience: Duration,
+    known: Mutex<BTreeMap<ServerId, Known>>,
+}
 
 #[derive(Default)]
 struct Known {
     has_failed: bool,
     forges: bool,
     silent_since: Option<Instant>,
+    /// How much of the patience its last PUTs in a row have used up.
+    late: Duration,
 }
 
 impl Standing {
+    /// Of servers that may be late by `patience` each.
+    pub fn new(patience: Duration) -> Self {
+        Self { patience, ..Self::default() }
+    }
+
+    /// How much longer than it should at most a server may take: the less, the later it was
+    /// the last times in a row.
+    pub fn patience(&self, server: ServerId) -> Duration {
+        let late = self.known().get(&server).map(|known| known.late);
+        self.patience - late.unwrap_or_default()
+    }
+
+    /// Notes how long a PUT took, and how long it should have taken at most, where that is known.
+    pub fn took(&self, server: ServerId, took: Duration, at_most: Option<Duration>) {
+        let Some(at_most) = at_most else { return };
+        let mut known = self.known();
+        let late = &mut known.entry(server).or_default().late;
+        *late = match took.checked_sub(at_most) {
+            Some(more) => late.saturating_add(more).min(self.patience),
+            None => Duration::ZERO,
+        };
+    }
+
+    /// A server is far slower than the others: other stripes go elsewhere until the moment that is
+    /// returned.
+    pub fn avoid(&self, server: ServerId, now: Instant) -> Instant {
+        self.known().entry(server).or_default().silent_since = Some(now);
+        now + SILENT_FOR
+    }
+
     /// Whether this is the first failure of that server.
     pub fn is_first_failure(&self, server: ServerId) -> bool {
         let mut known = self.known();
@@ -66,7 +102,7 @@ impl Standing {
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<ServerId, Known>> {
         // What stands there is whole after every statement.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,6 +164,29 @@ mod tests {
         standing.distrust(ServerId(2));
         assert_eq!(standing.avoided(now), [ServerId(2)]);
         assert_eq!(standing.forgers(), [ServerId(2)]);
+    }
+
+    #[test]
+    fn a_server_that_is_late_again_and_again_is_waited_for_less_and_less() {
+        let ms = Duration::from_millis;
+        let standing = Standing::new(ms(1000));
+        let (a, b) = (ServerId(1), ServerId(2));
+        let took = |server, took| {
+            standing.took(server, ms(took), Some(ms(400)));
+            standing.patience(server).as_millis()
+        };
+        assert_eq!(took(a, 700), 700, "it was 300 ms late");
+        assert_eq!(took(a, 700), 400);
+        assert_eq!(took(a, 5000), 0);
+        assert_eq!(took(a, 300), 1000, "in time once");
+        assert_eq!(took(b, 400), 1000);
+        standing.took(b, ms(60_000), None);
+        assert_eq!(standing.patience(b), ms(1000), "nothing says what it should have taken");
+        assert_eq!(standing.patience(ServerId(3)), ms(1000));
+        let now = Instant::now();
+        let until = standing.avoid(a, now);
+        assert_eq!(standing.avoided(until - ms(1)), [a]);
+        assert!(standing.avoided(until).is_empty());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod shards;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use codec::StripeId;
 use server::wire::{Covered, Found, SnapshotRow, State, StripeMap};
@@ -107,6 +108,8 @@ struct Verify<'a> {
     outcome: Outcome,
     /// Names of servers with shards that no other server gave.
     missed: BTreeSet<String>,
+    /// How long each server took to look at its own shards, by its name.
+    checking: BTreeMap<String, Duration>,
 }
 
 /// Verifies one snapshot or all of the vault, or a part of either.
@@ -126,6 +129,7 @@ pub async fn verify(
         covered: BTreeMap::new(),
         outcome: Outcome::default(),
         missed: BTreeSet::new(),
+        checking: BTreeMap::new(),
     };
     let mut stripes = match &snapshot {
         Some(row) => {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use codec::StripeId;
 use futures_util::future::join_all;
@@ -159,6 +160,7 @@ impl Verify<'_> {
                 if let Some(why) = known.get(&ticket.name) {
                     return (server, ticket.name, Err(why.clone()));
                 }
+                let began = Instant::now();
                 let mut answers = Vec::with_capacity(shards.len());
                 for shards in shards.chunks(SHARDS_PER_REQUEST) {
                     let request = CheckRequest { shards: shards.to_vec(), thoroughness };
@@ -167,20 +169,35 @@ impl Verify<'_> {
                         Err(why) => return (server, ticket.name, Err(why)),
                     }
                 }
-                (server, ticket.name, Ok(answers))
+                (server, ticket.name, Ok((answers, began.elapsed())))
             }
         });
         let answers = join_all(asked).await;
         let mut found = HashMap::new();
         for (server, name, answer) in answers {
             match answer {
-                Ok(rows) => found.extend(
-                    rows.into_iter().map(|((stripe, index), f)| ((stripe, index, server), f)),
-                ),
+                Ok((rows, took)) => {
+                    *self.checking.entry(name).or_default() += took;
+                    let rows = rows.into_iter();
+                    found.extend(rows.map(|((stripe, index), f)| ((stripe, index, server), f)));
+                }
                 Err(why) => drop(self.outcome.unreachable.insert(name, why)),
             }
         }
+        if self.level <= Level::Shards {
+            self.counters.limited_by(limit(&self.checking));
+        }
         Ok(found)
+    }
+}
+
+/// What servers that look at their own shards, each in its time, are waited for.
+fn limit(checking: &BTreeMap<String, Duration>) -> String {
+    let mut longest: Vec<_> = checking.iter().collect();
+    longest.sort_unstable_by_key(|(_, took)| std::cmp::Reverse(**took));
+    match longest[..] {
+        [(name, took), (_, next), ..] if *took > *next * 2 => format!("server disk of {name}"),
+        _ => "server disks".to_owned(),
     }
 }
 
@@ -192,6 +209,18 @@ mod tests {
     use server::wire::Holder;
 
     use super::*;
+
+    #[test]
+    fn a_server_whose_disk_alone_is_waited_for_is_named() {
+        let limit = |ms: &[u64]| {
+            let took = ms.iter().map(|ms| Duration::from_millis(*ms));
+            limit(&["a", "b", "c"].map(str::to_owned).into_iter().zip(took).collect())
+        };
+        assert_eq!(limit(&[10, 30, 14]), "server disk of b");
+        assert_eq!(limit(&[10, 30, 15]), "server disks");
+        assert_eq!(limit(&[10]), "server disks");
+        assert_eq!(limit(&[]), "server disks");
+    }
 
     #[test]
     fn a_shard_without_a_holder_is_lacking_though_another_has_two() {

@@ -228,6 +228,19 @@ impl Running {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
+    /// Asks it how far things are (SIGUSR1) until its answer has `what` in it.
+    #[track_caller]
+    pub(crate) fn ask_until(&mut self, what: &str) {
+        let pid = Pid::from_child(&self.0);
+        let mut answers = BufReader::new(self.0.stderr.as_mut().unwrap());
+        let mut said = String::new();
+        while !said.lines().next_back().unwrap_or_default().contains(what) {
+            kill_process(pid, Signal::USR1).unwrap();
+            let bytes = answers.read_line(&mut said).unwrap();
+            assert!(bytes > 0, "it ended, and did not say {what:?}: {said}");
+        }
+    }
+
     /// Waits for its end.
     pub(crate) fn finish(self) -> Ran {
         Ran(self.0.wait_with_output().unwrap())
