@@ -18,7 +18,7 @@ use server::client::{CoordinatorClient, PutShard, StorageClient};
 use server::tls::Trust;
 use server::wire::{BeginRequest, CommitSnapshot, CommitStripe, Ids, Lease, PlaceRequest};
 
-use crate::sandbox::{PASSPHRASE, Sandbox, Service, text};
+use crate::sandbox::{KEY_FILE, Sandbox, Service, text};
 
 /// A vault on servers, and a client of it that stores whatever it is told to.
 pub(crate) struct Hostile {
@@ -48,7 +48,7 @@ impl Hostile {
             CoordinatorClient::new(&coordinator.url, &token.secret, &Trust::none()).unwrap();
         let record = client.vault().await.unwrap().record.unwrap();
         let record = VaultRecord::decode(&record.0).unwrap();
-        let secret = Secret::Passphrase(PASSPHRASE.to_owned().into());
+        let secret = Secret::KeyFile(KEY_FILE.to_vec().into());
         let keys = record.unlock(&secret).unwrap();
         services.push(coordinator);
         Self { sandbox, client, record, keys, foreign: None, _services: services }

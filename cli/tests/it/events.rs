@@ -109,6 +109,9 @@ fn what_goes_on_is_watched_through_a_loss_of_the_coordinator() {
     let mut fleet = Fleet::new("2+1", 3);
     source::make(&fleet.source(), 1, 1);
     fleet.push(&[]).exits(0);
+    eventually("the snapshot is on record", || {
+        events(&fleet, &[]).iter().any(|event| event["kind"] == "snapshot")
+    });
     let watcher = Follower::start(&fleet, "watched", &["--json", "status", "--watch"]);
     eventually("a first look", || !watcher.lines("status").is_empty());
     let first = watcher.lines("status").remove(0);

@@ -11,7 +11,7 @@ use crate::trees::{assert_same, write};
 
 /// A vault on disks with a small tree in it.
 fn pushed() -> Sandbox {
-    let sandbox = Sandbox::with_vault("2+1");
+    let sandbox = Sandbox::of_passphrase().vault("2+1");
     write(sandbox.path("tree/file"), "x");
     sandbox.arc(["push", text(&sandbox.path("tree"))]).exits(0);
     sandbox

@@ -80,7 +80,7 @@ fn a_vault_that_is_gone_is_10() {
 
 #[test]
 fn a_wrong_passphrase_is_12_and_nothing_is_read_or_changed() {
-    let sandbox = Sandbox::with_vault("2+1");
+    let sandbox = Sandbox::of_passphrase().vault("2+1");
     write(sandbox.path("file"), "x");
     sandbox.arc(["push", "file"]).exits(0);
     for command in ["push file", "pull latest --to out", "verify", "snapshots", "ls latest"] {
@@ -95,7 +95,7 @@ fn a_wrong_passphrase_is_12_and_nothing_is_read_or_changed() {
 
 #[test]
 fn a_key_file_takes_the_place_of_a_passphrase() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::of_passphrase();
     write(sandbox.path("key"), noise(1, 64));
     write(sandbox.path("other key"), noise(2, 64));
     write(sandbox.path("file"), "x");
@@ -115,7 +115,7 @@ fn a_key_file_takes_the_place_of_a_passphrase() {
 
 #[test]
 fn the_passphrase_stands_nowhere() {
-    let sandbox = Sandbox::with_vault("2+1");
+    let sandbox = Sandbox::of_passphrase().vault("2+1");
     write(sandbox.path("file"), "x");
     let mut pushed = sandbox.command(["-vv", "push", "file"]);
     let said = Ran(pushed.output().unwrap()).exits(0);

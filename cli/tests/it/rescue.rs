@@ -18,7 +18,7 @@ use crate::trees::{assert_no_parts, assert_same, differences, names, noise, set_
 
 /// A tree of all kinds of names in a vault 4+2 of several stripes.
 fn pushed() -> (Sandbox, PathBuf) {
-    let sandbox = Sandbox::with_vault("4+2");
+    let sandbox = Sandbox::of_passphrase().vault("4+2");
     let tree = sandbox.path("tree");
     for n in 0..12 {
         write(tree.join(format!("file {n}")), noise(n + 1, 700_000));
@@ -295,7 +295,7 @@ fn a_snapshot_whose_record_is_lost_is_said_to_be() {
 
 #[test]
 fn what_cannot_be_meant_is_refused_before_anything_is_written() {
-    let sandbox = Sandbox::with_vault("2+1");
+    let sandbox = Sandbox::of_passphrase().vault("2+1");
     write(sandbox.path("tree/file"), "x");
     sandbox.arc(["push", text(&sandbox.path("tree"))]).exits(0);
     let dirs = left(&sandbox, [1, 2]);

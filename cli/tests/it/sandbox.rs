@@ -10,24 +10,42 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The passphrase of every vault in here.
+/// The passphrase of the vaults that are opened by one.
 pub(crate) const PASSPHRASE: &str = "a passphrase of tests";
+/// The key file of all others: a passphrase takes time to stretch at every command.
+pub(crate) const KEY_FILE: [u8; 32] = *b"the bytes of the tests' key file";
 
 /// Folders of one test, and `arc` run in them.
 pub(crate) struct Sandbox {
     dir: TempDir,
+    /// What opens its vaults, as a variable of the environment.
+    opener: (&'static str, OsString),
 }
 
 impl Sandbox {
+    /// Its vaults are opened by a key file.
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        let dir = tempfile::tempdir().unwrap();
+        let key_file = dir.path().join("arc.key");
+        std::fs::write(&key_file, KEY_FILE).unwrap();
+        Self { dir, opener: ("ARC_KEY_FILE", key_file.into()) }
+    }
+
+    /// Its vaults are opened by [`PASSPHRASE`].
+    pub(crate) fn of_passphrase() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, opener: ("ARC_PASSPHRASE", PASSPHRASE.into()) }
     }
 
     /// With a vault on local folders in `vault/`.
     pub(crate) fn with_vault(code: &str) -> Self {
-        let sandbox = Self::new();
-        sandbox.arc(["init", "vault", "--code", code]).exits(0);
-        sandbox
+        Self::new().vault(code)
+    }
+
+    /// The same, with a vault on local folders in `vault/`.
+    pub(crate) fn vault(self, code: &str) -> Self {
+        self.arc(["init", "vault", "--code", code]).exits(0);
+        self
     }
 
     /// A path below the sandbox; nothing is made.
@@ -35,7 +53,7 @@ impl Sandbox {
         self.dir.path().join(name)
     }
 
-    /// `arc` with these arguments, not yet run; the passphrase is in the environment.
+    /// `arc` with these arguments, not yet run; what opens the vault is in the environment.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_arc"));
         // No ARC_ variable of the machine that runs the tests may take part.
@@ -46,7 +64,7 @@ impl Sandbox {
             .env("XDG_CONFIG_HOME", self.path("config"))
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env("TMPDIR", self.dir.path())
-            .env("ARC_PASSPHRASE", PASSPHRASE)
+            .env(self.opener.0, &self.opener.1)
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .args(args);

@@ -79,10 +79,10 @@ fn a_vault_on_a_coordinator_is_remembered() {
 
 #[test]
 fn a_second_machine_connects_to_the_vault_that_is_there() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::of_passphrase();
     let (coordinator, _servers) = vault(&sandbox);
     let token = sandbox.path("coordinator/owner.token");
-    let other = Sandbox::new();
+    let other = Sandbox::of_passphrase();
     let init = ["init", &coordinator.url, "--token-file", text(&token)];
     let wrong = other.command(init).env("ARC_PASSPHRASE", "another").output().unwrap();
     assert_eq!(wrong.status.code(), Some(12));
@@ -206,7 +206,7 @@ fn a_held_local_vault_says_who_holds_it() {
 
 #[test]
 fn the_passphrase_comes_from_a_file_or_a_command() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::of_passphrase();
     let with = |name: &str, value: &str, args: &[&str]| {
         let mut command = sandbox.command(args);
         let output = command.env_remove("ARC_PASSPHRASE").env(name, value).output().unwrap();

@@ -15,7 +15,8 @@ fn unit(sandbox: &Sandbox, args: &[&str]) -> String {
 
 #[test]
 fn a_unit_has_the_whole_command_line_and_nothing_is_started() {
-    let sandbox = Sandbox::new();
+    // A key file in the environment would stand in the unit too.
+    let sandbox = Sandbox::of_passphrase();
     let data = sandbox.path("my disk");
     let printed = unit(
         &sandbox,
