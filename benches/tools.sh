@@ -67,7 +67,7 @@ arc_rebuild() {
     sleep 0.5
   done
   start_server 3 && wait_for_servers && watch_fleet || return 1
-  measure rebuild "${services[@]}" -- python3 "$here/wait-rebuild.py" "$ARC" "$fleet"/server?-data || return 1
+  ARC_RECOVERY_KEY_FILE=$work/key measure rebuild "${services[@]}" -- python3 "$here/wait-rebuild.py" "$ARC" "$fleet"/server?-data || return 1
   add kind=rebuild "run=$run" "rebuilt=$(logged rebuilt)" "over_network=$(logged over_network)" \
     "took_ms=$(logged rebuild_ms)" || return 1
   "$ARC" verify >>"$log" 2>&1

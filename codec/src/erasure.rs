@@ -62,7 +62,8 @@ impl Code {
     }
 
     /// Fills the missing data bodies (index < k) of `bodies`, which has n places.
-    /// Runs on the current rayon pool; on an error nothing is filled.
+    /// Runs on the current rayon pool, bodies of one block on the thread that calls; on an error
+    /// nothing is filled.
     pub fn decode<B: Body>(&self, bodies: &mut [Option<B>]) -> Result<()> {
         self.fill(bodies, |index| index < self.geometry.data())
     }

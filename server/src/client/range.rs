@@ -9,13 +9,17 @@ use super::storage::{broken_off, stall_error, stalled};
 use super::{accepted, nonsense, unreachable};
 use crate::Result;
 
+/// A piece in memory is at most so many times what is used of it.
+const FAR_LONGER: usize = 4;
+
 /// What is still to come of a range. It goes on coming while nobody reads, as far as the
 /// connection holds it; dropped before its end, it closes the connection.
 pub struct ShardRange {
     name: String,
     response: reqwest::Response,
-    /// What came and was not read yet.
+    /// What came and was not read yet, and how much came with it.
     piece: Bytes,
+    piece_bytes: usize,
     left_bytes: u64,
     stall: Duration,
 }
@@ -42,7 +46,7 @@ impl ShardRange {
             response = answer => response?,
             () = stalled(&moved, stall) => return Err(stall_error(&name, stall)),
         };
-        Ok(Self { name, response, piece: Bytes::new(), left_bytes: bytes, stall })
+        Ok(Self { name, response, piece: Bytes::new(), piece_bytes: 0, left_bytes: bytes, stall })
     }
 
     /// Adds the next `bytes` to `buffer`, exactly these.
@@ -60,8 +64,8 @@ impl ShardRange {
         }
     }
 
-    /// The next parts, of `lengths` bytes each. A part that came in one piece is not copied: it
-    /// keeps the whole piece in memory.
+    /// The next parts, of `lengths` bytes each. A part that came within a far longer piece is not
+    /// copied: it keeps that piece in memory.
     ///
     /// # Errors
     ///
@@ -84,29 +88,23 @@ impl ShardRange {
     }
 
     async fn part(&mut self, bytes: usize, moved: &AtomicU64) -> Result<Bytes> {
-        if self.piece.is_empty()
-            && let Some(piece) = self.next(moved).await?
-        {
-            self.piece = piece;
+        if self.piece.is_empty() {
+            self.fill(moved).await?;
         }
-        let mut part = BytesMut::new();
-        if self.piece.len() <= bytes {
-            part.reserve(bytes);
-            self.take(&mut part, bytes, moved).await?;
-            return Ok(part.freeze());
+        if bytes < self.piece.len() && FAR_LONGER * bytes <= self.piece_bytes {
+            return Ok(self.piece.split_to(bytes));
         }
-        Ok(self.piece.split_to(bytes))
+        let mut part = BytesMut::with_capacity(bytes);
+        self.take(&mut part, bytes, moved).await?;
+        Ok(part.freeze())
     }
 
     async fn take(&mut self, buffer: &mut BytesMut, bytes: usize, moved: &AtomicU64) -> Result<()> {
         let mut wanted = bytes;
         while wanted > 0 {
-            if self.piece.is_empty() {
-                let Some(piece) = self.next(moved).await? else {
-                    let came = bytes - wanted;
-                    return Err(nonsense(&self.name, format!("{came} bytes of {bytes}")));
-                };
-                self.piece = piece;
+            if self.piece.is_empty() && !self.fill(moved).await? {
+                let came = bytes - wanted;
+                return Err(nonsense(&self.name, format!("{came} bytes of {bytes}")));
             }
             let part = wanted.min(self.piece.len());
             buffer.extend_from_slice(&self.piece[..part]);
@@ -118,6 +116,14 @@ impl ShardRange {
             self.next(moved).await?;
         }
         Ok(())
+    }
+
+    /// Takes the next piece; `false` where there is none.
+    async fn fill(&mut self, moved: &AtomicU64) -> Result<bool> {
+        let piece = self.next(moved).await?;
+        self.piece = piece.unwrap_or_default();
+        self.piece_bytes = self.piece.len();
+        Ok(self.piece_bytes > 0)
     }
 
     async fn next(&mut self, moved: &AtomicU64) -> Result<Option<Bytes>> {

@@ -31,9 +31,11 @@ use crate::{Error, Result};
 /// Bytes that are read at a time. Each read is handed to another thread: that costs more than the
 /// reading where they are few.
 const PIECE_BYTES_MAX: u64 = 1024 * 1024;
-/// The pieces of all GETs of one moment. There are three times that in memory: one is read, one
-/// waits, one is sent.
+/// The pieces of all GETs of one moment. There is twice that in memory: one is read, one is sent.
 const PIECES_BYTES: u64 = 4 * 1024 * 1024;
+/// A piece is sent in parts of so much: a slow client takes one now and then. It is also a piece
+/// where there is a pace to keep.
+const PART_BYTES: u64 = 256 * 1024;
 
 pub(super) async fn get(
     Open(server): Open,
@@ -140,27 +142,42 @@ fn stream(
     let throttle = Arc::clone(&server.throttle);
     let (served, longest) = (throttle.serve(work), server.peer_wait());
     let silence = server.limits.client_silence;
-    let (feed, mut pieces) = mpsc::channel(1);
+    let (feed, mut parts) = mpsc::channel(1);
+    let held = Arc::new((slot, served));
+    let while_sent = Arc::clone(&held);
     tokio::spawn(async move {
-        let _held = (slot, served);
-        let (mut at, mut buffers) = (range.start, Buffers::default());
+        let _held = held;
+        let (mut at, mut longest_piece) = (range.start, 0);
+        let mut buffers = Buffers::default();
         while at < range.end {
-            let Ok(Ok(place)) = tokio::time::timeout(silence, feed.reserve()).await else { return };
-            let piece_bytes = PIECE_BYTES_MAX.min(PIECES_BYTES / server.gets_now().max(1));
+            let most = if throttle.is_free() { PIECE_BYTES_MAX } else { PART_BYTES };
+            let piece_bytes = most.min(PIECES_BYTES / server.gets_now().max(1));
+            if piece_bytes < longest_piece {
+                buffers = Buffers::default();
+            }
+            longest_piece = piece_bytes;
             let wanted = (range.end - at).min(piece_bytes);
             throttle.work(work, wanted, longest).await;
             let (shelf, source) = (Arc::clone(&shelf), Arc::clone(&file));
             let buffer = buffers.of(wanted as usize);
             let piece = blocking(move || read_piece(&shelf, address, &source, at, buffer)).await;
-            let failed = piece.is_err();
-            place.send(piece.map(|piece| buffers.give(piece)));
-            if failed {
-                return;
+            let mut piece = piece.map(|piece| buffers.give(piece));
+            loop {
+                let place = tokio::time::timeout(silence, feed.reserve()).await;
+                let Ok(Ok(place)) = place else { return };
+                match &mut piece {
+                    Ok(left) if left.is_empty() => break,
+                    Ok(left) => place.send(Ok(left.split_to(left.len().min(PART_BYTES as usize)))),
+                    Err(_) => return place.send(piece),
+                }
             }
             at += wanted;
         }
     });
-    Body::from_stream(futures_util::stream::poll_fn(move |context| pieces.poll_recv(context)))
+    Body::from_stream(futures_util::stream::poll_fn(move |context| {
+        let _held = &while_sent;
+        parts.poll_recv(context)
+    }))
 }
 
 /// Fills `piece` with what stands at `at`.

@@ -104,7 +104,7 @@ pub struct Config {
 }
 
 /// How much a server does at once: its memory is bounded by these. As they are usually, and with
-/// the 16 sources that all rebuilds together may have coming, each with up to 0.8 MiB, that is 59 MiB.
+/// the 12 sources that all rebuilds together may have coming, each with up to 1.2 MiB, that is 61 MiB.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Shards being written: 16, each with up to 0.9 MiB.

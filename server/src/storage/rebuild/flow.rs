@@ -14,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::client::ShardRange;
 use crate::{Error, Result};
 
-/// Flows of all rebuilds of a server at once: each takes up to 0.8 MiB.
-pub(in crate::storage) const FLOWS_MAX: usize = 16;
+/// Flows of all rebuilds of a server at once: each takes up to 1.2 MiB, what came and waits, and what
+/// blocks in use keep of it.
+pub(in crate::storage) const FLOWS_MAX: usize = 12;
 
 /// A server that has not begun by then has no slot to spare.
 const BEGINS_WITHIN: Duration = Duration::from_secs(1);
@@ -46,10 +47,9 @@ impl Flows {
         }
     }
 
-    /// Ends all that nobody reads just now, and these as soon as they were read; `false` if they
-    /// are over already.
-    pub(super) fn end(&self) -> bool {
-        self.lock().take().is_some()
+    /// Ends all that nobody reads just now, and these as soon as they were read.
+    pub(super) fn end(&self) {
+        *self.lock() = None;
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<usize, Flow>>> {

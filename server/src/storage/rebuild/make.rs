@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 
 use super::grid::{Cell, Column, Grid, runs};
 use super::pace::Pace;
-use super::sources::Sources;
+use super::sources::{Sources, body_range};
 use super::spools::Spools;
 use crate::Result;
 use crate::storage::fail_points::FailPoint;
@@ -108,7 +108,10 @@ impl Maker<'_> {
     /// their hashes; `None` where a column cannot be had.
     async fn finish(&self, mut group: Group) -> Result<Option<Vec<Vec<Digest>>>> {
         let mut longest = Some(group.made.len());
-        self.pace.take((group.made.len() * self.wanted.len() * BLOCK_BYTES) as u64).await;
+        if let Some(certified) = self.sources.certified() {
+            let blocks = body_range(&certified, group.first..group.first + group.made.len());
+            self.pace.take((blocks.end - blocks.start) * self.wanted.len() as u64).await;
+        }
         loop {
             group = self.code(group).await?;
             if group.is_written {

@@ -399,7 +399,7 @@ fn check_order(order: &RebuildRequest, certified: &Header) -> Result<()> {
 }
 
 /// Where blocks of the body lie in the file.
-fn body_range(header: &Header, blocks: Range<usize>) -> Range<u64> {
+pub(super) fn body_range(header: &Header, blocks: Range<usize>) -> Range<u64> {
     let at = |number: usize| {
         header.header_bytes() + header.shard_bytes.min(number as u64 * BLOCK_BYTES as u64)
     };
