@@ -161,14 +161,18 @@ fn stream(
             let (shelf, source) = (Arc::clone(&shelf), Arc::clone(&file));
             let buffer = buffers.of(wanted as usize);
             let piece = blocking(move || read_piece(&shelf, address, &source, at, buffer)).await;
-            let mut piece = piece.map(|piece| buffers.give(piece));
-            loop {
-                let place = tokio::time::timeout(silence, feed.reserve()).await;
-                let Ok(Ok(place)) = place else { return };
-                match &mut piece {
-                    Ok(left) if left.is_empty() => break,
-                    Ok(left) => place.send(Ok(left.split_to(left.len().min(PART_BYTES as usize)))),
-                    Err(_) => return place.send(piece),
+            let mut left = match piece {
+                Ok(piece) => buffers.give(piece),
+                Err(error) => {
+                    let _ = tokio::time::timeout(silence, feed.send(Err(error))).await;
+                    return;
+                }
+            };
+            while !left.is_empty() {
+                let part = left.split_to(left.len().min(PART_BYTES as usize));
+                let sent = tokio::time::timeout(silence, feed.send(Ok(part))).await;
+                if !matches!(sent, Ok(Ok(()))) {
+                    return;
                 }
             }
             at += wanted;

@@ -81,15 +81,20 @@ pub(in crate::coordinator) async fn keep(core: Weak<Core>) {
                 here.timings.repair_every
             }
         };
-        let every = here.timings.repair_every;
-        drop(here);
         if rest.is_zero() {
             continue;
         }
-        let next = Instant::now() + every;
-        // What changed since the round began is looked at again.
-        let _ = tokio::time::timeout(rest, changed.changed()).await;
-        tokio::time::sleep_until(next).await;
+        let (next, asked) = (Instant::now() + here.timings.repair_every, here.repairs.asked());
+        drop(here);
+        let pause = async {
+            // What changed since the round began is looked at again.
+            let _ = tokio::time::timeout(rest, changed.changed()).await;
+            tokio::time::sleep_until(next).await;
+        };
+        tokio::select! {
+            () = pause => {}
+            () = asked.notified() => {}
+        }
     }
 }
 

@@ -66,6 +66,8 @@ pub(super) struct Repairs {
     run: Mutex<Option<Run>>,
     /// A stripe or a server is free again.
     freed: Notify,
+    /// A person has set something: nobody rests any longer.
+    asked: Arc<Notify>,
     made_shards: AtomicU64,
     urgent_shards: AtomicU64,
     made_bytes: AtomicU64,
@@ -110,6 +112,7 @@ impl Repairs {
             }),
             run: Mutex::new(None),
             freed: Notify::new(),
+            asked: Arc::default(),
             made_shards: AtomicU64::new(0),
             urgent_shards: AtomicU64::new(0),
             made_bytes: AtomicU64::new(0),
@@ -122,6 +125,11 @@ impl Repairs {
     /// What people set.
     pub(super) fn settings(&self) -> RepairSettings {
         self.lock().settings
+    }
+
+    /// What tells that a person has set something.
+    fn asked(&self) -> Arc<Notify> {
+        Arc::clone(&self.asked)
     }
 
     /// How long a rebuild may take.
@@ -362,6 +370,7 @@ pub(super) async fn set(
             setting.repairs.rebalances_anew.store(true, Ordering::Relaxed);
         }
         setting.repairs.freed.notify_waiters();
+        setting.repairs.asked.notify_one();
         setting.fleet.has_changed();
         setting.fleet.wake_all();
         Ok(())
