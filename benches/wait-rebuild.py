@@ -31,9 +31,12 @@ if not before["counts"]["waiting"]:
 wanted = shards() + before["counts"]["waiting"]
 began = time.monotonic()
 repair("resume")
-while (missing := wanted - shards()) > 0:
+missing = all_missing = wanted - shards()
+while missing > 0:
     # Looking costs time of a processor: seldom, until it is nearly done.
-    time.sleep(0.1 if missing > 12 else 0.01)
+    done, passed = all_missing - missing, time.monotonic() - began
+    time.sleep(max(passed * missing / done / 2, 0.01) if done else 0.05)
+    missing = wanted - shards()
 took = time.monotonic() - began
 while True:
     now = repair()
