@@ -151,6 +151,7 @@ for set in ${sets//,/ }; do
       mkdir "$work"
       : >"$log"
       warm "$input"
+      ! changes || warm "$input.other"
       if ! "run_$tool"; then
         failed=1
         say "error: $tool failed:" "$(tail -n 5 "$log")"

@@ -113,7 +113,8 @@ def main():
         sizes = [int(size) // MIB for size in found]
         labels = [f"{size // 1024} GiB" if size >= 1024 else f"{size} MiB" for size in sizes]
         across = [math.log2(size / sizes[0]) / max(math.log2(sizes[-1] / sizes[0]), 1) for size in sizes]
-        series = {op: [ops[op] for ops in found.values()] for op in ("push", "pull")}
+        done = [op for op in ("push", "pull") if all(op in ops for ops in found.values())]
+        series = {op: [ops[op] for ops in found.values()] for op in done}
         write("scaling-memory.svg", "Peak memory of the client, standard input to standard output", "MiB",
               list(zip(across, labels)), series, "bytes of input", bound=BOUNDS_MIB["client"])
 
