@@ -118,12 +118,11 @@ impl ShardRange {
         Ok(())
     }
 
-    /// Takes the next piece; `false` where there is none.
+    /// Takes the next piece, which may be empty; `false` where there is none.
     async fn fill(&mut self, moved: &AtomicU64) -> Result<bool> {
-        let piece = self.next(moved).await?;
-        self.piece = piece.unwrap_or_default();
-        self.piece_bytes = self.piece.len();
-        Ok(self.piece_bytes > 0)
+        let Some(piece) = self.next(moved).await? else { return Ok(false) };
+        (self.piece_bytes, self.piece) = (piece.len(), piece);
+        Ok(true)
     }
 
     async fn next(&mut self, moved: &AtomicU64) -> Result<Option<Bytes>> {
