@@ -71,8 +71,7 @@ async fn pull_from(vault: &Vault, args: Args, ui: &Ui) -> Result<Exit, Failure> 
     let (name, path) = split(&args.snapshot)?;
     let snapshot = snapshots::find(&vault.coordinator, &name).await?;
     let counters = Arc::new(Counters::default());
-    let fetcher = Fetcher::new(vault, Arc::clone(&counters))?;
-    let fetcher = Arc::new(if path.is_empty() { fetcher.reading_all() } else { fetcher });
+    let fetcher = Arc::new(Fetcher::new(vault, Arc::clone(&counters))?);
     if args.takes_stdout() {
         let bytes = pull::to_stdout(&fetcher, &snapshot, &path).await?;
         ui.detail(format!("{} written", bytes_text(bytes)));

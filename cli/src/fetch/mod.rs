@@ -78,7 +78,6 @@ pub struct Fetcher {
     /// A permit for each byte of a span.
     room: Semaphore,
     withholding: Option<Withholding>,
-    reads_all: bool,
     counters: Arc<Counters>,
     limit: Limit,
 }
@@ -126,7 +125,6 @@ impl Fetcher {
             cache: ColumnCache::default(),
             room: Semaphore::new(SPANS_BYTES_MAX as usize),
             withholding: None,
-            reads_all: false,
             limit: Limit::new(Arc::clone(&counters)),
             counters,
         }
@@ -135,11 +133,6 @@ impl Fetcher {
     /// Reads without m shards of each stripe, chosen at random, as long as it can.
     pub fn withholding(self) -> Self {
         Self { withholding: Some(Withholding::default()), ..self }
-    }
-
-    /// Of a stripe that must be decoded in part, decodes all where most of it is wanted.
-    pub fn reading_all(self) -> Self {
-        Self { reads_all: true, ..self }
     }
 
     /// Stripes read in part or whole while shards of them were withheld, and how many shards.
@@ -212,7 +205,7 @@ impl Fetcher {
         for ids in ids.chunks(CHUNKS_PER_REQUEST_MAX) {
             let mut open: Vec<ChunkId> = ids.to_vec();
             let wanted: HashSet<ChunkId> = ids.iter().copied().collect();
-            let each = Arc::new(move |_, frame: &Frame| {
+            let each = Arc::new(move |_, frame: &mut Frame| {
                 let wanted = frame.chunks.iter().filter(|(id, _)| wanted.contains(id));
                 wanted
                     .map(|(id, range)| (*id, frame.bytes[range.clone()].to_vec()))
@@ -277,7 +270,7 @@ impl Fetcher {
         &self,
         kind: FrameKind,
         want: &Want,
-        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &mut Frame) -> T + Send + Sync + 'static>,
     ) -> Frames<T> {
         let mut frames = Frames { made: Vec::with_capacity(want.frames.len()), failed: Vec::new() };
         let spans = match span::coalesce(&want.map, &want.frames) {
@@ -290,10 +283,10 @@ impl Fetcher {
             }
         };
         // Of metadata, a page is wanted here and there.
-        let is_most = kind == FrameKind::Data
+        let is_whole = kind == FrameKind::Data
             && want.map.pack_bytes <= WHOLE_BYTES_MAX
-            && span::are_most(&want.map, &spans);
-        let reach = if self.reads_all && is_most { Reach::Stripe } else { Reach::Span };
+            && span::are_many(&want.map, &spans);
+        let reach = if is_whole { Reach::Stripe } else { Reach::Span };
         let read = |span| self.frames_of_span(kind, &want.map, span, reach, each);
         let mut read = std::pin::pin!(
             futures_util::stream::iter(spans).map(read).buffer_unordered(SPANS_AT_ONCE)
@@ -311,7 +304,7 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         span: Span,
         reach: Reach,
-        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &mut Frame) -> T + Send + Sync + 'static>,
     ) -> Frames<T> {
         let bytes = (span.pack.end - span.pack.start).min(SPANS_BYTES_MAX.into()) as u32;
         // Nobody closes it.
@@ -336,7 +329,7 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         span: Span,
         reach: Reach,
-        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &mut Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<(), (Span, FetchError)> {
         let mut left = span;
@@ -376,7 +369,7 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         mut span: Span,
         mut bytes: Vec<u8>,
-        each: &Arc<impl Fn(u32, &Frame) -> T + Send + Sync + 'static>,
+        each: &Arc<impl Fn(u32, &mut Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<Span, (Span, FetchError)> {
         let key = match PackKey::unwrap_field(&map.pack_key, &self.keys, self.vault) {
@@ -401,8 +394,8 @@ impl Fetcher {
                 let frame = key
                     .open(vault, kind, number, sealed)
                     .and_then(|opened| Frame::decode_in(opened, PLAINTEXT.take()));
-                let made = frame.map(|frame| {
-                    let made = each(number, &frame);
+                let made = frame.map(|mut frame| {
+                    let made = each(number, &mut frame);
                     if frame.bytes.capacity() <= PLAINTEXT_KEPT_MAX {
                         PLAINTEXT.set(frame.bytes);
                     }

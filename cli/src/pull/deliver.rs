@@ -143,7 +143,7 @@ impl Deliver {
         &self,
         pieces: &[Piece],
         written: Arc<Mutex<HashSet<ChunkId>>>,
-    ) -> impl Fn(u32, &Frame) -> Vec<Problem> + Send + Sync + use<> {
+    ) -> impl Fn(u32, &mut Frame) -> Vec<Problem> + Send + Sync + use<> {
         let mut targets: HashMap<ChunkId, Vec<(Arc<FileWriter>, u64, u32)>> = HashMap::new();
         for piece in pieces {
             let target = (Arc::clone(&piece.file), piece.offset, piece.chunk.bytes);

@@ -8,8 +8,9 @@ use codec::manifest::{Content, Entry, Node, PageRef};
 use codec::{ChunkId, StripeId};
 use server::wire::{SnapshotRow, StripeMap};
 
+use crate::exit::Failure;
 use crate::fetch::{ChunkList, Entries, FetchError, Fetcher, Result};
-use crate::snapshots;
+use crate::snapshots::{self, Rows};
 
 /// Chunks that are looked up together.
 const GROUP_CHUNKS: usize = 4096;
@@ -19,7 +20,7 @@ const KNOWN_PAGES_MAX: usize = 1 << 18;
 
 /// Pages of manifests all of whose files have all that they need. Most of a snapshot's pages are
 /// the next one's too.
-pub(super) type KnownPages = Arc<HashSet<ChunkId>>;
+type KnownPages = Arc<HashSet<ChunkId>>;
 
 /// What a snapshot needs.
 #[derive(Default)]
@@ -39,27 +40,58 @@ pub(super) struct Walked {
 
 impl Walked {
     /// Adds the pages that say nothing new in other snapshots to those `known`.
-    pub(super) fn note_known(self, known: &mut KnownPages) {
+    fn note_known(&mut self, known: &mut KnownPages) {
         if self.lost_files.is_empty() && self.unknown_files.is_empty() {
             let room = KNOWN_PAGES_MAX.saturating_sub(known.len());
-            Arc::make_mut(known).extend(self.leaves.into_iter().take(room));
+            let leaves = std::mem::take(&mut self.leaves);
+            Arc::make_mut(known).extend(leaves.into_iter().take(room));
         }
     }
 }
 
-/// Stripes of a snapshot, and its files with a chunk that is in no stripe but `lost` ones, but for
-/// what only `known` pages have. An error ends the walk; what was found until then comes with it.
+/// A snapshot, what was found of it, and what ended its walk early.
+pub(super) type Walk = (StripeId, Walked, Result<()>);
+
+/// Walks all snapshots of `rows`, as [`walk`] does, and keeps nothing of their stripes. What an
+/// earlier one has shown to be whole is passed over in the others.
+pub(super) async fn walk_all(
+    fetcher: Arc<Fetcher>,
+    mut rows: Rows,
+    lost: BTreeSet<StripeId>,
+) -> std::result::Result<Vec<Walk>, Failure> {
+    let (mut known, mut walks) = (KnownPages::default(), Vec::new());
+    while let Some(row) = rows.next().await? {
+        let (id, mut walked, result) = walk_new(&fetcher, &row, &lost, &known).await;
+        walked.stripes = BTreeMap::new();
+        if result.is_ok() {
+            walked.note_known(&mut known);
+        }
+        walks.push((id, walked, result));
+    }
+    Ok(walks)
+}
+
+/// Stripes of a snapshot, and its files with a chunk that is in no stripe but `lost` ones.
 pub(super) async fn walk(
     fetcher: &Arc<Fetcher>,
     row: &SnapshotRow,
     lost: &BTreeSet<StripeId>,
+) -> Walk {
+    walk_new(fetcher, row, lost, &KnownPages::default()).await
+}
+
+/// The same but for what only `known` pages have.
+async fn walk_new(
+    fetcher: &Arc<Fetcher>,
+    row: &SnapshotRow,
+    lost: &BTreeSet<StripeId>,
     known: &KnownPages,
-) -> (Walked, Result<()>) {
+) -> Walk {
     let mut lookup = Lookup { fetcher, lost, waiting: Vec::new(), walked: Walked::default() };
     lookup.walked.stripes.insert(row.stripe.stripe, Arc::new(row.stripe.clone()));
     let walked = lookup.snapshot(row, known).await;
     let flushed = lookup.flush().await;
-    (lookup.walked, walked.and(flushed))
+    (row.id, lookup.walked, walked.and(flushed))
 }
 
 /// What is looked up in its turn.

@@ -17,8 +17,9 @@ use super::ids::Ids;
 use crate::exit::Failure;
 use crate::fetch::{FetchError, Want, pack_key};
 
-/// Stripes that are read at once: one's directory while another's frames are opened.
-const STRIPES_AT_ONCE: usize = 2;
+/// Stripes that are read at once: the directory of one, and what is left of another, while frames of a
+/// third are opened.
+const STRIPES_AT_ONCE: usize = 3;
 
 impl Verify<'_> {
     pub(super) async fn read_data(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
@@ -57,7 +58,7 @@ impl Verify<'_> {
             let frames: Vec<u32> = numbers.map(|(number, _)| number).collect();
             let ids = Arc::new(Ids::new(self.fetcher.keys().clone()));
             let (checked, rows) = (Arc::clone(&ids), Arc::clone(&directory));
-            let each = Arc::new(move |number, frame: &Frame| {
+            let each = Arc::new(move |number, frame: &mut Frame| {
                 check_frame(&rows, number, frame).and_then(|()| checked.check(frame))
             });
             let want = Want { map: Arc::clone(map), frames };

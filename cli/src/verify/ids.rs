@@ -1,6 +1,7 @@
 //! Chunks of frames against their ids, two at once: one that a frame has over waits for the next.
 
-use std::sync::{Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use codec::ChunkId;
 use codec::frame::Frame;
@@ -9,38 +10,52 @@ use codec::keys::VaultKeys;
 /// Checks ids under one vault's keys. Frames may come from several threads.
 pub struct Ids {
     keys: VaultKeys,
-    waiting: Mutex<Option<(ChunkId, Vec<u8>)>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Chunks that wait, and the bytes of their frames: one, or one for each thread at once.
+    waiting: Vec<(ChunkId, Range<usize>, Vec<u8>)>,
+    /// Memory of frames that were waited for.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Ids {
     /// With no chunk that waits.
     pub fn new(keys: VaultKeys) -> Self {
-        Self { keys, waiting: Mutex::default() }
+        Self { keys, kept: Mutex::default() }
     }
 
-    /// Checks all chunks of `frame` but perhaps its last, and perhaps one of a frame before it. An
-    /// error names a chunk whose bytes are not those of its id.
-    pub fn check(&self, frame: &Frame) -> Result<(), String> {
-        let mut chunks: Vec<(ChunkId, &[u8])> =
-            frame.chunks.iter().map(|(id, range)| (*id, &frame.bytes[range.clone()])).collect();
-        let mut before = None;
-        if chunks.len() % 2 == 1 {
-            // The chunk is there whole or not at all, whatever another thread did.
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            before = waiting.take();
-            if before.is_none() {
-                *waiting = chunks.pop().map(|(id, bytes)| (id, bytes.to_vec()));
-            }
+    /// Checks all chunks of `frame` but perhaps its last, and perhaps one of a frame before it. Of a
+    /// frame with a chunk that waits, the bytes are taken and others given, of no meaning. An error
+    /// names a chunk whose bytes are not those of its id.
+    pub fn check(&self, frame: &mut Frame) -> Result<(), String> {
+        let is_odd = frame.chunks.len() % 2 == 1;
+        let before = if is_odd { self.kept().waiting.pop() } else { None };
+        let over = if is_odd && before.is_none() { frame.chunks.pop() } else { None };
+        let chunks = frame.chunks.iter().map(|(id, range)| (*id, &frame.bytes[range.clone()]));
+        let waited = before.iter().map(|(id, range, bytes)| (*id, &bytes[range.clone()]));
+        self.compare(&chunks.chain(waited).collect::<Vec<_>>())?;
+        let mut kept = self.kept();
+        kept.spare.extend(before.map(|(_, _, bytes)| bytes));
+        if let Some((id, range)) = over {
+            let other = kept.spare.pop().unwrap_or_default();
+            kept.waiting.push((id, range, std::mem::replace(&mut frame.bytes, other)));
         }
-        chunks.extend(before.as_ref().map(|(id, bytes)| (*id, &bytes[..])));
-        self.compare(&chunks)
+        Ok(())
     }
 
     /// Checks what still waits.
     pub fn finish(&self) -> Result<(), String> {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let waiting: Vec<_> = waiting.iter().map(|(id, bytes)| (*id, &bytes[..])).collect();
-        self.compare(&waiting)
+        let waiting = std::mem::take(&mut self.kept().waiting);
+        let waiting = waiting.iter().map(|(id, range, bytes)| (*id, &bytes[range.clone()]));
+        self.compare(&waiting.collect::<Vec<_>>())
+    }
+
+    /// What is kept is whole or not there at all, whatever another thread did.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn compare(&self, chunks: &[(ChunkId, &[u8])]) -> Result<(), String> {
@@ -82,7 +97,7 @@ mod tests {
                 let chunks: Vec<_> =
                     (at..at + length).map(|n| (n != wrong).then_some(n as u8)).collect();
                 at += length;
-                results.push(ids.check(&frame(&keys, &chunks)));
+                results.push(ids.check(&mut frame(&keys, &chunks)));
             }
             results.push(ids.finish());
             let failed = results.iter().filter(|result| result.is_err()).count();

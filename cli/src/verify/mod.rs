@@ -23,8 +23,9 @@ use std::time::Duration;
 
 use codec::StripeId;
 use server::wire::{Covered, Found, SnapshotRow, State, StripeMap};
+use tokio::task::JoinSet;
 
-use self::chunks::KnownPages;
+use self::chunks::Walk;
 use self::select::Stripes;
 use crate::exit::Failure;
 use crate::fetch::{FetchError, Fetcher, Heal, PassedOver};
@@ -120,7 +121,7 @@ pub async fn verify(
     subset: Option<Subset>,
     counters: &Arc<Counters>,
 ) -> Result<Outcome, Failure> {
-    let fetcher = Fetcher::new(vault, Arc::clone(counters))?.reading_all();
+    let fetcher = Fetcher::new(vault, Arc::clone(counters))?;
     let fetcher = if level == Level::Restore { fetcher.withholding() } else { fetcher };
     let mut verify = Verify {
         fetcher: Arc::new(fetcher),
@@ -133,7 +134,7 @@ pub async fn verify(
     };
     let mut stripes = match &snapshot {
         Some(row) => {
-            let stripes = verify.walk(row, &BTreeSet::new(), &mut KnownPages::default()).await?;
+            let stripes = verify.walk(row, &BTreeSet::new()).await?;
             Stripes::of(stripes.into_values().collect(), level, subset, vault).await?
         }
         None => Stripes::all(level, subset, vault).await?,
@@ -141,6 +142,12 @@ pub async fn verify(
     verify.outcome.of_stripes = subset.map(|_| stripes.count);
     if subset.is_none() {
         counters.total_files.store(stripes.count, Relaxed);
+    }
+    // Mostly nothing is lost, and then this is all that is to be said of the files.
+    let mut ahead = JoinSet::new();
+    if snapshot.is_none() && subset.is_none() && level >= Level::Data {
+        let (fetcher, rows) = (Arc::clone(&verify.fetcher), Rows::new(vault.coordinator.clone()));
+        ahead.spawn(chunks::walk_all(fetcher, rows, BTreeSet::new()));
     }
     loop {
         let maps = stripes.next(GROUP_STRIPES).await?;
@@ -154,7 +161,14 @@ pub async fn verify(
             tracing::warn!(%error, "what was read whole is not remembered");
         }
     }
-    verify.name_lost_files(vault, snapshot, subset.is_some()).await?;
+    let lost: BTreeSet<StripeId> = verify.outcome.lost.keys().copied().collect();
+    match if lost.is_empty() { ahead.join_next().await } else { None } {
+        Some(walks) => {
+            let walks = walks.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+            verify.book_all(walks)?;
+        }
+        None => verify.name_lost_files(vault, snapshot, lost).await?,
+    }
     verify.outcome.withheld = verify.fetcher.withheld().1;
     verify.outcome.add_reading(&verify.fetcher);
     verify.forgive_the_lost().await?;
@@ -192,25 +206,17 @@ impl Verify<'_> {
         &mut self,
         vault: &Vault,
         snapshot: Option<SnapshotRow>,
-        is_subset: bool,
+        lost: BTreeSet<StripeId>,
     ) -> Result<(), Failure> {
-        let looks_anyway = self.level >= Level::Data && !is_subset;
-        if snapshot.is_none() && self.outcome.lost.is_empty() && !looks_anyway {
+        if lost.is_empty() {
             return Ok(());
         }
-        let lost: BTreeSet<StripeId> = self.outcome.lost.keys().copied().collect();
         if let Some(row) = snapshot {
-            if !lost.is_empty() {
-                self.walk(&row, &lost, &mut KnownPages::default()).await?;
-            }
-            return Ok(());
+            return self.walk(&row, &lost).await.map(drop);
         }
-        let mut known = KnownPages::default();
-        let mut rows = Rows::new(vault.coordinator.clone());
-        while let Some(row) = rows.next().await? {
-            self.walk(&row, &lost, &mut known).await?;
-        }
-        Ok(())
+        let rows = Rows::new(vault.coordinator.clone());
+        let walks = chunks::walk_all(Arc::clone(&self.fetcher), rows, lost).await?;
+        self.book_all(walks)
     }
 
     /// The stripes of a snapshot; names the files that need others than `lost` ones in vain.
@@ -218,22 +224,29 @@ impl Verify<'_> {
         &mut self,
         row: &SnapshotRow,
         lost: &BTreeSet<StripeId>,
-        known: &mut KnownPages,
     ) -> Result<BTreeMap<StripeId, Arc<StripeMap>>, Failure> {
-        let of_row = |path: &Vec<u8>| (row.id, path.clone());
-        let (mut walked, result) = chunks::walk(&self.fetcher, row, lost, known).await;
+        let mut walk = chunks::walk(&self.fetcher, row, lost).await;
+        let stripes = std::mem::take(&mut walk.1.stripes);
+        self.book(walk)?;
+        Ok(stripes)
+    }
+
+    fn book_all(&mut self, walks: Vec<Walk>) -> Result<(), Failure> {
+        walks.into_iter().try_for_each(|walk| self.book(walk))
+    }
+
+    fn book(&mut self, (id, walked, result): Walk) -> Result<(), Failure> {
+        let of_row = |path: &Vec<u8>| (id, path.clone());
         self.outcome.lost_files.extend(walked.lost_files.iter().map(of_row));
         self.outcome.unknown_files.extend(walked.unknown_files.iter().map(of_row));
-        let stripes = std::mem::take(&mut walked.stripes);
         match result {
-            Ok(()) => walked.note_known(known),
+            Ok(()) => {}
             Err(FetchError::Lost(why)) => {
-                let after = std::mem::take(&mut walked.last);
-                self.outcome.lost_manifests.insert(row.id, (after, why));
+                self.outcome.lost_manifests.insert(id, (walked.last, why));
             }
-            Err(error) => self.outcome.unread(row.id, "its manifest", error)?,
+            Err(error) => self.outcome.unread(id, "its manifest", error)?,
         }
-        Ok(stripes)
+        Ok(())
     }
 }
 
