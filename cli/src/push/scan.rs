@@ -1,6 +1,7 @@
 //! The reading end of a push: walks the sources beside the parent's manifest, reads
 //! what changed, and hands on entries in manifest order with their chunks.
 
+mod former;
 mod long;
 
 use std::collections::HashSet;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use super::packer::Chunk;
 use super::parent::Parent;
 use super::read::{Outcome, SMALL_FILE_BYTES, read_small};
+use crate::fetch::Fetcher;
 use crate::tree::{self, FileId, Found, HardLinks, Problem, Stat, Trust, Walk};
 use crate::ui::{Counters, Ui};
 
@@ -48,6 +50,8 @@ pub struct Scan {
     pub trust: Trust,
     /// The parent's entries.
     pub parent: Parent,
+    /// Reads the parent's lists of chunks.
+    pub fetcher: Arc<Fetcher>,
     /// Chunks that the vault has lost: files with them are read again.
     pub lost: HashSet<ChunkId>,
     /// Only compare, read nothing.
@@ -83,7 +87,15 @@ struct Stopped;
 /// An entry on its way into a batch.
 enum Pending {
     Ready(Box<Entry>),
-    Read(Box<(Found, Entry)>),
+    Read(Box<ToRead>),
+}
+
+/// A file on its way to be read.
+struct ToRead {
+    found: Found,
+    entry: Entry,
+    /// What the parent has of it, where that helps to cut it.
+    former: Option<Content>,
 }
 
 impl Pending {
@@ -91,7 +103,7 @@ impl Pending {
     fn bytes(&self) -> u64 {
         let (contents, entry) = match self {
             Self::Ready(entry) => (0, &**entry),
-            Self::Read(read) => (read.0.stat.bytes, &read.1),
+            Self::Read(read) => (read.found.stat.bytes, &read.entry),
         };
         let attributes = entry.xattrs.iter().map(|x| x.name.len() + x.value.len());
         contents + attributes.sum::<usize>() as u64
@@ -100,7 +112,7 @@ impl Pending {
     /// The file that other names may refer to once it is stored.
     fn linked(&self) -> Option<FileId> {
         match self {
-            Self::Read(read) if read.0.stat.links > 1 => Some(read.0.stat.file()),
+            Self::Read(read) if read.found.stat.links > 1 => Some(read.found.stat.file()),
             _ => None,
         }
     }
@@ -145,11 +157,11 @@ impl Scan {
             }
             let Some(next) = self.decide(found, &mut links) else { continue };
             match next {
-                Pending::Read(read) if read.0.stat.bytes > SMALL_FILE_BYTES => {
+                Pending::Read(read) if read.found.stat.bytes > SMALL_FILE_BYTES => {
                     self.flush(&mut pending, &mut links)?;
                     (pending_bytes, pending_links) = (0, HashSet::new());
-                    let (found, entry) = *read;
-                    self.read_alone(found, entry, &mut links)?;
+                    let ToRead { found, entry, former } = *read;
+                    self.read_alone(found, entry, former.as_ref(), &mut links)?;
                 }
                 next => {
                     pending_bytes += next.bytes();
@@ -202,12 +214,16 @@ impl Scan {
             }
             return Some(Pending::Ready(Box::new(entry)));
         }
-        match parent {
-            Some(parent) if matches!(parent.node, Node::File { .. }) => {
-                self.stats.files_changed += 1
+        let former = match parent.map(|parent| parent.node) {
+            Some(Node::File { content, .. }) => {
+                self.stats.files_changed += 1;
+                Some(content).filter(|_| found.stat.bytes > SMALL_FILE_BYTES)
             }
-            _ => self.stats.files_new += 1,
-        }
+            _ => {
+                self.stats.files_new += 1;
+                None
+            }
+        };
         self.counters.new_files.fetch_add(1, Relaxed);
         if self.dry_run {
             self.stats.bytes_new += found.stat.bytes;
@@ -217,7 +233,7 @@ impl Scan {
             links.stored(&entry, &found.stat);
             return None;
         }
-        Some(Pending::Read(Box::new((found, entry))))
+        Some(Pending::Read(Box::new(ToRead { found, entry, former })))
     }
 
     /// The parent's entry, under the inode and times of now. Where the change time may differ,
@@ -260,7 +276,7 @@ impl Scan {
             .map(|pending| match pending {
                 Pending::Ready(entry) => (Some(*entry), Outcome::default()),
                 Pending::Read(read) => {
-                    let (found, entry) = *read;
+                    let ToRead { found, entry, .. } = *read;
                     (None, read_small(keys, chunker, &found, entry))
                 }
             })

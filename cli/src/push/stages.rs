@@ -102,7 +102,7 @@ impl Push<'_> {
         let parent = Parent::new(
             manifest.map(|root| Entries::new(Arc::clone(fetcher), root).pages(&mut tasks)),
         );
-        let scanning = self.scan(parent, lost, sources, to_router);
+        let scanning = self.scan(parent, fetcher, lost, sources, to_router);
         let router = Router {
             keys: self.vault.keys.clone(),
             lease: self.lease.lease,
@@ -131,12 +131,13 @@ impl Push<'_> {
             manifest.map(|root| Entries::new(Arc::clone(fetcher), root).pages(&mut tasks)),
         );
         let (nowhere, _batches) = mpsc::channel(1);
-        self.scan(parent, lost, sources, nowhere).await
+        self.scan(parent, fetcher, lost, sources, nowhere).await
     }
 
     fn scan(
         &self,
         parent: Parent,
+        fetcher: &Arc<Fetcher>,
         lost: HashSet<ChunkId>,
         sources: &[Vec<u8>],
         out: mpsc::Sender<Batch>,
@@ -146,6 +147,7 @@ impl Push<'_> {
             chunker: Chunker::new(self.vault.keys.chunker_seed()),
             trust: self.options.trust,
             parent,
+            fetcher: Arc::clone(fetcher),
             lost,
             dry_run: self.options.dry_run,
             counts: !self.ui.shows_progress(),

@@ -9,6 +9,7 @@ use codec::manifest::{ChunkRef, Content, ContentBuilder, Entry, Node};
 use codec::snapshot::Stats;
 use server::cpu::{self, Job};
 
+use super::former::Former;
 use super::{Batch, Scan, Stopped};
 use crate::exit::Failure;
 use crate::push::packer::Chunk;
@@ -27,7 +28,7 @@ impl Scan {
         let now = now();
         let entry = stream_entry(path, now);
         let read = self
-            .read_pieces(&mut input, READ_BYTES, false)
+            .read_pieces(&mut input, READ_BYTES, false, None)
             .map_err(Failure::io("cannot read", "standard input"))?;
         let Some((content, bytes)) = read else { return Ok(self.stats) };
         let node = Node::File { bytes, content, holes: Vec::new() };
@@ -44,12 +45,14 @@ impl Scan {
         &mut self,
         found: Found,
         entry: Entry,
+        former: Option<&Content>,
         links: &mut HardLinks,
     ) -> Result<(), Stopped> {
         let read = read_file(&found, |file, before| {
             // No further than it was: one that grows as fast as it is read would never end.
             let read_bytes = READ_BYTES.min(before.bytes as usize + 1);
-            let read = self.read_pieces(&mut file.take(before.bytes), read_bytes, true)?;
+            let former = former.map(|content| Former::of(content, &self.fetcher));
+            let read = self.read_pieces(&mut file.take(before.bytes), read_bytes, true, former)?;
             let all = read.as_ref().is_none_or(|(_, bytes)| *bytes == before.bytes);
             Ok((read, all))
         });
@@ -71,12 +74,14 @@ impl Scan {
     }
 
     /// Reads to the end, cuts, names and sends chunks; `None` when nobody takes them. `ahead` reads
-    /// the next while they are named: not of what may give nothing more for a long time.
+    /// the next while they are named: not of what may give nothing more for a long time, nor where
+    /// the names tell the cuts, as long as the `former` chunks come again.
     fn read_pieces(
         &mut self,
         input: &mut impl Read,
         read_bytes: usize,
         ahead: bool,
+        mut former: Option<Former>,
     ) -> io::Result<Option<(Content, u64)>> {
         let mut content = ContentBuilder::new();
         let mut rest: Bytes = Bytes::new();
@@ -87,15 +92,21 @@ impl Scan {
             let room = buffer.capacity() - buffer.len();
             let read = input.by_ref().take(room as u64).read_to_end(&mut buffer)?;
             let end = read < room;
-            let (pieces, left) = cut(&self.chunker, Bytes::from(buffer), end);
-            rest = left;
-            let keys = self.keys.clone();
-            let next = cpu::begin(move || name(&keys, pieces));
+            let buffer = Bytes::from(buffer);
+            former = former.filter(|former| !former.is_over());
+            let named;
+            (named, rest) = match &mut former {
+                Some(former) => former.cut(&self.chunker, &self.keys, buffer, end),
+                None => {
+                    let (pieces, left) = cut(&self.chunker, buffer, end);
+                    let keys = self.keys.clone();
+                    let next = cpu::begin(move || name(&keys, pieces));
+                    let named = if ahead { naming.replace(next) } else { Some(next) };
+                    (named.map(Job::wait).unwrap_or_default(), left)
+                }
+            };
             self.counters.read_bytes.fetch_add(read as u64, Relaxed);
-            let named = if ahead { naming.replace(next) } else { Some(next) };
-            if let Some(named) = named
-                && self.send_named(named.wait(), &mut content)?.is_err()
-            {
+            if self.send_named(named, &mut content)?.is_err() {
                 return Ok(None);
             }
             if !end {
