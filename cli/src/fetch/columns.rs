@@ -1,7 +1,7 @@
 //! The two ways to the bytes of a span: straight from the data shards, or by
 //! columns of any k shards, checked and decoded.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,9 +18,9 @@ use super::span::{Piece, Span, shard_bytes};
 use super::trouble::Doubt;
 use super::{FetchError, Fetcher, Result};
 
-/// Bytes of decoded columns that are kept for the next spans, with those that are being read. Two
-/// windows of a pull want 48 MiB at once, of packs of less than twice that, or all of one pack of
-/// a verify. A stripe of 64 MiB that is decoded takes as much again where it has as many data
+/// Bytes of decoded columns that are kept for the next spans, with those that are being read: the
+/// packs that two windows of a pull, which follow each other, mostly have in common, or those of two
+/// stripes of a verify. A stripe of 64 MiB that is decoded takes as much again where it has as many data
 /// shards as parity shards: all in all 160 MiB.
 const CACHED_BYTES_MAX: u64 = WHOLE_BYTES_MAX * 3 / 2;
 /// Longer packs are never decoded as a whole where a part will do.
@@ -64,6 +64,8 @@ pub(super) struct ColumnCache {
     /// Taken before that one, by whoever wants all of a stripe.
     stripe_turn: tokio::sync::Mutex<()>,
     kept: Mutex<VecDeque<Arc<Columns>>>,
+    /// Stripes that were decoded as a whole, and are perhaps not here any more.
+    wholes: Mutex<HashSet<StripeId>>,
     /// Stripes that cannot be decoded as a whole, and why.
     broken: Mutex<HashMap<StripeId, FetchError>>,
 }
@@ -76,6 +78,13 @@ impl ColumnCache {
                 c.stripe == stripe && c.range.start <= range.start && range.end <= c.range.end
             })
             .map(Arc::clone)
+    }
+
+    /// Whether a stripe was decoded as a whole and had to go. It will not be again: whoever reads
+    /// many stripes in turn would have each read over and over.
+    pub(super) fn had_to_drop(&self, map: &StripeMap) -> bool {
+        let wholes = self.wholes.lock().unwrap_or_else(PoisonError::into_inner);
+        wholes.contains(&map.stripe) && self.find(map.stripe, &(0..shard_bytes(map))).is_none()
     }
 
     /// The bytes of a span, if all of its pieces are here.
@@ -172,6 +181,7 @@ impl Fetcher {
             return Err(error.clone());
         }
         let columns = self.cached_columns(map, 0..shard_bytes(map)).await;
+        self.cache.wholes.lock().unwrap_or_else(PoisonError::into_inner).insert(map.stripe);
         if let Err(error) = &columns {
             self.cache.broken().insert(map.stripe, error.clone());
         }

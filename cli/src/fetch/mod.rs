@@ -285,7 +285,8 @@ impl Fetcher {
         // Of metadata, a page is wanted here and there.
         let is_whole = kind == FrameKind::Data
             && want.map.pack_bytes <= WHOLE_BYTES_MAX
-            && span::are_many(&want.map, &spans);
+            && span::are_many(&want.map, &spans)
+            && !self.cache.had_to_drop(&want.map);
         let reach = if is_whole { Reach::Stripe } else { Reach::Span };
         let read = |span| self.frames_of_span(kind, &want.map, span, reach, each);
         let mut read = std::pin::pin!(

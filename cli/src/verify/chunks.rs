@@ -41,9 +41,9 @@ pub(super) struct Walked {
 impl Walked {
     /// Adds the pages that say nothing new in other snapshots to those `known`.
     fn note_known(&mut self, known: &mut KnownPages) {
+        let leaves = std::mem::take(&mut self.leaves);
         if self.lost_files.is_empty() && self.unknown_files.is_empty() {
             let room = KNOWN_PAGES_MAX.saturating_sub(known.len());
-            let leaves = std::mem::take(&mut self.leaves);
             Arc::make_mut(known).extend(leaves.into_iter().take(room));
         }
     }
@@ -63,8 +63,9 @@ pub(super) async fn walk_all(
     while let Some(row) = rows.next().await? {
         let (id, mut walked, result) = walk_new(&fetcher, &row, &lost, &known).await;
         walked.stripes = BTreeMap::new();
-        if result.is_ok() {
-            walked.note_known(&mut known);
+        match result {
+            Ok(()) => walked.note_known(&mut known),
+            Err(_) => walked.leaves = HashSet::new(),
         }
         walks.push((id, walked, result));
     }

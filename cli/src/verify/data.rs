@@ -17,9 +17,8 @@ use super::ids::Ids;
 use crate::exit::Failure;
 use crate::fetch::{FetchError, Want, pack_key};
 
-/// Stripes that are read at once: the directory of one, and what is left of another, while frames of a
-/// third are opened.
-const STRIPES_AT_ONCE: usize = 3;
+/// Stripes that are read at once: one's directory while another's frames are opened.
+const STRIPES_AT_ONCE: usize = 2;
 
 impl Verify<'_> {
     pub(super) async fn read_data(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
@@ -63,7 +62,8 @@ impl Verify<'_> {
             });
             let want = Want { map: Arc::clone(map), frames };
             let read = self.fetcher.frames(kind, &want, &each).await;
-            let made = read.made.into_iter().chain([ids.finish()]);
+            let rest = cpu::run(move || ids.finish()).await;
+            let made = read.made.into_iter().chain([rest]);
             made.collect::<Result<(), String>>().map_err(FetchError::Lost)?;
             failed =
                 worst(failed.into_iter().chain(read.failed.into_iter().map(|(_, error)| error)));

@@ -143,9 +143,11 @@ pub async fn verify(
     if subset.is_none() {
         counters.total_files.store(stripes.count, Relaxed);
     }
-    // Mostly nothing is lost, and then this is all that is to be said of the files.
+    let looks_up_all = snapshot.is_none() && subset.is_none() && level >= Level::Data;
+    // Mostly nothing is lost, and then this is all that is to be said of the files. Not where shards
+    // are withheld: of those that were not looked at yet, the wrong ones.
     let mut ahead = JoinSet::new();
-    if snapshot.is_none() && subset.is_none() && level >= Level::Data {
+    if looks_up_all && level == Level::Data {
         let (fetcher, rows) = (Arc::clone(&verify.fetcher), Rows::new(vault.coordinator.clone()));
         ahead.spawn(chunks::walk_all(fetcher, rows, BTreeSet::new()));
     }
@@ -162,12 +164,18 @@ pub async fn verify(
         }
     }
     let lost: BTreeSet<StripeId> = verify.outcome.lost.keys().copied().collect();
-    match if lost.is_empty() { ahead.join_next().await } else { None } {
+    if !lost.is_empty() {
+        ahead.shutdown().await;
+    }
+    match ahead.join_next().await {
         Some(walks) => {
             let walks = walks.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
             verify.book_all(walks)?;
         }
-        None => verify.name_lost_files(vault, snapshot, lost).await?,
+        None if looks_up_all || !lost.is_empty() => {
+            verify.name_lost_files(vault, snapshot, lost).await?;
+        }
+        None => {}
     }
     verify.outcome.withheld = verify.fetcher.withheld().1;
     verify.outcome.add_reading(&verify.fetcher);
@@ -201,16 +209,13 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// Which files of which snapshots the damage costs; looked up only where there is some.
+    /// Which files of which snapshots the damage costs.
     async fn name_lost_files(
         &mut self,
         vault: &Vault,
         snapshot: Option<SnapshotRow>,
         lost: BTreeSet<StripeId>,
     ) -> Result<(), Failure> {
-        if lost.is_empty() {
-            return Ok(());
-        }
         if let Some(row) = snapshot {
             return self.walk(&row, &lost).await.map(drop);
         }

@@ -98,18 +98,24 @@ fn what_changed_is_what_is_sent() {
 
 #[test]
 fn an_insertion_into_a_long_file_is_cut_around() {
-    let sandbox = Sandbox::with_vault("2+1");
-    let tree = sandbox.path("tree");
-    let mut bytes = noise(5, 12 << 20);
-    write(tree.join("long"), &bytes);
-    sandbox.pushed([text(&tree)]);
-    bytes.splice(3 << 20..3 << 20, *b"a few bytes more");
-    write(tree.join("long"), &bytes);
-    let new = sandbox.pushed([text(&tree)])["stats"]["bytes_new"].as_u64().unwrap();
-    // The chunk that it fell into, and at most its neighbour.
-    assert!((1..=8 << 20).contains(&new), "{new}");
-    sandbox.pull(&tree, &sandbox.path("back")).exits(0);
-    assert_same(&tree, &sandbox.path("back"));
+    // The chunks of the longer one are in a list of its own.
+    for length in [12 << 20, 96 << 20] {
+        let sandbox = Sandbox::with_vault("2+1");
+        let tree = sandbox.path("tree");
+        let mut bytes = noise(5, length);
+        write(tree.join("long"), &bytes);
+        sandbox.pushed([text(&tree)]);
+        bytes.splice(3 << 20..3 << 20, *b"a few bytes more");
+        bytes[length / 2] ^= 1;
+        write(tree.join("long"), &bytes);
+        let new = sandbox.pushed([text(&tree)])["stats"]["bytes_new"].as_u64().unwrap();
+        // The two chunks that they fell into, and at most their neighbours.
+        assert!((1..=16 << 20).contains(&new) && new < length as u64, "{new}");
+        let anew = sandbox.pushed(["--force", text(&tree)])["stats"]["bytes_new"].as_u64().unwrap();
+        assert!(anew < 64 << 10, "{anew}: without a parent the cuts are the same");
+        sandbox.pull(&tree, &sandbox.path("back")).exits(0);
+        assert_same(&tree, &sandbox.path("back"));
+    }
 }
 
 #[test]

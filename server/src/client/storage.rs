@@ -307,9 +307,11 @@ mod tests {
     async fn a_read_that_nobody_polls_is_no_silent_server() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
+        let (asked, was_asked) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let _ = stream.read(&mut [0; 4096]).await;
+            let _ = was_asked.await;
             let answer = b"HTTP/1.1 206 Partial Content\r\ncontent-length: 3\r\n\r\nabc";
             stream.write_all(answer).await.unwrap();
         });
@@ -325,6 +327,7 @@ mod tests {
         let client = StorageClient::new(stall, &Trust::none());
         let mut read = std::pin::pin!(client.get_range(&ticket, StripeId([1; 32]), 0, 0..3));
         assert!(read.as_mut().now_or_never().is_none());
+        asked.send(()).unwrap();
         // As where a slow disk holds up the task that reads.
         std::thread::sleep(stall + Duration::from_millis(200));
         assert_eq!(read.await.unwrap(), "abc");

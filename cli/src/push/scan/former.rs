@@ -136,6 +136,7 @@ impl Former {
 
 #[cfg(test)]
 mod tests {
+    use crate::fetch::FetchError;
     use codec::keys::MasterKey;
     use proptest::prelude::*;
 
@@ -231,6 +232,31 @@ mod tests {
         assert!(sought(&after) <= 1);
         after.splice(30 << 20..30 << 20, [1, 2, 3]);
         assert!(sought(&after) <= 3);
+    }
+
+    #[test]
+    fn what_comes_in_lists_is_met_until_a_list_cannot_be_read() {
+        let (chunker, file) = (Chunker::new(3), noise(3, 24 << 20));
+        let chunks = cut_all(&chunker, &file);
+        for broken in [false, true] {
+            let (out, pages) = tokio::sync::mpsc::channel(chunks.len() + 1);
+            for group in chunks.chunks(3) {
+                out.blocking_send(Ok(group.to_vec())).unwrap();
+            }
+            if broken {
+                out.blocking_send(Err(FetchError::Lost("it".to_owned()))).unwrap();
+            }
+            drop(out);
+            let (coming, _tasks) = (VecDeque::new(), JoinSet::new());
+            let mut former = Former { coming, pages: Some(pages), _tasks, follows: true, new: 0 };
+            let (again, rest) = former.cut(&chunker, &keys(), file.clone().into(), true);
+            assert_eq!(
+                again.iter().map(|c| c.id).collect::<Vec<_>>(),
+                chunks.iter().map(|c| c.id).collect::<Vec<_>>()
+            );
+            assert!(rest.is_empty() && former.is_over());
+            assert_eq!(former.follows, !broken);
+        }
     }
 
     #[test]
