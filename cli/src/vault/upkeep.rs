@@ -1,11 +1,9 @@
 //! What a local vault does for itself when a command has time: repair that is due, and what a
 //! scrub of its disks has due.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use codec::StripeId;
 use futures_util::future::join_all;
 use server::client::CoordinatorClient;
 use server::storage::ScrubRules;
@@ -73,7 +71,7 @@ impl Embedded {
 
     async fn keep_up(&self, scrub_every: Duration, upkeep: &mut Upkeep) -> Result<(), Failure> {
         self.coordinator.repair_due().await?;
-        let before = self.bad_shards();
+        let before = self.found_bad();
         let rules = ScrubRules { every: scrub_every, bytes_per_second: BYTES_PER_SECOND };
         let scrubs = self.disks.iter().map(|(_, disk)| {
             let rules = &rules;
@@ -85,8 +83,7 @@ impl Embedded {
             }
         }
         let client = self.client()?;
-        let bad = self.bad_shards().into_iter().zip(before);
-        upkeep.bad = bad.map(|(now, before)| now.difference(&before).count() as u64).sum();
+        upkeep.bad = self.found_bad() - before;
         if upkeep.bad > 0 {
             // The coordinator books what the disks found.
             client.reconcile().await?;
@@ -108,9 +105,9 @@ impl Embedded {
         Ok(())
     }
 
-    /// Shards that are known to be bad, disk for disk.
-    fn bad_shards(&self) -> Vec<BTreeSet<(StripeId, u8)>> {
-        self.disks.iter().map(|(_, disk)| disk.bad_shards()).collect()
+    /// Shards that were found bad so far. The coordinator has them made again at once.
+    fn found_bad(&self) -> u64 {
+        self.disks.iter().map(|(_, disk)| disk.found_bad()).sum()
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct Bad {
     /// Those of which a read failed since the start, since they were stored, or last read whole.
     unreadable: Mutex<BTreeSet<Address>>,
     findings: AtomicU64,
+    /// Shards added since the start.
+    added: AtomicU64,
 }
 
 impl Bad {
@@ -43,7 +45,13 @@ impl Bad {
         }
         // With every start the number is another.
         let findings = AtomicU64::new(starts << 32);
-        Ok(Self { dir, list: Mutex::new(list), unreadable: Mutex::default(), findings })
+        Ok(Self {
+            dir,
+            list: Mutex::new(list),
+            unreadable: Mutex::default(),
+            findings,
+            added: AtomicU64::new(0),
+        })
     }
 
     fn list(&self) -> MutexGuard<'_, BTreeSet<Address>> {
@@ -60,10 +68,6 @@ impl Bad {
 
     pub(super) fn count(&self) -> u64 {
         self.list().len() as u64
-    }
-
-    pub(super) fn all(&self) -> BTreeSet<Address> {
-        self.list().clone()
     }
 
     /// Those in one folder of shards.
@@ -103,8 +107,14 @@ impl Bad {
         if let Err(error) = durable::write(&path, temporary, why.as_bytes()) {
             tracing::error!(%error, "that shard {address} is bad is forgotten at the next start");
         }
+        self.added.fetch_add(1, Ordering::Relaxed);
         self.found();
         true
+    }
+
+    /// How many were added since the start, whatever became of them.
+    pub(super) fn added(&self) -> u64 {
+        self.added.load(Ordering::Relaxed)
     }
 
     /// Takes a shard for good, or for gone; `false` if it was not known to be bad.
@@ -154,7 +164,7 @@ mod tests {
         assert!(bad.add(address(7, 1), &"ä".repeat(200), &temporary));
         assert!(!bad.add(address(7, 1), "again", &temporary));
         assert!(bad.add(address(8, 0), "why", &temporary));
-        assert_eq!((bad.count(), bad.findings()), (2, (1 << 32) + 2));
+        assert_eq!((bad.count(), bad.findings(), bad.added()), (2, (1 << 32) + 2, 2));
 
         let bad = open(2);
         assert_eq!(bad.in_folder(7), [address(7, 1)]);
@@ -163,5 +173,6 @@ mod tests {
         assert_eq!(bad.reason(address(7, 0)), None);
         assert!(bad.remove(address(8, 0)) && !bad.remove(address(8, 0)));
         assert_eq!((open(3).count(), open(3).findings()), (1, 3 << 32));
+        assert_eq!(open(3).added(), 0);
     }
 }

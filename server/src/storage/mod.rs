@@ -36,12 +36,10 @@ mod tally;
 mod temporary;
 mod throttle;
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use codec::StripeId;
 use tokio::task::JoinSet;
 
 use self::clock::Clock;
@@ -218,9 +216,10 @@ impl Storage {
         self.open.scrub.read()
     }
 
-    /// Shards here that are known to be bad.
-    pub fn bad_shards(&self) -> BTreeSet<(StripeId, u8)> {
-        self.open.shelf.bad.all().into_iter().map(|a| (a.stripe, a.index)).collect()
+    /// Shards here that this process found bad and did not know to be: one that was made again
+    /// meanwhile too.
+    pub fn found_bad(&self) -> u64 {
+        self.open.shelf.bad.added()
     }
 
     /// Takes no new requests, lets those under way finish for as long as was set, and leaves the
