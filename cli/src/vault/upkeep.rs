@@ -24,7 +24,7 @@ const REPLACED: &str = ".replaced-";
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub struct Upkeep {
-    /// Shards that were read and found bad.
+    /// Shards that were read and found bad since the command began.
     pub bad: u64,
     /// Shards that were made again.
     pub made: u64,
@@ -63,6 +63,8 @@ impl Embedded {
         if let Ok(Err(failure)) = ended.await {
             upkeep.failed.push(failure.what);
         }
+        // Also where the time was over before it was done.
+        upkeep.bad = self.found_bad();
         if let Err(failure) = self.count(&mut upkeep).await {
             upkeep.failed.push(failure.what);
         }
@@ -71,7 +73,6 @@ impl Embedded {
 
     async fn keep_up(&self, scrub_every: Duration, upkeep: &mut Upkeep) -> Result<(), Failure> {
         self.coordinator.repair_due().await?;
-        let before = self.found_bad();
         let rules = ScrubRules { every: scrub_every, bytes_per_second: BYTES_PER_SECOND };
         let scrubs = self.disks.iter().map(|(_, disk)| {
             let rules = &rules;
@@ -83,8 +84,7 @@ impl Embedded {
             }
         }
         let client = self.client()?;
-        upkeep.bad = self.found_bad() - before;
-        if upkeep.bad > 0 {
+        if self.found_bad() > 0 {
             // The coordinator books what the disks found.
             client.reconcile().await?;
             self.coordinator.repair_due().await?;

@@ -170,9 +170,9 @@ async fn told(server: &Arc<Server>) -> Result<ScrubStatus> {
 pub(super) async fn run(server: Arc<Server>) {
     let mut walk = Walk::default();
     loop {
-        let step = {
+        let (rules, step) = {
             let State { position, rules, .. } = &*server.scrub.state();
-            position.step(rules)
+            (*rules, position.step(rules))
         };
         let Some(now_ms) = server.gate.clock.now_ms() else {
             tokio::time::sleep(LOOK_FOR_TIME).await;
@@ -187,7 +187,7 @@ pub(super) async fn run(server: Arc<Server>) {
                 server.scrub.state().position.begin(now_ms, false);
                 keep(&server).await
             }
-            Step::Go => match walk.step(&server, now_ms).await {
+            Step::Go => match walk.step(&server, &rules, now_ms).await {
                 Ok(due) if !due.is_zero() => {
                     // Either way it looks again.
                     let changed = server.scrub.changed.notified();
@@ -204,15 +204,13 @@ pub(super) async fn run(server: Arc<Server>) {
     }
 }
 
-/// Reads what is due by now, in the stead of a [`run`] that rests.
+/// Reads what is due by now, in the stead of a [`run`] that rests: it is not told these rules, or
+/// it would begin to read beside this and after it.
 pub(super) async fn due(server: &Arc<Server>, rules: &ScrubRules) -> Result<()> {
-    server.scrub.state().rules = rules.into();
+    let rules = Rules::from(rules);
     let mut walk = Walk::default();
     loop {
-        let step = {
-            let State { position, rules, .. } = &*server.scrub.state();
-            position.step(rules)
-        };
+        let step = server.scrub.state().position.step(&rules);
         let Some(now_ms) = server.gate.clock.now_ms() else {
             tokio::time::sleep(LOOK_FOR_TIME).await;
             continue;
@@ -220,7 +218,7 @@ pub(super) async fn due(server: &Arc<Server>, rules: &ScrubRules) -> Result<()> 
         match step {
             Step::Rest => return Ok(()),
             Step::Begin => server.scrub.state().position.begin(now_ms, false),
-            Step::Go if walk.step(server, now_ms).await?.is_zero() => {}
+            Step::Go if walk.step(server, &rules, now_ms).await?.is_zero() => {}
             Step::Go => return keep(server).await,
         }
     }
@@ -239,7 +237,7 @@ struct Walk {
 
 impl Walk {
     /// Reads the next shard, or ends the pass; or gives how long it is until that is due.
-    async fn step(&mut self, server: &Arc<Server>, now_ms: u64) -> Result<Duration> {
+    async fn step(&mut self, server: &Arc<Server>, rules: &Rules, now_ms: u64) -> Result<Duration> {
         let (orders, after) = {
             let State { position, orders, .. } = &*server.scrub.state();
             (*orders, position.after())
@@ -248,10 +246,8 @@ impl Walk {
             *self = Self { orders, ..Self::default() };
         }
         let next = self.next(server, after).await?;
-        let due = {
-            let State { position, rules, .. } = &*server.scrub.state();
-            Duration::from_millis(position.due_in_ms(next, rules, now_ms))
-        };
+        let due_in_ms = server.scrub.state().position.due_in_ms(next, rules, now_ms);
+        let due = Duration::from_millis(due_in_ms);
         if !due.is_zero() {
             return Ok(due);
         }
@@ -259,7 +255,7 @@ impl Walk {
             self.end(server, now_ms).await?;
             return Ok(Duration::ZERO);
         };
-        let (bytes, good) = read(server, address).await;
+        let (bytes, good) = read(server, rules, address).await;
         self.shards.pop_front();
         server.scrub.shards.fetch_add(1, Relaxed);
         server.scrub.bytes.fetch_add(bytes, Relaxed);
@@ -312,8 +308,8 @@ fn list(shelf: &Shelf, folder: u8, after: Option<Address>) -> Result<Vec<Address
 }
 
 /// Reads a shard whole; gives its bytes, and whether it is good, if that was learned.
-async fn read(server: &Arc<Server>, address: Address) -> (u64, Option<bool>) {
-    match read_whole(server, address).await {
+async fn read(server: &Arc<Server>, rules: &Rules, address: Address) -> (u64, Option<bool>) {
+    match read_whole(server, rules, address).await {
         Ok((bytes, Inspection::Good(_))) => (bytes, Some(true)),
         Ok((bytes, Inspection::Damaged(_))) => (bytes, Some(false)),
         // It went since it was listed.
@@ -325,7 +321,11 @@ async fn read(server: &Arc<Server>, address: Address) -> (u64, Option<bool>) {
     }
 }
 
-async fn read_whole(server: &Arc<Server>, address: Address) -> Result<(u64, Inspection)> {
+async fn read_whole(
+    server: &Arc<Server>,
+    rules: &Rules,
+    address: Address,
+) -> Result<(u64, Inspection)> {
     let shelf = Arc::clone(&server.shelf);
     let (file, begun) = blocking(move || match shelf.open(address) {
         Ok(None) => (None, Ok(None)),
@@ -338,7 +338,7 @@ async fn read_whole(server: &Arc<Server>, address: Address) -> Result<(u64, Insp
     .await;
     let (bytes, examined) = match (&file, begun) {
         (Some(file), Ok(Some(reading))) => {
-            (reading.file_bytes, through(server, file, reading).await)
+            (reading.file_bytes, through(server, rules, file, reading).await)
         }
         (_, Ok(_)) => return Ok((0, Inspection::Missing)),
         (_, Err(error)) => (0, Err(error)),
@@ -359,11 +359,11 @@ async fn read_whole(server: &Arc<Server>, address: Address) -> Result<(u64, Insp
 /// Reads on to the end, at the pace that is set and when nobody else wants to.
 async fn through(
     server: &Arc<Server>,
+    rules: &Rules,
     file: &Arc<File>,
     mut reading: Reading,
 ) -> Result<codec::Digest> {
-    let bytes_per_second = server.scrub.state().rules.bytes_per_second;
-    let own = Throttle::new(Some(bytes_per_second));
+    let own = Throttle::new(Some(rules.bytes_per_second));
     let mut piece = vec![0; PIECE_BYTES.min(reading.file_bytes as usize).max(1)];
     loop {
         let next = reading.left_bytes().min(piece.len() as u64);
