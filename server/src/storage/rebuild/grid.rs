@@ -12,7 +12,7 @@ pub(super) enum Cell {
     Unread,
     /// Its hash is still to be looked at.
     Read(Bytes),
-    /// Its hash holds.
+    /// Its hash holds, or is not looked at.
     Good(Bytes),
     /// Its hash does not.
     Bad,

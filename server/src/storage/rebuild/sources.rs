@@ -86,6 +86,12 @@ impl Sources {
         self.all.first().map(|source| Arc::clone(&source.header))
     }
 
+    /// Whether nothing is known to be amiss with any of them, and none is a shard that is `wanted`:
+    /// that one is made again because of what is amiss with it.
+    pub(super) fn are_sound(&self, wanted: &[u8]) -> bool {
+        self.seen().found.is_empty() && self.all.iter().all(|s| !wanted.contains(&s.index))
+    }
+
     /// Reads the headers of all sources, and of what lies here where shard `own_place`
     /// shall be. Refuses an order that says something else of the stripe than they do.
     pub(super) async fn open(&mut self, own_place: Option<u8>) -> Result<()> {
