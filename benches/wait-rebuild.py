@@ -11,6 +11,10 @@ import sys
 import time
 
 
+LONGEST_SLEEP = 0.25
+"""The first shards do not foretell when the last comes: they take longer than those after them."""
+
+
 def repair(*command):
     run = subprocess.run([sys.argv[1], "repair", *command, "--json"], stdout=subprocess.PIPE, text=True, check=True)
     return next(line for line in map(json.loads, run.stdout.splitlines()) if line["type"] == "summary")
@@ -35,7 +39,7 @@ missing = all_missing = wanted - shards()
 while missing > 0:
     # Looking costs time of a processor: seldom, until it is nearly done.
     done, passed = all_missing - missing, time.monotonic() - began
-    time.sleep(max(passed * missing / done / 2, 0.01) if done else 0.05)
+    time.sleep(min(max(passed * missing / done / 2, 0.01), LONGEST_SLEEP) if done else 0.05)
     missing = wanted - shards()
 took = time.monotonic() - began
 while True:

@@ -1,7 +1,7 @@
 //! `POST /v1/rebuild`: the missing shards of a stripe are made again here, all
 //! from one read of any k others.
 //!
-//! `sources` gives checked blocks, `grid` decides which to read, `spools` holds
+//! `sources` gives blocks, `grid` decides which to read, `spools` holds
 //! what is made until all of it has given the roots that the stripe records.
 //! Nothing is visible before that: a rebuild that ends early, in whatever way,
 //! leaves temporary files, which are gone with it or with the next start.

@@ -1,5 +1,5 @@
-//! The shards that a rebuild reads: their headers first, then blocks, which
-//! are checked against their shards' certified tables before they are used.
+//! The shards that a rebuild reads: their headers first, which certify the tables that blocks
+//! can be checked against, then blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
