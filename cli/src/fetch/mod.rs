@@ -191,7 +191,7 @@ impl Fetcher {
     pub async fn note(&self, map: &StripeMap, holder: &Holder, found: Found) {
         match found {
             Found::Good => self.trouble.good_shard(map, holder).await,
-            bad => self.trouble.bad_shard(map, holder, bad).await,
+            bad => drop(self.trouble.bad_shard(map, holder, bad).await),
         }
     }
 
@@ -251,6 +251,11 @@ impl Fetcher {
             ))),
             None => Err(self.no_place(chunk.id, 0)),
         }
+    }
+
+    /// The newest maps of those of `stripes` that there are; none where nobody can tell.
+    pub async fn maps(&self, stripes: Vec<StripeId>) -> Result<Vec<Arc<StripeMap>>> {
+        Ok(self.origin.maps(stripes).await?.into_iter().map(Arc::new).collect())
     }
 
     /// All places of each chunk: stripe and frame.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use codec::ChunkId;
+use codec::{ChunkId, StripeId};
 use server::client::{CoordinatorClient, StorageClient};
 use server::wire::{
     CHUNKS_PER_REQUEST_MAX, CheckAnswer, CheckRequest, Code, Holder, ReadTicket, ReadTickets,
@@ -80,6 +80,14 @@ impl Origin {
             }
         }
         Ok(places)
+    }
+
+    /// The maps of stripes as they are now.
+    pub(super) async fn maps(&self, stripes: Vec<StripeId>) -> server::Result<Vec<StripeMap>> {
+        match self {
+            Self::Services(services) => services.coordinator.stripe_maps(stripes).await,
+            Self::Folders(_) => Ok(Vec::new()),
+        }
     }
 
     /// Bytes of a shard file; `wait` is for servers that do not answer.

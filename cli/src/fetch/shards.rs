@@ -48,7 +48,7 @@ struct Gathered {
 pub(super) enum Failed {
     /// It is missing or damaged.
     Bad,
-    /// Its server gave no usable answer, or none in time.
+    /// Its server gave no usable answer, or none in time, or it was moved.
     Away,
 }
 
@@ -61,8 +61,23 @@ impl Gathered {
 impl Fetcher {
     /// The columns `range` of k shards, every block checked against its shard's root. Shards
     /// without doubt come first; each one that fails is replaced by the next. Servers in doubt
-    /// are asked all at once, so that the wait for several is as long as that for one.
+    /// are asked all at once, so that the wait for several is as long as that for one. What was
+    /// moved meanwhile, so that there are too few, is read where it is now.
     pub(super) async fn good_columns(
+        &self,
+        map: &Arc<StripeMap>,
+        range: &Range<u64>,
+    ) -> Result<Vec<(u8, Vec<u8>)>> {
+        let read = self.good_columns_of(map, range).await;
+        if read.is_err() && self.trouble.any_moved(map) {
+            for newest in self.maps(vec![map.stripe]).await? {
+                return self.good_columns_of(&newest, range).await;
+            }
+        }
+        read
+    }
+
+    async fn good_columns_of(
         &self,
         map: &Arc<StripeMap>,
         range: &Range<u64>,
@@ -236,8 +251,8 @@ impl Fetcher {
             tracing::debug!(%error, stripe = %map.stripe, index, "read failed");
             match error.code() {
                 Some(Refused::NotFound) => {
-                    self.trouble.bad_shard(map, holder, Found::Missing).await;
-                    return Err(Failed::Bad);
+                    let is_bad = self.trouble.bad_shard(map, holder, Found::Missing).await;
+                    return Err(if is_bad { Failed::Bad } else { Failed::Away });
                 }
                 Some(Refused::Damaged | Refused::BadRequest) => {
                     let found = Found::Damaged(error.to_string());

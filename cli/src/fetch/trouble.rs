@@ -75,9 +75,20 @@ struct Known {
     given_up: HashMap<ServerId, Instant>,
     /// How often the bytes of a shard broke off in the middle.
     broken_off: HashMap<(StripeId, u8, ServerId), u32>,
-    /// Shards that are not what they should be, and whether they are missing as a whole.
-    bad: HashMap<(StripeId, u8, ServerId), bool>,
+    /// Shards that are not what they should be.
+    amiss: HashMap<(StripeId, u8, ServerId), Amiss>,
     heals: Vec<Heal>,
+}
+
+/// What is amiss with a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Amiss {
+    /// Some of it is damaged; other blocks of it may be whole.
+    Damaged,
+    /// Its server does not have it.
+    Missing,
+    /// Its server does not have it, nor should it: the map that names it is older than the catalog.
+    Moved,
 }
 
 impl Known {
@@ -199,41 +210,67 @@ impl Trouble {
         self.known().passed_over.contains_key(&server)
     }
 
-    /// Remembers that a shard is bad; told to the coordinator once.
-    pub(super) async fn bad_shard(&self, map: &StripeMap, holder: &Holder, found: Found) {
+    /// Remembers that a shard is bad, and tells the coordinator, once. False: it is not, for the
+    /// catalog has it elsewhere by now, or its stripe is gone.
+    pub(super) async fn bad_shard(&self, map: &StripeMap, holder: &Holder, found: Found) -> bool {
         let Holder { index, server, .. } = *holder;
         let name = match self.tickets().await {
             Ok(tickets) => tickets.servers.get(&server).map(|t| t.name.clone()),
             Err(_) => None,
         };
         let name = name.unwrap_or_else(|| format!("server {}", server.0));
+        let shard = (map.stripe, index, server);
+        let is_missing = found == Found::Missing;
+        let amiss = if is_missing { Amiss::Missing } else { Amiss::Damaged };
         {
             let mut known = self.known();
-            let is_missing = found == Found::Missing;
-            if known.bad.insert((map.stripe, index, server), is_missing).is_some() {
-                return;
+            match known.amiss.get(&shard) {
+                Some(Amiss::Moved) => return false,
+                Some(_) => {
+                    known.amiss.insert(shard, amiss);
+                    return true;
+                }
+                None => drop(known.amiss.insert(shard, amiss)),
             }
-            let heal = Heal { stripe: map.stripe, index, server: name, found: found.clone() };
-            known.heals.push(heal);
         }
-        self.report(map, holder, found).await;
+        let is_expected = self.report(map, holder, found.clone()).await;
+        let mut known = self.known();
+        if is_missing && !is_expected {
+            known.amiss.insert(shard, Amiss::Moved);
+            return false;
+        }
+        known.heals.push(Heal { stripe: map.stripe, index, server: name, found });
+        true
     }
 
     /// Tells the coordinator that a shard is whole after all.
     pub(super) async fn good_shard(&self, map: &StripeMap, holder: &Holder) {
-        self.report(map, holder, Found::Good).await;
+        let _ = self.report(map, holder, Found::Good).await;
     }
 
-    async fn report(&self, map: &StripeMap, holder: &Holder, found: Found) {
+    /// False where the catalog has no such shard.
+    async fn report(&self, map: &StripeMap, holder: &Holder, found: Found) -> bool {
         let Holder { index, server, .. } = *holder;
         let report = Report { stripe: map.stripe, index, server, found };
-        if let Err(error) = self.origin.report(&report).await {
-            tracing::warn!(%error, "could not report what was found of a shard");
+        match self.origin.report(&report).await {
+            Err(error) if error.code() == Some(Code::NotFound) => return false,
+            Err(error) => tracing::warn!(%error, "could not report what was found of a shard"),
+            Ok(()) => {}
         }
+        true
     }
 
     pub(super) fn is_missing(&self, stripe: StripeId, holder: &Holder) -> bool {
-        self.known().bad.get(&(stripe, holder.index, holder.server)) == Some(&true)
+        self.amiss(stripe, holder) == Some(Amiss::Missing)
+    }
+
+    /// Whether any shard was found not to be where the map has it, nor to be expected there.
+    pub(super) fn any_moved(&self, map: &StripeMap) -> bool {
+        map.shards.iter().any(|holder| self.amiss(map.stripe, holder) == Some(Amiss::Moved))
+    }
+
+    fn amiss(&self, stripe: StripeId, holder: &Holder) -> Option<Amiss> {
+        self.known().amiss.get(&(stripe, holder.index, holder.server)).copied()
     }
 
     /// What speaks against reading a shard; `None`: it is not to be read.
@@ -250,12 +287,12 @@ impl Trouble {
         }
         let known = self.known();
         let broken_off = known.broken_off.get(&(stripe, index, server)).copied().unwrap_or(0);
-        let found = known.bad.get(&(stripe, index, server));
-        if found == Some(&true) || broken_off >= BROKEN_OFF_MAX {
+        let amiss = known.amiss.get(&(stripe, index, server));
+        if amiss.is_some_and(|amiss| *amiss != Amiss::Damaged) || broken_off >= BROKEN_OFF_MAX {
             return None;
         }
         Some(match () {
-            () if found.is_some() => Doubt::Damaged,
+            () if amiss.is_some() => Doubt::Damaged,
             () if bad => Doubt::Reported,
             () if broken_off > 0 || known.doubted.contains(&server) => Doubt::PassedOver,
             () if ticket.state.is_away() => Doubt::Suspect,

@@ -156,7 +156,7 @@ pub async fn verify(
         if maps.is_empty() {
             break;
         }
-        verify.group(&maps).await?;
+        verify.group(maps).await?;
         let covered = std::mem::take(&mut verify.covered).into_values().collect();
         // What was found is as true where the coordinator cannot write it down.
         if let Err(error) = vault.coordinator.note_coverage(covered).await {
@@ -184,12 +184,12 @@ pub async fn verify(
 }
 
 impl Verify<'_> {
-    async fn group(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
-        self.check_shards(maps).await?;
+    async fn group(&mut self, maps: Vec<Arc<StripeMap>>) -> Result<(), Failure> {
+        let maps = self.check_shards(maps).await?;
         if self.level >= Level::Data {
-            self.read_data(maps).await?;
+            self.read_data(&maps).await?;
         }
-        for map in maps {
+        for map in &maps {
             self.outcome.stripes += 1;
             let bytes = map.geometry.shard_bytes(map.pack_bytes) * map.shards.len() as u64;
             self.outcome.bytes += bytes;

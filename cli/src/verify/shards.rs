@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use codec::StripeId;
 use futures_util::future::join_all;
-use server::wire::{CheckRequest, Covered, Found, ServerId, StripeMap, Thoroughness};
+use server::wire::{CheckRequest, Covered, Found, Holder, ServerId, StripeMap, Thoroughness};
 
 use super::{BadShard, Level, Verify};
 use crate::exit::Failure;
@@ -16,6 +16,9 @@ const SHARDS_PER_REQUEST: usize = 32;
 
 /// What is said of a shard that is there, and was reported before.
 const UNREAD: &str = "reported damaged before, not read since; --level shards reads it";
+
+/// What servers said of shards.
+type Answers = HashMap<(StripeId, u8, ServerId), Found>;
 
 /// What became of the shards of one stripe, by index: one can have several holders.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -48,11 +51,23 @@ fn held(map: &StripeMap, is_lost: impl Fn(ServerId) -> bool) -> usize {
     holders.map(|holder| holder.index).collect::<BTreeSet<u8>>().len()
 }
 
+/// Which shards a stripe has, and where.
+fn places(map: &StripeMap) -> BTreeSet<(u8, ServerId)> {
+    map.shards.iter().map(|holder| (holder.index, holder.server)).collect()
+}
+
 impl Verify<'_> {
-    pub(super) async fn check_shards(&mut self, maps: &[Arc<StripeMap>]) -> Result<(), Failure> {
-        let found = self.ask(maps).await?;
+    /// Gives the maps by which that was done: what is moved meanwhile is looked at where it is then.
+    pub(super) async fn check_shards(
+        &mut self,
+        mut maps: Vec<Arc<StripeMap>>,
+    ) -> Result<Vec<Arc<StripeMap>>, Failure> {
+        let mut found = self.ask(&maps, Answers::new()).await?;
+        while self.follow(&mut maps, &found).await? {
+            found = self.ask(&maps, found).await?;
+        }
         let unread = Found::Damaged(UNREAD.to_owned());
-        for map in maps {
+        for map in &maps {
             let tickets = self.fetcher.tickets().await?;
             let mut told = Vec::with_capacity(map.shards.len());
             for holder in &map.shards {
@@ -99,7 +114,31 @@ impl Verify<'_> {
             }
             self.judge(map, &Tally::new(map.geometry.shards(), &told)).await?;
         }
-        Ok(())
+        Ok(maps)
+    }
+
+    /// Replaces the maps of stripes that lack shards by the newest; true where one of these names
+    /// holders that it did not name before.
+    async fn follow(&self, maps: &mut [Arc<StripeMap>], found: &Answers) -> Result<bool, Failure> {
+        let tickets = self.fetcher.tickets().await?;
+        let lacks = |map: &StripeMap, Holder { index, server, .. }: &Holder| {
+            found.get(&(map.stripe, *index, *server)) == Some(&Found::Missing)
+                && !tickets.is_lost(*server)
+        };
+        let lacking = maps.iter().filter(|map| map.shards.iter().any(|holder| lacks(map, holder)));
+        let stripes: Vec<StripeId> = lacking.map(|map| map.stripe).collect();
+        if stripes.is_empty() {
+            return Ok(false);
+        }
+        let mut any_moved = false;
+        for newest in self.fetcher.maps(stripes).await? {
+            let Some(map) = maps.iter_mut().find(|map| map.stripe == newest.stripe) else {
+                continue;
+            };
+            any_moved |= !places(&newest).is_subset(&places(map));
+            *map = newest;
+        }
+        Ok(any_moved)
     }
 
     /// What was found good in a stripe.
@@ -130,15 +169,19 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// What every server says of its shards; a server that does not answer is left out.
+    /// What every server says of its shards, besides what was `found` of them before; a server that
+    /// does not answer is left out.
     async fn ask(
         &mut self,
         maps: &[Arc<StripeMap>],
-    ) -> Result<HashMap<(StripeId, u8, ServerId), Found>, Failure> {
+        mut found: Answers,
+    ) -> Result<Answers, Failure> {
         let tickets = self.fetcher.tickets().await?;
         let mut wanted: BTreeMap<ServerId, Vec<(StripeId, u8)>> = BTreeMap::new();
         for map in maps {
-            for holder in &map.shards {
+            let is_open =
+                |holder: &&Holder| !found.contains_key(&(map.stripe, holder.index, holder.server));
+            for holder in map.shards.iter().filter(is_open) {
                 wanted.entry(holder.server).or_default().push((map.stripe, holder.index));
             }
         }
@@ -173,7 +216,6 @@ impl Verify<'_> {
             }
         });
         let answers = join_all(asked).await;
-        let mut found = HashMap::new();
         for (server, name, answer) in answers {
             match answer {
                 Ok((rows, took)) => {
@@ -206,7 +248,6 @@ mod tests {
     use codec::Geometry;
     use codec::seal::PackKeyField;
     use codec::shard::Kind;
-    use server::wire::Holder;
 
     use super::*;
 

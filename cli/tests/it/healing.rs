@@ -1,13 +1,16 @@
 //! The coordinator finds by itself what lacks shards, and has it made again.
 
 use std::fs;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::fleet::{Fleet, Setup, eventually};
-use crate::sandbox::text;
+use crate::http::Proxy;
+use crate::sandbox::{Sandbox, text};
 use crate::source;
-use crate::trees::{noise, write};
+use crate::trees::{assert_same, noise, write};
 
 const HEALS: &str = "--repair-every=20ms";
 /// A server that is silent for 0.6 s is lost.
@@ -237,6 +240,53 @@ fn a_drained_server_gives_all_it_has_to_others_and_can_be_removed() {
     assert_eq!(servers(&fleet).len(), 7);
     fleet.sandbox.arc(["verify"]).exits(0);
     fleet.pull_exact("latest");
+}
+
+/// Runs a line of which the coordinator's first answer to `request` is given when all that two of
+/// five servers had at 2+1 is elsewhere.
+fn run_while_shards_move(line: &[&str], request: &'static str) -> (Fleet, Sandbox) {
+    let fleet = fleet("2+1", 5, &[HEALS]);
+    let proxy = Proxy::new();
+    proxy.stand_before(fleet.coordinator_address());
+    let other = Sandbox::new();
+    let token = fleet.sandbox.path("coordinator/owner.token");
+    other.arc(["init", &proxy.url(), "--token-file", text(&token)]).exits(0);
+    let (tell, is_asked) = mpsc::channel();
+    let (go_on, is_moved) = mpsc::channel::<()>();
+    proxy.tell(move |head, _| {
+        if head.starts_with(request) {
+            let _ = tell.send(());
+            is_moved.recv().unwrap_or_default();
+        }
+    });
+    let running = other.start(["--json"].iter().chain(line));
+    is_asked.recv_timeout(Duration::from_secs(60)).unwrap();
+    for from in ["a", "b"] {
+        fleet.sandbox.arc(["servers", "drain", from]).exits(0);
+    }
+    for (server, from) in ["a", "b"].into_iter().enumerate() {
+        fleet.sandbox.arc(["servers", "drain", from, "--wait"]).exits(0);
+        eventually("its files are in the trash", || files_on(&fleet, server) == 0);
+    }
+    drop(go_on);
+    let ran = running.finish().exits(0);
+    assert!(ran.json_lines("damage").is_empty() && ran.json_lines("heal").is_empty());
+    (fleet, other)
+}
+
+#[test]
+fn what_moves_while_it_is_verified_is_looked_at_where_it_is_then() {
+    for level in ["map", "data"] {
+        run_while_shards_move(&["verify", "--level", level], "GET /v1/stripes");
+    }
+}
+
+#[test]
+fn what_moves_while_it_is_pulled_is_read_where_it_is_then() {
+    let line = ["pull", "latest", "--to", "restored"];
+    let (fleet, other) = run_while_shards_move(&line, "POST /v1/locate");
+    let source = fleet.source();
+    assert_same(&source, &other.path("restored").join(source.strip_prefix("/").unwrap()));
 }
 
 #[test]
