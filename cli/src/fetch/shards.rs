@@ -70,11 +70,13 @@ impl Fetcher {
     ) -> Result<Vec<(u8, Vec<u8>)>> {
         let read = self.good_columns_of(map, range).await;
         if read.is_err() && self.trouble.any_moved(map) {
-            for newest in self.maps(vec![map.stripe]).await? {
-                return self.good_columns_of(&newest, range).await;
+            match self.maps(vec![map.stripe]).await?.first() {
+                Some(newest) => self.good_columns_of(newest, range).await,
+                None => read,
             }
+        } else {
+            read
         }
-        read
     }
 
     async fn good_columns_of(
