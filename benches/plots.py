@@ -60,13 +60,18 @@ def plot(title, unit, places, series, below, machine, bound=None):
     if bound:
         out.append(f'<line class="bound" x1="{LEFT}" x2="{RIGHT}" y1="{up(bound):.1f}" y2="{up(bound):.1f}"/>')
         out.append(text(RIGHT, up(bound) - 6, f"the bound, {bound} {unit}", "faint small", "end"))
-    for number, (name, values) in enumerate(series.items()):
+    # The numbers of the lower line stand below it, and its name below the other's.
+    lowest = [min(values) for values in zip(*series.values())]
+    names_below = -math.inf
+    for number, (name, values) in sorted(enumerate(series.items()), key=lambda line: -line[1][1][-1]):
         points = [(x, up(value)) for x, value in zip(across, values)]
         out.append(f'<path class="line{number}" d="M' + " L".join(f"{x:.1f},{y:.1f}" for x, y in points) + '"/>')
-        for (x, y), value in zip(points, values):
+        for (x, y), value, low in zip(points, values, lowest):
             out.append(f'<circle class="dot{number}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-            out.append(text(x, y - 9, f"{value:.0f}", f"dot{number} small"))
-        out.append(text(points[-1][0] + 9, points[-1][1] + 4, name, f"dot{number}", "start"))
+            aside = 18 if len(series) > 1 and value == low else -9
+            out.append(text(x, y + aside, f"{value:.0f}", f"dot{number} small"))
+        names_below = max(points[-1][1] + 4, names_below + 15)
+        out.append(text(points[-1][0] + 9, names_below, name, f"dot{number}", "start"))
     out += [text(LEFT, HEIGHT - 12, machine, "faint small", "start"), "</svg>", ""]
     return "\n".join(out)
 
@@ -88,14 +93,15 @@ def main():
     lines, folder = read(sys.argv[1]), sys.argv[2]
     machine = next(line for line in lines if line["kind"] == "machine")
     given = next(line for line in lines if line["kind"] == "input")
-    words = f"{machine['cores']} cores of {machine['processor']}, {machine['where']}, {machine['date']}, runs: {machine['runs']}"
-    words += f"; {machine['note']}" if machine["note"] else ""
 
     def rate(line):
         return given["bytes"] / line["wall_s"] / 1e6
 
-    def write(name, *args, **options):
-        with open(os.path.join(folder, name), "w") as out:
+    def write(figure, *args, **options):
+        runs = len({line["run"] for line in lines if line.get("figure") == figure})
+        words = f"{machine['cores']} cores of {machine['processor']}, {machine['where']}, {machine['date']}, runs: {runs}"
+        words += f"; {machine['note']}" if machine["note"] else ""
+        with open(os.path.join(folder, f"scaling-{figure}.svg"), "w") as out:
             out.write(plot(*args, words, **options))
 
     of = f"{given['files']:,} files, {given['bytes'] / 1e9:.2f} GB"
@@ -107,7 +113,7 @@ def main():
         if found:
             labels = [f"{sum(map(int, place.split('+')))} ({place})" if "+" in place else place for place in found]
             series = {op: [ops[op] for ops in found.values()] for op in ("push", "pull")}
-            write(f"scaling-{figure}.svg", title, "MB/s", list(zip(evenly(len(labels)), labels)), series, below)
+            write(figure, title, "MB/s", list(zip(evenly(len(labels)), labels)), series, below)
     found = places_of(lines, "memory", "bytes", lambda line: line["client_peak_bytes"] / MIB, max)
     if found:
         sizes = [int(size) // MIB for size in found]
@@ -115,7 +121,7 @@ def main():
         across = [math.log2(size / sizes[0]) / max(math.log2(sizes[-1] / sizes[0]), 1) for size in sizes]
         done = [op for op in ("push", "pull") if all(op in ops for ops in found.values())]
         series = {op: [ops[op] for ops in found.values()] for op in done}
-        write("scaling-memory.svg", "Peak memory of the client, standard input to standard output", "MiB",
+        write("memory", "Peak memory of the client, standard input to standard output", "MiB",
               list(zip(across, labels)), series, "bytes of input", bound=BOUNDS_MIB["client"])
 
 
