@@ -3,9 +3,10 @@
 //! Where chunks end decides only what is found again, never what can be read:
 //! other cuts would store a file once more.
 
-use std::borrow::Cow;
+use std::array;
+use std::ops::Range;
 
-use fastcdc::v2020::{Normalization, cut_gear, get_gear_with_seed, select_masks};
+use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
 
 /// No chunk of a longer file is shorter, except its last.
 pub const CHUNK_BYTES_MIN: usize = 256 * 1024;
@@ -14,10 +15,17 @@ pub const CHUNK_BYTES_AVG: usize = 1024 * 1024;
 /// No chunk is longer.
 pub const CHUNK_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// The hash is shifted by a bit with each byte: of one further back it has nothing left.
+const WINDOW_BYTES: usize = u64::BITS as usize;
+/// Runs that are hashed side by side, since each step of one waits for the step before it.
+const LANES: usize = 4;
+/// Bytes of one run: many beside the window that is hashed before it, few beside a chunk.
+const LANE_BYTES: usize = 4096;
+const STRETCH_BYTES: usize = LANES * LANE_BYTES;
+
 /// Finds where chunks end.
 pub struct Chunker {
-    gear: Cow<'static, [u64]>,
-    gear_shifted: Cow<'static, [u64]>,
+    gear: [u64; 256],
     /// Applies before the usual length: one cut in 2^22 bytes.
     mask_strict: u64,
     /// Applies after it: one cut in 2^18 bytes.
@@ -29,27 +37,69 @@ impl Chunker {
     // Level 2 finds more again after scattered edits than level 1, whose chunks vary more
     // (measured twice: of 384 MiB with 23 insertions 29 and 30 MiB are new, not 46 and 33).
     pub fn new(seed: u64) -> Self {
-        let (gear, gear_shifted) = get_gear_with_seed(seed);
+        let (table, _) = get_gear_with_seed(seed);
         let (mask_strict, mask_loose) = select_masks(CHUNK_BYTES_AVG, Normalization::Level2);
-        Self { gear, gear_shifted, mask_strict, mask_loose }
+        Self { gear: array::from_fn(|byte| table[byte]), mask_strict, mask_loose }
     }
 
     /// Length of the first chunk of `bytes`, which hold at least
     /// [`CHUNK_BYTES_MAX`] bytes or all that is left of the file. Not 0 unless `bytes` is empty.
     pub fn cut(&self, bytes: &[u8]) -> usize {
-        let (_fingerprint, length) = cut_gear(
-            bytes,
-            CHUNK_BYTES_MIN,
-            CHUNK_BYTES_AVG,
-            CHUNK_BYTES_MAX,
-            self.mask_strict,
-            self.mask_loose,
-            self.mask_strict << 1,
-            self.mask_loose << 1,
-            &self.gear,
-            &self.gear_shifted,
-        );
-        length
+        let bytes = &bytes[..bytes.len().min(CHUNK_BYTES_MAX)];
+        // FastCDC takes two bytes at a time, and no last one alone.
+        let end = bytes.len() & !1;
+        let usual = CHUNK_BYTES_AVG.min(end);
+        self.find(bytes, CHUNK_BYTES_MIN..usual, self.mask_strict)
+            .or_else(|| self.find(bytes, usual.max(CHUNK_BYTES_MIN)..end, self.mask_loose))
+            .unwrap_or(bytes.len())
+    }
+
+    /// The first place in `range` whose hash has no bit of `mask`.
+    fn find(&self, bytes: &[u8], range: Range<usize>, mask: u64) -> Option<usize> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let end = rest.end.min(rest.start + STRETCH_BYTES);
+            let stretch = rest.start..end;
+            // Most have none, which is seen sooner than where the first one is.
+            if stretch.len() < STRETCH_BYTES || self.any(bytes, stretch.start, mask) {
+                let mut hash = self.hash_before(bytes, stretch.start);
+                for at in stretch {
+                    hash = self.roll(hash, bytes[at]);
+                    if hash & mask == 0 {
+                        return Some(at);
+                    }
+                }
+            }
+            rest.start = end;
+        }
+        None
+    }
+
+    /// Whether there is such a place in the [`STRETCH_BYTES`] from `start` on.
+    fn any(&self, bytes: &[u8], start: usize, mask: u64) -> bool {
+        let starts: [usize; LANES] = array::from_fn(|lane| start + lane * LANE_BYTES);
+        let mut hashes = starts.map(|start| self.hash_before(bytes, start));
+        let lanes = starts.map(|start| &bytes[start..start + LANE_BYTES]);
+        for at in 0..LANE_BYTES {
+            for (hash, lane) in hashes.iter_mut().zip(lanes) {
+                *hash = self.roll(*hash, lane[at]);
+                if *hash & mask == 0 {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// The hash of what is before `at`, from the shortest length on.
+    fn hash_before(&self, bytes: &[u8], at: usize) -> u64 {
+        let window = CHUNK_BYTES_MIN.max(at - WINDOW_BYTES)..at;
+        bytes[window].iter().fold(0, |hash, &byte| self.roll(hash, byte))
+    }
+
+    #[inline]
+    fn roll(&self, hash: u64, byte: u8) -> u64 {
+        (hash << 1).wrapping_add(self.gear[usize::from(byte)])
     }
 
     /// Length of the first chunk of `bytes`, which more follow unless this is the file's `end`;
@@ -66,6 +116,7 @@ impl Chunker {
 mod tests {
     use std::collections::HashSet;
 
+    use fastcdc::v2020::cut_gear;
     use proptest::prelude::*;
 
     use super::*;
@@ -177,6 +228,30 @@ mod tests {
                 for chunk in others {
                     prop_assert!((CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX).contains(&chunk.len()));
                 }
+            }
+        }
+
+        #[test]
+        fn cuts_are_those_of_fastcdc(
+            seed: u64,
+            bytes in 0..6 * MIB,
+            same in 0..2 * MIB,
+            alphabet in prop::sample::select(vec![1, 2, 3, 16, 255]),
+        ) {
+            // Noise, then bytes of few kinds, whose hashes match often or never.
+            let mut file = noise(seed, bytes);
+            file.iter_mut().skip(same).for_each(|byte| *byte %= alphabet);
+            let (gear, gear_shifted) = get_gear_with_seed(seed);
+            let (strict, loose) = select_masks(CHUNK_BYTES_AVG, Normalization::Level2);
+            let chunker = Chunker::new(seed);
+            let mut rest = &file[..];
+            while !rest.is_empty() {
+                let (_, expected) = cut_gear(
+                    rest, CHUNK_BYTES_MIN, CHUNK_BYTES_AVG, CHUNK_BYTES_MAX,
+                    strict, loose, strict << 1, loose << 1, &gear, &gear_shifted,
+                );
+                prop_assert_eq!(chunker.cut(rest), expected);
+                rest = &rest[expected..];
             }
         }
 

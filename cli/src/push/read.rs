@@ -97,17 +97,23 @@ impl<T> Read<T> {
 }
 
 /// Reads a small file and cuts it.
-pub fn read_small(keys: &VaultKeys, chunker: &Chunker, found: &Found, entry: Entry) -> Outcome {
-    let mut outcome = Outcome { files_read: 1, ..Outcome::default() };
-    let mut read = match read_file(found, read_whole) {
-        Ok(read) => read,
-        Err(problem) => return Outcome { problem: Some(problem), ..outcome },
-    };
-    let bytes = std::mem::take(&mut read.made);
-    let length = bytes.len() as u64;
-    outcome.bytes_read = length;
-    outcome.changed = read.changed.then(|| found.path.clone());
-    let chunks = name(keys, cut(chunker, Bytes::from(bytes), true).0);
+pub fn read_small(chunker: &Chunker, found: &Found) -> Result<Read<Vec<Bytes>>, Problem> {
+    let Read { made, before, changed, holes, began_ms } = read_file(found, read_whole)?;
+    let (made, _) = cut(chunker, Bytes::from(made), true);
+    Ok(Read { made, before, changed, holes, began_ms })
+}
+
+/// What becomes of a small file whose chunks have their names.
+pub fn finish_small(
+    keys: &VaultKeys,
+    read: &Read<Vec<Bytes>>,
+    chunks: Vec<Chunk>,
+    found: &Found,
+    entry: Entry,
+) -> Outcome {
+    let length = chunks.iter().map(|chunk| chunk.bytes.len() as u64).sum();
+    let changed = read.changed.then(|| found.path.clone());
+    let mut outcome = Outcome { files_read: 1, bytes_read: length, changed, ..Outcome::default() };
     let mut content = ContentBuilder::new();
     let finished = chunks
         .iter()

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::packer::Chunk;
 use super::parent::Parent;
-use super::read::{Outcome, SMALL_FILE_BYTES, read_small};
+use super::read::{Outcome, SMALL_FILE_BYTES, finish_small, name, read_small};
 use crate::fetch::Fetcher;
 use crate::tree::{self, FileId, Found, HardLinks, Problem, Stat, Trust, Walk};
 use crate::ui::{Counters, Ui};
@@ -271,16 +271,31 @@ impl Scan {
 
     fn flush(&mut self, pending: &mut Vec<Pending>, links: &mut HardLinks) -> Result<(), Stopped> {
         let (keys, chunker) = (&self.keys, &self.chunker);
-        let outcomes: Vec<(Option<Entry>, Outcome)> = std::mem::take(pending)
+        let read: Vec<_> = std::mem::take(pending)
             .into_par_iter()
             .map(|pending| match pending {
-                Pending::Ready(entry) => (Some(*entry), Outcome::default()),
-                Pending::Read(read) => {
-                    let ToRead { found, entry, .. } = *read;
-                    (None, read_small(keys, chunker, &found, entry))
-                }
+                Pending::Ready(entry) => (None, Some(*entry)),
+                Pending::Read(read) => (Some((read_small(chunker, &read.found), read)), None),
             })
             .collect();
+        // All together, so that there are two of about one length.
+        let pieces = read.iter().filter_map(|(read, _)| read.as_ref()?.0.as_ref().ok());
+        let pieces = pieces.flat_map(|read| read.made.iter().cloned()).collect();
+        let mut named = name(keys, pieces).into_iter();
+        let outcomes = read.into_iter().map(|(read, ready)| {
+            let outcome = match read {
+                Some((Ok(read), of)) => {
+                    let chunks = named.by_ref().take(read.made.len()).collect();
+                    finish_small(keys, &read, chunks, &of.found, of.entry)
+                }
+                Some((Err(problem), _)) => {
+                    Outcome { files_read: 1, problem: Some(problem), ..Outcome::default() }
+                }
+                None => Outcome::default(),
+            };
+            (ready, outcome)
+        });
+        let outcomes: Vec<(Option<Entry>, Outcome)> = outcomes.collect();
         let mut batch = Batch::default();
         for (ready, outcome) in outcomes {
             self.note(&outcome);
