@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use codec::StripeId;
 use codec::digest::BLOCK_BYTES;
 use codec::erasure::Code;
@@ -88,8 +88,8 @@ impl ColumnCache {
     }
 
     /// The bytes of a span, if all of its pieces are here.
-    fn bytes(&self, map: &StripeMap, span: &Span) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
+    fn bytes(&self, map: &StripeMap, span: &Span) -> Option<BytesMut> {
+        let mut bytes = BytesMut::new();
         for piece in span.pieces(map) {
             bytes.extend_from_slice(self.find(map.stripe, &piece.body)?.of(&piece));
         }
@@ -126,7 +126,7 @@ impl Fetcher {
         map: &StripeMap,
         span: &Span,
         reach: Reach,
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<Option<BytesMut>> {
         if let Some(bytes) = self.cache.bytes(map, span) {
             return Ok(Some(bytes));
         }
@@ -144,16 +144,21 @@ impl Fetcher {
         let pieces = span.pieces(map);
         let holders = pieces.iter().map(|piece| holder(piece.index)).collect::<Option<Vec<_>>>();
         let Some(holders) = holders else { return Ok(None) };
-        let reads = pieces
-            .iter()
-            .zip(&holders)
-            .map(|(piece, holder)| self.read_piece(map, holder, piece, is_last));
-        match try_join_all(reads).await {
-            // Mostly it is one, which stays where it is.
-            Ok(mut parts) if parts.len() == 1 => Ok(parts.pop().map(Vec::from)),
-            Ok(parts) => Ok(Some(parts.concat())),
-            Err(_) => Ok(None),
-        }
+        let mut memory = self.memory.take((span.pack.end - span.pack.start) as usize);
+        let reads =
+            pieces.iter().zip(&holders).map(|(piece, holder)| {
+                // Side by side in one memory: nothing is copied to join them.
+                let rest = memory.split_off((piece.body.end - piece.body.start) as usize);
+                let mut part = std::mem::replace(&mut memory, rest);
+                async move {
+                    self.read_piece(map, holder, piece, is_last, &mut part).await.map(|()| part)
+                }
+            });
+        let Ok(parts) = try_join_all(reads).await else { return Ok(None) };
+        Ok(parts.into_iter().chain([memory]).reduce(|mut bytes, part| {
+            bytes.unsplit(part);
+            bytes
+        }))
     }
 
     /// The span's bytes out of columns of any k good shards.
@@ -162,8 +167,8 @@ impl Fetcher {
         map: &Arc<StripeMap>,
         span: &Span,
         reach: Reach,
-    ) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
+    ) -> Result<BytesMut> {
+        let mut bytes = BytesMut::new();
         for piece in span.pieces(map) {
             let columns = match reach {
                 Reach::Stripe => self.cached_stripe(map).await?,
@@ -260,10 +265,11 @@ impl Fetcher {
         holder: &Holder,
         piece: &Piece,
         patient: bool,
-    ) -> Result<Bytes, Failed> {
+        buffer: &mut BytesMut,
+    ) -> Result<(), Failed> {
         let start = header_bytes(map);
         let range = start + piece.body.start..start + piece.body.end;
-        self.read_range(map, holder, range, patient).await
+        self.read_range(map, holder, range, patient, buffer).await
     }
 }
 

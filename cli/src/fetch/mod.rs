@@ -12,6 +12,7 @@ mod columns;
 mod directory;
 mod error;
 mod limit;
+mod memory;
 mod origin;
 mod pace;
 mod shards;
@@ -25,6 +26,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use codec::frame::Frame;
 use codec::keys::VaultKeys;
 use codec::manifest::ChunkRef;
@@ -48,6 +50,7 @@ use self::columns::{ColumnCache, Reach, WHOLE_BYTES_MAX};
 pub use self::directory::pack_key;
 pub use self::error::{FetchError, Result};
 use self::limit::Limit;
+use self::memory::SpanMemory;
 use self::origin::{Origin, STALL, Services};
 use self::span::Span;
 pub use self::tree::{ChunkList, Entries, Pages};
@@ -77,6 +80,7 @@ pub struct Fetcher {
     cache: ColumnCache,
     /// A permit for each byte of a span.
     room: Semaphore,
+    memory: SpanMemory,
     withholding: Option<Withholding>,
     counters: Arc<Counters>,
     limit: Limit,
@@ -124,6 +128,7 @@ impl Fetcher {
             trouble,
             cache: ColumnCache::default(),
             room: Semaphore::new(SPANS_BYTES_MAX as usize),
+            memory: SpanMemory::default(),
             withholding: None,
             limit: Limit::new(Arc::clone(&counters)),
             counters,
@@ -374,7 +379,7 @@ impl Fetcher {
         kind: FrameKind,
         map: &Arc<StripeMap>,
         mut span: Span,
-        mut bytes: Vec<u8>,
+        mut bytes: BytesMut,
         each: &Arc<impl Fn(u32, &mut Frame) -> T + Send + Sync + 'static>,
         made: &mut Vec<T>,
     ) -> Result<Span, (Span, FetchError)> {
@@ -412,12 +417,14 @@ impl Fetcher {
                     number
                 })
             };
-            sealed.into_par_iter().map(open).collect::<Vec<Result<T, u32>>>()
+            let opened: Vec<Result<T, u32>> = sealed.into_par_iter().map(open).collect();
+            (opened, bytes)
         });
         let mut closed = Vec::new();
         let began = Instant::now();
-        let opened = opened.await;
+        let (opened, bytes) = opened.await;
         self.limit.opened(began.elapsed());
+        self.memory.give(bytes);
         for result in opened {
             match result {
                 Ok(value) => made.push(value),

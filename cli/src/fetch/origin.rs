@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use codec::{ChunkId, StripeId};
 use server::client::{CoordinatorClient, StorageClient};
 use server::wire::{
@@ -90,21 +90,25 @@ impl Origin {
         }
     }
 
-    /// Bytes of a shard file; `wait` is for servers that do not answer.
-    pub(super) async fn get_range(
+    /// Adds bytes of a shard file to `buffer`; `wait` is for servers that do not answer.
+    pub(super) async fn read_range(
         &self,
         ticket: &ReadTicket,
         map: &StripeMap,
         holder: &Holder,
         range: Range<u64>,
         wait: bool,
-    ) -> server::Result<Bytes> {
+        buffer: &mut BytesMut,
+    ) -> server::Result<()> {
         match self {
             Self::Services(services) => {
                 let client = if wait { &services.patient } else { &services.quick };
-                client.get_range(ticket, map.stripe, holder.index, range).await
+                client.read_range(ticket, map.stripe, holder.index, range, buffer).await
             }
-            Self::Folders(folders) => folders.read(map, *holder, range).await,
+            Self::Folders(folders) => {
+                buffer.extend_from_slice(&folders.read(map, *holder, range).await?);
+                Ok(())
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use codec::digest::BLOCK_BYTES;
 use codec::shard::Header;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -187,12 +187,14 @@ impl Fetcher {
         patient: bool,
     ) -> Result<Vec<u8>, Failed> {
         let start = header_bytes(map);
-        let (header, body) = futures_util::future::join(
-            self.read_range(map, holder, 0..start, patient),
-            self.read_range(map, holder, start + range.start..start + range.end, patient),
+        let (mut header, mut body) = (BytesMut::new(), BytesMut::new());
+        let columns = start + range.start..start + range.end;
+        let (header_read, body_read) = futures_util::future::join(
+            self.read_range(map, holder, 0..start, patient, &mut header),
+            self.read_range(map, holder, columns, patient, &mut body),
         )
         .await;
-        let (header, body) = (header?, body?);
+        header_read.and(body_read)?;
         let (map_, first) = (Arc::clone(map), range.start / BLOCK_BYTES as u64);
         let index = holder.index;
         let checked = cpu::run(move || {
@@ -208,7 +210,7 @@ impl Fetcher {
         }
     }
 
-    /// Bytes of a shard file. Patiently: a server that does not answer is waited for, and given
+    /// Adds bytes of a shard file to `buffer`. Patiently: a server that does not answer is waited for, and given
     /// up when that was in vain; otherwise it is let go when it is far slower than others.
     pub(super) async fn read_range(
         &self,
@@ -216,7 +218,8 @@ impl Fetcher {
         holder: &Holder,
         range: Range<u64>,
         patient: bool,
-    ) -> Result<Bytes, Failed> {
+        buffer: &mut BytesMut,
+    ) -> Result<(), Failed> {
         let Holder { index, server, .. } = *holder;
         let wait = patient && !self.trouble.was_given_up(server);
         let mut renewed = false;
@@ -226,7 +229,7 @@ impl Fetcher {
             // A lost server may be back, but is not waited for.
             let wait = wait && !tickets.is_lost(server);
             let wanted = range.end.saturating_sub(range.start);
-            let read = self.origin.get_range(ticket, map, holder, range.clone(), wait);
+            let read = self.origin.read_range(ticket, map, holder, range.clone(), wait, buffer);
             let mut under_way = self.trouble.asked(server, wanted);
             let (read, took) = timed(read, |took| !patient && under_way.is_late(took)).await;
             let Some(read) = read else {
@@ -236,8 +239,8 @@ impl Fetcher {
                 return Err(Failed::Away);
             };
             let error = match read {
-                Ok(bytes) => {
-                    self.counters.sent(&ticket.name, bytes.len() as u64);
+                Ok(()) => {
+                    self.counters.sent(&ticket.name, wanted);
                     self.limit.gave(&ticket.name, took);
                     if under_way.took(took) {
                         self.tell_slow(&ticket.name);
@@ -245,7 +248,7 @@ impl Fetcher {
                     if patient {
                         self.trouble.answered(server);
                     }
-                    return Ok(bytes);
+                    return Ok(());
                 }
                 Err(error) => error,
             };

@@ -10,7 +10,7 @@ use super::{FetchError, Result};
 /// Frames further apart than this are not read in one go.
 const GAP_BYTES_MAX: u64 = 64 * 1024;
 /// A span is closed when it has this many bytes.
-const SPAN_BYTES_TARGET: u64 = 4 * 1024 * 1024;
+pub(super) const SPAN_BYTES_TARGET: u64 = 4 * 1024 * 1024;
 
 /// No sealed frame is longer: its plaintext, stored, with a little around it.
 const SEALED_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64 + 64;

@@ -157,27 +157,34 @@ impl StorageClient {
         index: u8,
         range: Range<u64>,
     ) -> Result<Bytes> {
-        let mut patience = Patience::new(self.patience);
-        loop {
-            match self.get_range_once(server, stripe, index, range.clone()).await {
-                Err(error) => patience.pass(error).await?,
-                Ok(bytes) => return Ok(bytes),
-            }
-        }
+        let mut bytes = BytesMut::new();
+        self.read_range(server, stripe, index, range, &mut bytes).await?;
+        Ok(bytes.freeze())
     }
 
-    async fn get_range_once(
+    /// Adds the same bytes to `buffer`, in its memory as far as that reaches; on an error nothing.
+    pub async fn read_range(
         &self,
         server: &ReadTicket,
         stripe: StripeId,
         index: u8,
         range: Range<u64>,
-    ) -> Result<Bytes> {
+        buffer: &mut BytesMut,
+    ) -> Result<()> {
         let wanted = range.end.saturating_sub(range.start) as usize;
-        let mut opened = self.open_range_once(server, stripe, index, range).await?;
-        let mut bytes = BytesMut::with_capacity(wanted.min(READ_AT_ONCE_BYTES));
-        opened.read(&mut bytes, wanted).await?;
-        Ok(bytes.freeze())
+        let before = buffer.len();
+        let mut patience = Patience::new(self.patience);
+        loop {
+            let read = async {
+                let range = range.clone();
+                let mut opened = self.open_range_once(server, stripe, index, range).await?;
+                buffer.reserve(wanted.min(READ_AT_ONCE_BYTES));
+                opened.read(buffer, wanted).await
+            };
+            let Err(error) = read.await else { return Ok(()) };
+            buffer.truncate(before);
+            patience.pass(error).await?;
+        }
     }
 
     /// The same bytes, to be read part by part.
